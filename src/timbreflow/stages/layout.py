@@ -1,0 +1,50 @@
+"""Where every stage reads and writes: the only module that knows the project's folders."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths of one checkout.
+
+    Args:
+        root: folder that holds params.yaml and dvc.yaml.
+    """
+
+    root: Path
+
+    @property
+    def notes(self) -> Path:
+        return self.root / "data" / "notes"
+
+    @property
+    def soundfonts(self) -> Path:
+        return self.root / "data" / "soundfonts"
+
+    @property
+    def corpora(self) -> Path:
+        return self.root / "data" / "corpora"
+
+    @property
+    def audio(self) -> Path:
+        return self.root / "data" / "audio"
+
+    @property
+    def mels(self) -> Path:
+        return self.root / "data" / "mels"
+
+    @property
+    def released(self) -> Path:
+        return self.root / "released"
+
+    def model(self, name: str) -> Path:
+        """Folder of trained weights: timbre_metric, vqvae-paper, vqvae-base or glow."""
+        return self.root / "data" / "models" / name
+
+    def results(self, stage: str) -> Path:
+        return self.root / "results" / stage
+
+    def scratch(self, stage: str, key: str) -> Path:
+        """Untracked folder for resumable work; `key` is made of the stage's inputs and parameters."""
+        return self.root / ".scratch" / stage / key
