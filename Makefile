@@ -1,0 +1,54 @@
+# timbreflow: `make run` does the main job, `make test` tests it, `make help` lists the rest.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup run ui stop test test-slow lint lock clean
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+	  || { echo "error: timbreflow needs Python 3.11 or 3.12, but $(PYTHON) is $$($(PYTHON) -V 2>&1); type make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@$(PYTHON) -m venv .venv \
+	  || { echo "error: $(PYTHON) cannot make virtual environments; install its venv package, on Debian and Ubuntu sudo apt-get install python3-venv" >&2; exit 2; }
+	$(BIN)/pip install -q -c requirements.lock -e '.[dev,dask]'
+	@# Its dependencies would bring TensorFlow; only its ONNX file is read.
+	$(BIN)/pip install -q --no-deps basic-pitch==0.4.0
+	@touch $@
+
+setup: $(STAMP) ## make .venv and see to libfluidsynth
+	@.ci/fluidsynth.sh $(BIN)/python
+
+run: setup ui ## the whole pipeline: notes, sound, mels, checks, training, evaluation, registry
+	@nice -n 5 $(BIN)/dvc repro
+	@$(BIN)/timbreflow register --check
+	@$(BIN)/timbreflow where
+
+ui: setup ## start Prefect and MLflow on 127.0.0.1
+	@$(BIN)/timbreflow ui
+
+stop: ## stop both
+	@if [ -x $(BIN)/timbreflow ]; then $(BIN)/timbreflow stop; fi
+
+lint: setup ## ruff, mypy, import contracts
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+test: lint ## lint, then the fast tests
+	@$(BIN)/pytest -m "not slow and not gpu"
+
+test-slow: setup ## everything else: servers, the whole pipeline, a browser
+	@$(BIN)/pytest -m "slow and not gpu"
+
+lock: setup ## rewrite requirements.lock from what is installed
+	@$(BIN)/python .ci/lock.py
+
+clean: stop ## remove everything that was made here, .venv and data included
+	rm -rf .venv .scratch .run .prefect .mlflow data .dvc/cache .dvc/tmp .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find results -type f ! -name metrics.json -delete

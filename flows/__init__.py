@@ -1,0 +1,14 @@
+"""Prefect flows: one file, one DVC stage, one flow. No maths, no paths, no hyperparameters.
+
+Importing this package points Prefect at this checkout before Prefect is imported: its home is `.prefect/`, its API
+the server that `make ui` started or, when none answers, a temporary one on the same database, so that a plain
+`dvc repro` in any shell leaves its flow runs where the next `make ui` shows them.
+"""
+
+import os
+from pathlib import Path
+
+from timbreflow.app.servers import prefect_environment
+
+ROOT = Path(os.environ.get("TIMBREFLOW_ROOT", Path(__file__).resolve().parent.parent))
+os.environ.update(prefect_environment(ROOT))

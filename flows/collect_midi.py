@@ -1,0 +1,17 @@
+"""Read the corpora into note tables."""
+
+from prefect import flow
+
+from flows.orchestration import entry, load, publish, run_shards, runner
+from timbreflow.stages import collect_midi as stage
+
+
+@flow(name="collect_midi", task_runner=runner())
+def collect_midi() -> None:
+    """One mapped task a shard."""
+    params, layout = load()
+    publish("collect_midi", run_shards(stage, params.collect_midi, layout=layout))
+
+
+if __name__ == "__main__":
+    entry(collect_midi)

@@ -1,0 +1,17 @@
+"""Turn the clips into memory-mapped log-mels."""
+
+from prefect import flow
+
+from flows.orchestration import entry, load, publish, run_shards, runner
+from timbreflow.stages import extract_mels as stage
+
+
+@flow(name="extract_mels", task_runner=runner())
+def extract_mels() -> None:
+    """One mapped task a shard."""
+    params, layout = load()
+    publish("extract_mels", run_shards(stage, params.extract_mels, params.audio, layout=layout))
+
+
+if __name__ == "__main__":
+    entry(extract_mels)

@@ -1,0 +1,158 @@
+"""What every flow shares: its parameters, its task runner, tracking, artifacts, and how it ends in a shell."""
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+from prefect import Flow, get_run_logger, tags, task
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
+
+from flows import ROOT
+from timbreflow.config import Params, as_mapping, load_params
+from timbreflow.errors import TimbreflowError
+from timbreflow.stages.layout import Layout
+from timbreflow.stages.report import MetricLogger, StageReport
+from timbreflow.tracking.runs import open_run
+
+PARENT_RUN = "TIMBREFLOW_PARENT_RUN"
+"""Environment variable by which flows.pipeline tells its id to the flows that DVC starts."""
+PROGRESS_SECONDS = 2.0
+
+plain_task = task(cache_policy=NO_CACHE, persist_result=False)
+"""A Prefect task that keeps nothing: only DVC caches."""
+
+
+def load() -> tuple[Params, Layout]:
+    """Parameters and paths of this checkout."""
+    return load_params(ROOT / "params.yaml"), Layout(ROOT)
+
+
+def runner() -> TaskRunner[Any]:
+    """Task runner for mapped shards, chosen by TIMBREFLOW_RUNNER and sized by TIMBREFLOW_WORKERS.
+
+    Raises:
+        TimbreflowError: the name is unknown, or its extra is not installed.
+    """
+    name = os.environ.get("TIMBREFLOW_RUNNER", "processes")
+    workers = int(os.environ.get("TIMBREFLOW_WORKERS", os.cpu_count() or 1))
+    try:
+        match name:
+            case "threads":
+                return ThreadPoolTaskRunner(max_workers=workers)
+            case "processes":
+                return ProcessPoolTaskRunner(max_workers=workers)
+            case "dask":
+                from prefect_dask import DaskTaskRunner
+
+                if address := os.environ.get("TIMBREFLOW_DASK_ADDRESS"):
+                    return DaskTaskRunner(address=address)
+                return DaskTaskRunner(cluster_kwargs={"n_workers": workers, "threads_per_worker": 1})
+            case "ray":
+                from prefect_ray import RayTaskRunner
+
+                if address := os.environ.get("TIMBREFLOW_RAY_ADDRESS"):
+                    return RayTaskRunner(address=address)
+                return RayTaskRunner(init_kwargs={"num_cpus": workers})
+            case _:
+                raise TimbreflowError(
+                    f"TIMBREFLOW_RUNNER={name} is not a runner; set it to threads, processes, dask or ray."
+                )
+    except ImportError as error:
+        raise TimbreflowError(
+            f"TIMBREFLOW_RUNNER={name} needs an extra; install it with `.venv/bin/pip install -e '.[{name}]'`."
+        ) from error
+
+
+def run_shards(stage: ModuleType, *sections: Any, layout: Layout) -> StageReport:
+    """Plan a sharded stage, run its shards as mapped tasks, finish it."""
+    name = stage.__name__.rpartition(".")[2]
+    shards = plain_task(stage.plan, name=f"plan {name}")(*sections, layout=layout)
+    run_one = plain_task(stage.run_one, name=f"{name} shard", task_run_name=f"{name} shard")
+    futures = [run_one.submit(shard, *sections, layout=layout) for shard in shards]
+    for future in futures:
+        future.result()
+    report: StageReport = plain_task(stage.finish, name=f"finish {name}")(*sections, layout=layout)
+    return report
+
+
+def run_stage(stage: ModuleType, *arguments: Any, **keywords: Any) -> StageReport:
+    """Run a stage that is one piece of work as one task."""
+    name = stage.__name__.rpartition(".")[2]
+    report: StageReport = plain_task(stage.run, name=name)(*arguments, **keywords)
+    return report
+
+
+@contextmanager
+def tracked(stage: str, section: Any, layout: Layout, *, steps: int | None = None) -> Iterator[MetricLogger]:
+    """An MLflow run for a stage, and a Prefect progress artifact when the number of steps is known.
+
+    Args:
+        stage: name of the results folder, such as `train_vqvae/base`; the run is named by it.
+        section: the stage's section of params.yaml, logged under the same dotted names.
+    """
+    dotted = stage.replace("/", ".")
+    with open_run(stage, {dotted: as_mapping(section)}, root=ROOT) as run:
+        progress = _Progress(stage, steps) if steps else None
+
+        def log(step: int, values: Mapping[str, float]) -> None:
+            run.log(step, values)
+            if progress:
+                progress.show(step)
+
+        yield log
+        if progress:
+            progress.show(steps or 0, done=True)
+        run.write_run_json(layout.results(stage) / "run.json")
+
+
+class _Progress:
+    def __init__(self, stage: str, steps: int) -> None:
+        self._steps = steps
+        self._shown = time.monotonic()
+        self._id = create_progress_artifact(progress=0.0, key=f"{_key(stage)}-progress", description=stage)
+
+    def show(self, step: int, *, done: bool = False) -> None:
+        now = time.monotonic()
+        if done or now - self._shown >= PROGRESS_SECONDS:
+            self._shown = now
+            update_progress_artifact(artifact_id=self._id, progress=min(100.0, 100.0 * step / self._steps))
+
+
+def publish(stage: str, report: StageReport) -> None:
+    """Show a stage's report as Prefect artifacts: a sentence with its numbers, its tables, links to its files."""
+    get_run_logger().info(report.summary)
+    numbers = "\n".join(f"| {name} | {value:.5g} |" for name, value in report.metrics.items())
+    table = f"\n\n| metric | value |\n|---|---|\n{numbers}" if numbers else ""
+    create_markdown_artifact(markdown=report.summary + table, key=_key(stage), description=f"Summary of {stage}")
+    for name, rows in report.tables.items():
+        create_table_artifact(table=rows, key=_key(f"{stage}-{name}"), description=f"{stage}: {name}")
+    for name, path in report.files.items():
+        create_link_artifact(link=path.resolve().as_uri(), link_text=name, key=_key(f"{stage}-{name}"))
+
+
+def entry(flow: Flow[Any, Any] | Callable[..., Any], *arguments: Any) -> None:
+    """Run a flow as a command: tagged with its parent, and a TimbreflowError as one sentence and exit code 2."""
+    parent = os.environ.get(PARENT_RUN)
+    try:
+        with tags(*([f"pipeline:{parent}"] if parent else [])):
+            flow(*arguments)
+    except TimbreflowError as error:
+        sys.exit(f"error: {error}")
+
+
+def _key(text: str) -> str:
+    """Prefect takes lower-case letters, digits and dashes in artifact keys."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -1,0 +1,35 @@
+"""The stages in DVC's order, as one parent run: what a Prefect deployment runs.
+
+Each stage is reproduced by DVC, which decides whether it is stale, and DVC runs the stage's flow, so both entrances
+(`dvc repro` and this one) give the same flow runs. The children carry the tag `pipeline:<id of this run>`.
+"""
+
+import os
+import subprocess
+import sys
+
+from prefect import flow, runtime
+from ruamel.yaml import YAML
+
+from flows import ROOT
+from flows.orchestration import PARENT_RUN, entry, plain_task
+from timbreflow.errors import TimbreflowError
+
+
+def _run(*command: str) -> None:
+    environment = {**os.environ, PARENT_RUN: str(runtime.flow_run.root_flow_run_id)}
+    if subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=environment, check=False).returncode:
+        raise TimbreflowError(f"`{' '.join(command)}` failed; its reason stands above.")
+
+
+@flow(name="pipeline")
+def pipeline() -> None:
+    """One task a stage, then the check that the registry holds what was trained."""
+    stages = list(YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
+    for stage in stages:
+        plain_task(_run, name=stage)("dvc", "repro", "--single-item", stage)
+    plain_task(_run, name="check registry")("timbreflow.cli", "register", "--check")
+
+
+if __name__ == "__main__":
+    entry(pipeline)

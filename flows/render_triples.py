@@ -1,0 +1,17 @@
+"""Render content, style and target clips."""
+
+from prefect import flow
+
+from flows.orchestration import entry, load, publish, run_shards, runner
+from timbreflow.stages import render_triples as stage
+
+
+@flow(name="render_triples", task_runner=runner())
+def render_triples() -> None:
+    """One mapped task a shard."""
+    params, layout = load()
+    publish("render_triples", run_shards(stage, params.render_triples, params.audio, layout=layout))
+
+
+if __name__ == "__main__":
+    entry(render_triples)

@@ -1,0 +1,22 @@
+"""Train one variant of the VQ-VAE: `python -m flows.train_vqvae base`, or `paper`."""
+
+import sys
+
+from prefect import flow
+
+from flows.orchestration import entry, load, publish, run_stage, tracked
+from timbreflow.stages import train_vqvae as stage
+
+
+@flow(name="train_vqvae", flow_run_name="train_vqvae-{variant}")
+def train_vqvae(variant: str) -> None:
+    """One task, with its curves in MLflow."""
+    params, layout = load()
+    section = getattr(params.train_vqvae, variant)
+    with tracked(f"train_vqvae/{variant}", section, layout, steps=section.fit.steps) as log:
+        report = run_stage(stage, variant, section, params.audio, layout=layout, log=log)
+    publish(f"train_vqvae-{variant}", report)
+
+
+if __name__ == "__main__":
+    entry(train_vqvae, *sys.argv[1:])

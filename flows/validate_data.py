@@ -1,0 +1,17 @@
+"""Check notes, manifest and mels with Great Expectations; a failed expectation fails the stage."""
+
+from prefect import flow
+
+from flows.orchestration import entry, load, publish, run_stage
+from timbreflow.stages import validate_data as stage
+
+
+@flow(name="validate_data")
+def validate_data() -> None:
+    """One task; its Data Docs are linked."""
+    params, layout = load()
+    publish("validate_data", run_stage(stage, params.validate_data, params.render_triples, layout=layout))
+
+
+if __name__ == "__main__":
+    entry(validate_data)

@@ -1,0 +1,1 @@
+"""What a person opens: the Prefect and MLflow servers of this checkout."""

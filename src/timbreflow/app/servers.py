@@ -1,0 +1,204 @@
+"""Start, find and stop this checkout's Prefect and MLflow servers, on 127.0.0.1 only.
+
+Which server belongs to which checkout is written in `.run/<name>.json` (process id and port), so that two checkouts on
+one machine never show their runs in each other's pages. Neither prefect nor mlflow is imported here.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from timbreflow.errors import TimbreflowError
+from timbreflow.files import write_json
+
+HOST = "127.0.0.1"
+STARTUP_SECONDS = 180
+"""A first start creates the databases, which takes most of a minute on a busy machine."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """One kind of server: how it is named, where it listens, how it is asked whether it is well."""
+
+    name: str
+    default_port: int
+    health: str
+
+    @property
+    def port_variable(self) -> str:
+        return f"TIMBREFLOW_{self.name.upper()}_PORT"
+
+    @property
+    def wanted_port(self) -> int:
+        """Port from the environment, else the default.
+
+        Raises:
+            TimbreflowError: the variable does not hold a port number.
+        """
+        text = os.environ.get(self.port_variable, str(self.default_port))
+        if not text.isdecimal() or not 0 < int(text) < 65536:
+            raise TimbreflowError(f"{self.port_variable}={text} is not a port; set it to a number from 1 to 65535.")
+        return int(text)
+
+
+PREFECT = Server(name="prefect", default_port=4200, health="/api/health")
+MLFLOW = Server(name="mlflow", default_port=5000, health="/health")
+SERVERS = (PREFECT, MLFLOW)
+
+
+def prefect_environment(root: Path) -> dict[str, str]:
+    """Variables that bind Prefect to this checkout; to be set before prefect is imported.
+
+    A PREFECT_API_URL that the caller has set stays as it is, so that a lab's own server is used.
+    """
+    url = os.environ.get("PREFECT_API_URL") or running_url(PREFECT, root)
+    return {
+        "PREFECT_HOME": os.environ.get("PREFECT_HOME", str(root / ".prefect")),
+        "PREFECT_API_URL": f"{url.removesuffix('/api')}/api" if url else "",
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+
+
+def tracking_uri(root: Path) -> str:
+    """Where MLflow runs are written: MLFLOW_TRACKING_URI, else this checkout's SQLite file."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / '.mlflow' / 'mlflow.db'}"
+
+
+def running_url(server: Server, root: Path) -> str | None:
+    """Address of this checkout's server, or None when it does not answer."""
+    state = _state(server, root)
+    if state is None or not _alive(state["pid"]):
+        return None
+    url = f"http://{HOST}:{state['port']}"
+    return url if _healthy(url + server.health) else None
+
+
+def start(root: Path) -> dict[str, str]:
+    """Start the servers that do not run yet, and wait until both answer.
+
+    Returns:
+        Address of each server by name.
+
+    Raises:
+        TimbreflowError: a port is taken by another program, or a server dies or does not answer in time.
+    """
+    found = {server: running_url(server, root) for server in SERVERS}
+    missing = [server for server in SERVERS if found[server] is None]
+    for server in missing:
+        _require_free_port(server)
+    processes = {server: _spawn(server, root) for server in missing}
+    deadline = time.monotonic() + STARTUP_SECONDS
+    for server, process in processes.items():
+        log = root / ".run" / f"{server.name}.log"
+        while running_url(server, root) is None:
+            if process.poll() is not None:
+                raise TimbreflowError(f"The {server.name} server stopped while starting; its last words are in {log}.")
+            if time.monotonic() > deadline:
+                stop(root)
+                raise TimbreflowError(f"The {server.name} server did not answer in {STARTUP_SECONDS} s; see {log}.")
+            time.sleep(0.5)
+    return {server.name: str(running_url(server, root)) for server in SERVERS}
+
+
+def stop(root: Path) -> list[str]:
+    """Stop this checkout's servers; returns the names of those that ran."""
+    stopped = []
+    for server in SERVERS:
+        state = _state(server, root)
+        if state and _alive(state["pid"]):
+            # The server leads its own process group, so that its workers go with it.
+            os.killpg(state["pid"], signal.SIGTERM)
+            deadline = time.monotonic() + 10
+            while _alive(state["pid"]) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            if _alive(state["pid"]):
+                os.killpg(state["pid"], signal.SIGKILL)
+            stopped.append(server.name)
+        _state_file(server, root).unlink(missing_ok=True)
+    return stopped
+
+
+def _spawn(server: Server, root: Path) -> "subprocess.Popen[bytes]":
+    port = server.wanted_port
+    (root / ".run").mkdir(exist_ok=True)
+    environment = {**os.environ, **prefect_environment(root), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
+    if server is PREFECT:
+        command = ["prefect", "server", "start", "--host", HOST, "--port", str(port)]
+    else:
+        (root / ".mlflow").mkdir(exist_ok=True)
+        artifacts = str(root / ".mlflow" / "artifacts")
+        command = ["mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
+        command += ["--backend-store-uri", tracking_uri(root), "--default-artifact-root", artifacts]
+        command += ["--no-serve-artifacts"]
+    with open(root / ".run" / f"{server.name}.log", "wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=root,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    write_json(_state_file(server, root), {"pid": process.pid, "port": port})
+    return process
+
+
+def _require_free_port(server: Server) -> None:
+    port = server.wanted_port
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As servers do: a port in TIME_WAIT after a restart is free, one that somebody listens on is not.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise TimbreflowError(
+                f"Port {port}, which the {server.name} server needs, is used by another program;"
+                f" stop that program or choose another port, such as `{server.port_variable}={port + 1} make ui`."
+            ) from error
+
+
+def _state_file(server: Server, root: Path) -> Path:
+    return root / ".run" / f"{server.name}.json"
+
+
+def _state(server: Server, root: Path) -> dict[str, int] | None:
+    try:
+        state: dict[str, int] = json.loads(_state_file(server, root).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return None
+    return state
+
+
+def _alive(pid: int) -> bool:
+    try:
+        # A child of ours that has ended stays a zombie until it is waited for.
+        if os.waitpid(pid, os.WNOHANG) != (0, 0):
+            return False
+    except ChildProcessError:
+        pass
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
+def _healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=3) as response:
+            return bool(response.status == 200)
+    except (OSError, urllib.error.URLError, ValueError):
+        return False

@@ -1,0 +1,245 @@
+"""The `timbreflow` command. Heavy imports stand inside the commands, so that help is there at once."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+
+from timbreflow.errors import TimbreflowError
+
+app = App(
+    name="timbreflow",
+    help="""One-shot music timbre transfer: the notes of one recording, the sound of another.
+
+    Examples:
+
+        timbreflow transfer melody.wav cello.wav -o melody-on-cello.wav
+
+        timbreflow transfer melody.mp3 organ.flac -o out.flac --model glow --temperature 0.5
+
+        timbreflow corpus list
+    """,
+    help_format="markdown",
+)
+corpus = App(name="corpus", help="Music, SoundFonts and recordings that package managers can get.")
+app.command(corpus)
+
+
+def project_root() -> Path:
+    """The checkout: the nearest folder upwards that holds dvc.yaml, else the one this package was installed from."""
+    installed = Path(__file__).resolve().parents[2]
+    for folder in (Path.cwd(), *Path.cwd().parents, installed):
+        if (folder / "dvc.yaml").is_file() and (folder / "params.yaml").is_file():
+            return folder
+    raise TimbreflowError(f"{Path.cwd()} is not in a timbreflow checkout; change to the folder that holds params.yaml.")
+
+
+@app.command
+def transfer(
+    content: Path | None = None,
+    style: Path | None = None,
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    pairs: Path | None = None,
+    model: str = "vqvae",
+    temperature: float | None = None,
+    seed: int = 0,
+) -> None:
+    """Play the notes of CONTENT with the sound of STYLE.
+
+    Sound files may be wav, flac, ogg or mp3, of any rate, channels and length. The result has the content's length,
+    rate and channels; its band ends at 8 kHz.
+
+    Examples:
+
+        timbreflow transfer melody.wav cello.wav -o out.wav
+
+        timbreflow transfer melody.wav cello.wav -o out.wav --model models:/timbreflow-glow@champion
+
+        timbreflow transfer --pairs pairs.csv --out folder
+
+    Args:
+        content: recording whose notes are kept.
+        style: half a second or more of the instrument to sound like.
+        out: sound file to write; with --pairs, the folder that gets ID.wav for each row.
+        pairs: CSV file with the columns id, content, style.
+        model: vqvae, glow, a folder of weights, or models:/NAME@ALIAS.
+        temperature: spread of the flow's samples, 0 for its most likely one; the VQ-VAE has none.
+        seed: seed of everything drawn; the same seed gives the same samples.
+    """
+    one = content is not None and style is not None and pairs is None
+    many = content is None and style is None and pairs is not None
+    if not one and not many:
+        raise TimbreflowError("Give CONTENT and STYLE, or --pairs PAIRS.csv; see `timbreflow transfer --help`.")
+
+    from timbreflow.inference.transfer import TimbreTransfer
+    from timbreflow.tracking.registry import resolve
+
+    resolved = resolve(model, root=project_root())
+    print(f"model: {resolved.description}", file=sys.stderr)
+    session = TimbreTransfer.load(resolved.folder)
+    if pairs is not None:
+        written = session.transfer_pairs(pairs, out, temperature=temperature, seed=seed)
+        print(f"wrote {len(written)} files to {out}", file=sys.stderr)
+    elif content is not None and style is not None:
+        session.transfer_file(content, style, out, temperature=temperature, seed=seed)
+        print(f"wrote {out}", file=sys.stderr)
+
+
+@app.command
+def collect(*sources: str, out: Path) -> None:
+    """Read MIDI files, folders, archives or named corpora into note tables.
+
+    Example:
+
+        timbreflow collect music21 ~/midi lmd_full.tar.gz --out notes
+
+    Args:
+        sources: .mid, .midi, .kar, .zip, .tar, .tar.gz, a folder, or a name of `timbreflow corpus list`.
+        out: folder for pieces*.parquet, tracks*.parquet, notes*.parquet and rejects*.parquet.
+    """
+    from timbreflow.config import load_params
+    from timbreflow.stages.collect_midi import collect as collect_sources
+
+    if not sources:
+        raise TimbreflowError("Name at least one source, such as a folder of MIDI files or music21.")
+    report = collect_sources(sources, out, load_params(project_root() / "params.yaml").collect_midi)
+    print(report.summary)
+
+
+@corpus.command(name="list")
+def list_sources() -> None:
+    """Show every source of music, SoundFonts and recordings: size, licence, and whether it is here."""
+    from timbreflow.notes.corpora import list_corpora
+
+    rows = [
+        (status.name, status.kind, status.size, status.licence, "yes" if status.present else "no")
+        for status in list_corpora(project_root())
+    ]
+    _print_table(("name", "kind", "size", "licence", "present"), rows)
+
+
+@corpus.command
+def fetch(*names: str) -> None:
+    """Get sources with the package manager that has them; Lakh MIDI only gets its download line.
+
+    Args:
+        names: names of `timbreflow corpus list`.
+    """
+    from timbreflow.notes.corpora import fetch as fetch_corpus
+
+    if not names:
+        raise TimbreflowError("Name at least one source of `timbreflow corpus list`.")
+    for name in names:
+        print(fetch_corpus(name, project_root()))
+
+
+@app.command
+def preset(name: str | None = None) -> None:
+    """Rewrite params.yaml from a preset; without a name, list the presets.
+
+    Args:
+        name: such as default, gpu or paper.
+    """
+    from timbreflow.config import preset_names, write_preset
+
+    if name is None:
+        print("\n".join(preset_names()))
+        return
+    path = project_root() / "params.yaml"
+    write_preset(name, path)
+    print(f"Wrote preset {name} to {path}; `git diff params.yaml` shows what changed.")
+
+
+@app.command
+def register(*, check: bool = False) -> None:
+    """Register the trained models in MLflow as challengers; versions with the same weights are kept.
+
+    Args:
+        check: only register what the registry lacks, and say what it holds.
+    """
+    from timbreflow.config import load_params
+    from timbreflow.stages.layout import Layout
+    from timbreflow.stages.register_models import run
+    from timbreflow.tracking.registry import register_bundle
+
+    root = project_root()
+    params = load_params(root / "params.yaml")
+    report = run(params.register_models, layout=Layout(root), register=register_bundle)
+    print(report.summary)
+
+
+@app.command
+def promote(name: str, *, rollback: bool = False) -> None:
+    """Make the challenger the champion, if it passes the gate of params.yaml.
+
+    Exit code 1 when the gate refuses.
+
+    Args:
+        name: timbreflow-vqvae or timbreflow-glow.
+        rollback: move `champion` back to the version that held it before.
+    """
+    from timbreflow.tracking import promotion
+
+    print(promotion, name, rollback)
+
+
+@app.command
+def ui() -> None:
+    """Start this checkout's Prefect and MLflow servers on 127.0.0.1."""
+    from timbreflow.app.servers import start
+
+    for name, url in start(project_root()).items():
+        print(f"{name:8} {url}")
+
+
+@app.command
+def stop() -> None:
+    """Stop this checkout's servers."""
+    from timbreflow.app.servers import stop as stop_servers
+
+    print("stopped: " + (", ".join(stop_servers(project_root())) or "nothing was running"))
+
+
+@app.command
+def where() -> None:
+    """Say what to open: the report, the Prefect page, the MLflow page."""
+    from timbreflow.app.servers import SERVERS, running_url
+
+    root = project_root()
+    report = root / "results" / "evaluate" / "report.html"
+    print(f"report   {report.as_uri() if report.is_file() else 'not made yet: make run'}")
+    for server in SERVERS:
+        print(f"{server.name:8} {running_url(server, root) or 'not running: make ui'}")
+
+
+def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    for row in (head, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def main() -> None:
+    """Entry point: errors that a person can mend become one sentence and exit code 2."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    try:
+        app(exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        sys.exit(_fail(f"{error}; see `timbreflow --help`."))
+    except TimbreflowError as error:
+        sys.exit(_fail(str(error)))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _fail(sentence: str) -> int:
+    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""params.yaml -> frozen, typed sections. The only reader of params.yaml."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from importlib import resources
+from io import StringIO
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from timbreflow.audio.features import FeatureConfig
+from timbreflow.data.mels import ExtractConfig
+from timbreflow.errors import TimbreflowError
+from timbreflow.evaluation.config import EvaluationConfig
+from timbreflow.evaluation.gate import RegisterConfig
+from timbreflow.files import atomic_file
+from timbreflow.notes.collect import CollectConfig
+from timbreflow.rendering.config import RenderConfig
+from timbreflow.training.config import GlowTraining, TimbreMetricTraining, VQVAETraining
+from timbreflow.validation.config import ValidationConfig
+
+PRESETS = resources.files("timbreflow") / "presets"
+
+
+@dataclasses.dataclass(frozen=True)
+class VQVAEVariants:
+    """The two presets of one class that `train_vqvae` trains."""
+
+    paper: VQVAETraining
+    base: VQVAETraining
+
+
+@dataclasses.dataclass(frozen=True)
+class Params:
+    """Everything in params.yaml, one field a section; a section is a stage, except `audio`, which all share."""
+
+    collect_midi: CollectConfig
+    render_triples: RenderConfig
+    audio: FeatureConfig
+    extract_mels: ExtractConfig
+    validate_data: ValidationConfig
+    train_timbre_metric: TimbreMetricTraining
+    train_vqvae: VQVAEVariants
+    train_glow: GlowTraining
+    evaluate: EvaluationConfig
+    register_models: RegisterConfig
+
+
+def load_params(path: Path) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        TimbreflowError: the file is missing, is not YAML, has unknown or missing keys, wrong types, or values that
+            contradict each other.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise TimbreflowError(f"{path} is missing; write it with `timbreflow preset default`.") from error
+    try:
+        values = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        detail = " ".join(str(error).split())
+        raise TimbreflowError(f"{path} is not valid YAML ({detail}); correct that line.") from error
+    return parse_params(values, source=str(path))
+
+
+def parse_params(values: Any, *, source: str) -> Params:
+    """Check a mapping of plain values against the sections; `source` names it in errors."""
+    try:
+        params = _adapter().validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        raise TimbreflowError(f"{source}: {_first_problem(error)}") from error
+    _cross_check(params, source)
+    return params
+
+
+def as_mapping(params: Any) -> dict[str, Any]:
+    """A section, or all of them, as the plain nested values that params.yaml holds."""
+    result: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(params)))
+    return result
+
+
+def preset_names() -> list[str]:
+    """Names that `write_preset` accepts."""
+    return sorted(Path(entry.name).stem for entry in PRESETS.iterdir() if entry.name.endswith(".yaml"))
+
+
+def preset_text(name: str) -> str:
+    """The whole params.yaml of a preset: default.yaml, with the differences of NAME.yaml laid over it.
+
+    Raises:
+        TimbreflowError: there is no such preset.
+    """
+    if name not in preset_names():
+        raise TimbreflowError(f"There is no preset {name!r}; choose one of {', '.join(preset_names())}.")
+    yaml = YAML()
+    yaml.width = 120
+    default = yaml.load((PRESETS / "default.yaml").read_text(encoding="utf-8"))
+    if name != "default":
+        _lay_over(default, yaml.load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8")), name)
+    stream = StringIO()
+    yaml.dump(default, stream)
+    return stream.getvalue()
+
+
+def write_preset(name: str, path: Path) -> None:
+    """Rewrite params.yaml from a preset, after checking it."""
+    text = preset_text(name)
+    parse_params(YAML(typ="safe", pure=True).load(text), source=f"preset {name}")
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _lay_over(base: Any, changes: Mapping[str, Any], preset: str) -> None:
+    for key, value in changes.items():
+        if key not in base:
+            raise TimbreflowError(f"Preset {preset} sets {key}, which default.yaml does not have.")
+        if isinstance(value, Mapping):
+            _lay_over(base[key], value, preset)
+        else:
+            base[key] = value
+
+
+def _adapter() -> TypeAdapter[Params]:
+    _forbid_unknown_keys(Params, set())
+    return TypeAdapter(Params)
+
+
+def _forbid_unknown_keys(kind: Any, seen: set[Any]) -> None:
+    """Pydantic takes `extra` from each dataclass itself, and the sections, which know nothing of pydantic, set none."""
+    for argument in get_args(kind) if get_origin(kind) else (kind,):
+        if get_origin(argument):
+            _forbid_unknown_keys(argument, seen)
+        elif dataclasses.is_dataclass(argument) and argument not in seen:
+            seen.add(argument)
+            with_config(ConfigDict(extra="forbid", strict=True))(argument)  # type: ignore[type-var]
+            for hint in get_type_hints(argument).values():
+                _forbid_unknown_keys(hint, seen)
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    match problem["type"]:
+        case "unexpected_keyword_argument" | "extra_forbidden":
+            return f"{where} is not a known parameter; correct its name or remove it."
+        case "missing" | "missing_argument":
+            return f"{where} is missing; add it, or start again from `timbreflow preset default`."
+        case "value_error":
+            return f"{where + ': ' if where else ''}{problem['msg'].removeprefix('Value error, ')}"
+        case _:
+            return f"{where} = {json.dumps(problem['input'])[:80]} is wrong: {problem['msg']}."
+
+
+def _cross_check(params: Params, source: str) -> None:
+    """What no section can check alone."""
+    if params.audio.kind != "log_mel":
+        raise TimbreflowError(f"{source}: audio.kind must be log_mel, the features that extract_mels stores.")
+    frames = params.render_triples.clip_seconds * params.audio.sample_rate / params.audio.hop_length
+    if frames != int(frames):
+        raise TimbreflowError(
+            f"{source}: render_triples.clip_seconds must be a whole number of frames of audio.hop_length samples."
+        )
+    if params.train_glow.features != "log_mel":
+        raise TimbreflowError(f"{source}: train_glow.features must be log_mel.")
