@@ -1,0 +1,356 @@
+"""The one training loop of timbreflow: steps, validation, checkpoints, and nothing about any one model."""
+
+import copy
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from timbreflow.errors import TimbreflowError
+from timbreflow.files import stable_hash
+from timbreflow.training.checkpoint import FitState, load_checkpoint, save_checkpoint, snapshot
+from timbreflow.training.seeding import seed_everything
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Settings of the loop. The budget is in steps, never in minutes, so that a run can be repeated.
+
+    Args:
+        steps: optimizer steps.
+        batch_size: examples a batch; a step sees batch_size * grad_accumulation of them.
+        learning_rate: peak rate of AdamW, reached after warm-up.
+        warmup_steps: steps of linear warm-up from 0.
+        schedule: after warm-up, "cosine" falls to 0 at the last step and "constant" stays.
+        weight_decay: of matrices and kernels; biases, gains and other vectors are not decayed.
+        grad_clip: largest norm of the whole gradient; 0 = do not clip.
+        ema_decay: d of ema <- d ema + (1 - d) weights, lowered in the first steps to (1 + n) / (10 + n).
+        precision: "bfloat16" runs the forward pass under autocast; weights and optimizer stay float32.
+        log_every: steps between two calls of the metric logger.
+        validate_every: steps between two validations (the last step is always validated).
+        checkpoint_every: steps between two checkpoints.
+        patience: stop after so many validations without a better one; 0 = never.
+        seed: of everything random in the loop.
+        grad_accumulation: batches a step.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int
+    schedule: Literal["cosine", "constant"]
+    weight_decay: float
+    grad_clip: float
+    ema_decay: float
+    precision: Literal["float32", "bfloat16"]
+    log_every: int
+    validate_every: int
+    checkpoint_every: int
+    patience: int
+    seed: int
+    grad_accumulation: int
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run."""
+        for name in ("steps", "batch_size", "log_every", "validate_every", "checkpoint_every", "grad_accumulation"):
+            if getattr(self, name) < 1:
+                raise TimbreflowError(f"fit.{name} is {getattr(self, name)}; set it to 1 or more in params.yaml.")
+        for name in ("learning_rate", "warmup_steps", "weight_decay", "grad_clip", "patience"):
+            if getattr(self, name) < 0:
+                raise TimbreflowError(f"fit.{name} is {getattr(self, name)}; set it to 0 or more in params.yaml.")
+        if not 0 <= self.ema_decay < 1:
+            raise TimbreflowError(
+                f"fit.ema_decay is {self.ema_decay}; set it to at least 0 and below 1 in params.yaml."
+            )
+
+
+class Batch(Protocol):
+    """Tensors that move together; one tensor will do."""
+
+    def to(self, device: torch.device, /) -> Self:
+        """The same examples on `device`."""
+
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+BatchT = TypeVar("BatchT", bound=Batch)
+ModelIn_contra = TypeVar("ModelIn_contra", bound=nn.Module, contravariant=True)
+BatchIn_contra = TypeVar("BatchIn_contra", contravariant=True)
+
+
+class Objective(Protocol[ModelIn_contra, BatchIn_contra]):
+    """What a model is trained for.
+
+    `criterion` names the validation figure (lower is better) that picks the best step; the training loss itself may
+    hold terms, such as a commitment loss, that grow while the model gets better.
+    """
+
+    @property
+    def criterion(self) -> str:
+        """Name of the figure."""
+
+    def __call__(self, model: ModelIn_contra, batch: BatchIn_contra, *, step: int) -> Mapping[str, Tensor]:
+        """Scalars of one batch: "loss" is minimised, the others are drawn as curves."""
+
+    def validate(self, model: ModelIn_contra, batch: BatchIn_contra) -> Mapping[str, Tensor]:
+        """Scalars of one validation batch, among them `criterion`; runs without gradients, in float32."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a fit did; the model that was passed in holds the EMA weights of `best_step`.
+
+    Attributes:
+        steps: optimizer steps done in all.
+        best_step, best_loss: the best validation, by the objective's criterion.
+        stopped: why it ended.
+        curves: one row a validation: step, train_<term> (mean since the last row) and val_<figure>.
+        resumed_at: step of the checkpoint that this call went on from (0: none).
+        examples_per_second: of this call; a wall-clock figure, so not for files under version control.
+    """
+
+    steps: int
+    best_step: int
+    best_loss: float
+    stopped: Literal["finished", "early"]
+    curves: list[dict[str, float]]
+    resumed_at: int
+    examples_per_second: float
+
+
+def fit(
+    model: ModelT,
+    objective: Objective[ModelT, BatchT],
+    batches: Callable[[int], Iterable[BatchT]],
+    validation_batches: Iterable[BatchT],
+    config: FitConfig,
+    *,
+    workdir: Path,
+    log: Callable[[int, Mapping[str, float]], None],
+    device: torch.device | str,
+) -> FitResult:
+    """Train `model` in place and leave it with the EMA weights of its best validation, in evaluation mode.
+
+    Killed at any moment, the same call goes on at the last checkpoint in `workdir` and ends with the same weights as
+    an unbroken run (bit for bit on a CPU with the same number of threads).
+
+    Args:
+        model: built with its own seed; moved to `device`.
+        objective: the losses.
+        batches: n -> endless iterable that begins with training batch number n. Batch n may depend on n alone.
+        validation_batches: read again at each validation. A batch has `.to(device)`.
+        config: the loop's settings.
+        workdir: scratch folder of this very fit.
+        log: called with (step, values) every `log_every` steps (train/…) and at each validation (val/…).
+        device: where to train.
+
+    Raises:
+        TimbreflowError: the loss or its gradient is not finite, there is no validation data, or the checkpoint found
+            in `workdir` is unusable.
+    """
+    device = torch.device(device)
+    model.to(device)
+    ema = copy.deepcopy(model).requires_grad_(False)
+    optimizer = build_optimizer(model, config)
+    identity = (
+        f"{stable_hash(dataclasses.asdict(config), [[n, list(t.shape)] for n, t in model.state_dict().items()]):x}"
+    )
+    state, best = load_checkpoint(workdir, model=model, ema=ema, optimizer=optimizer, identity=identity)
+    resumed_at = state.step
+    if resumed_at:
+        logger.info("resumed at step %d of %d", state.step, config.steps)
+
+    source = iter(batches(state.step * config.grad_accumulation))
+    started = last_line = time.monotonic()
+    bar = tqdm(total=config.steps, initial=state.step, unit="step", disable=None)
+    while not state.stopped:
+        seed_everything(config.seed, "step", state.step)
+        terms = training_step(model, objective, source, optimizer, config, step=state.step, device=device)
+        wrong = [name for name in ("loss", "grad_norm") if not math.isfinite(terms[name])]
+        if wrong:
+            # Nothing is written here: this batch may already have reached running statistics and codebooks.
+            bar.close()
+            saved = state.step - state.step % config.checkpoint_every
+            kept = (
+                f"the last good checkpoint (step {saved}) is kept in {workdir}"
+                if saved
+                else "no checkpoint was due yet"
+            )
+            raise TimbreflowError(
+                f"Training diverged: {wrong[0]} is {terms[wrong[0]]} at step {state.step + 1}; {kept}; "
+                "lower fit.learning_rate or fit.grad_clip, or raise fit.warmup_steps in params.yaml and run again."
+            )
+        state.step += 1
+        update_ema(ema, model, decay=config.ema_decay, step=state.step)
+        for name, value in terms.items():
+            total = state.sums.setdefault(name, [0.0, 0])
+            total[0] += value
+            total[1] += 1
+
+        bar.update()
+        done = state.step - resumed_at
+        speed = done * config.batch_size * config.grad_accumulation / (time.monotonic() - started)
+        if state.step % config.log_every == 0:
+            bar.set_postfix(loss=f"{terms['loss']:.4f}")
+            log(state.step, {**{f"train/{n}": v for n, v in terms.items()}, "examples_per_second": speed})
+        if bar.disable and time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
+            last_line = time.monotonic()
+            left = (last_line - started) / done * (config.steps - state.step)
+            logger.info("step %d of %d, loss %.4f, %.0f s left", state.step, config.steps, terms["loss"], left)
+        if state.step % config.validate_every == 0 or state.step == config.steps:
+            figures = validate(ema, objective, validation_batches, seed=config.seed, device=device)
+            log(state.step, {f"val/{name}": value for name, value in figures.items()})
+            best = judge(state, figures, objective.criterion, config, ema=ema, best=best)
+        if state.stopped or state.step % config.checkpoint_every == 0:
+            save_checkpoint(workdir, state, model=model, ema=ema, optimizer=optimizer, best=best, identity=identity)
+    bar.close()
+
+    if best is None or state.best_loss is None:
+        raise TimbreflowError(
+            f"No validation gave a finite {objective.criterion}; delete {workdir} and lower fit.learning_rate."
+        )
+    model.load_state_dict(best)
+    model.eval()
+    seconds = time.monotonic() - started
+    return FitResult(
+        steps=state.step,
+        best_step=state.best_step,
+        best_loss=state.best_loss,
+        stopped="early" if state.stopped == "early" else "finished",
+        curves=state.curves,
+        resumed_at=resumed_at,
+        examples_per_second=(state.step - resumed_at)
+        * config.batch_size
+        * config.grad_accumulation
+        / max(seconds, 1e-9),
+    )
+
+
+def training_step(
+    model: ModelT,
+    objective: Objective[ModelT, BatchT],
+    source: Iterator[BatchT],
+    optimizer: torch.optim.Optimizer,
+    config: FitConfig,
+    *,
+    step: int,
+    device: torch.device,
+) -> dict[str, float]:
+    """One optimizer step over `grad_accumulation` batches; returns the mean terms, the gradient's norm and the rate.
+
+    Where the loss or the norm is not finite, the weights are left as they were.
+    """
+    model.train()
+    means: dict[str, float] = {}
+    for _ in range(config.grad_accumulation):
+        batch = next(source).to(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
+            terms = objective(model, batch, step=step)
+        (terms["loss"] / config.grad_accumulation).backward()
+        # One transfer for all terms: each .item() would wait for the device by itself.
+        values = torch.stack([value.detach().float() for value in terms.values()]).tolist()
+        for name, value in zip(terms, values, strict=True):
+            means[name] = means.get(name, 0.0) + value / config.grad_accumulation
+    limit = config.grad_clip if config.grad_clip > 0 else math.inf
+    means["grad_norm"] = float(nn.utils.clip_grad_norm_(model.parameters(), limit))
+    means["learning_rate"] = learning_rate(config, step)
+    if math.isfinite(means["loss"]) and math.isfinite(means["grad_norm"]):
+        for group in optimizer.param_groups:
+            group["lr"] = means["learning_rate"]
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return means
+
+
+def learning_rate(config: FitConfig, step: int) -> float:
+    """Rate of step number `step` (from 0): linear warm-up, then half a cosine to 0, or constant."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.learning_rate
+    progress = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def build_optimizer(model: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov and Hutter 2019), fused, that decays only parameters of two or more dimensions."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, fused=True)
+
+
+@torch.no_grad()
+def update_ema(ema: nn.Module, model: nn.Module, *, decay: float, step: int) -> None:
+    """Move the averaged weights towards the model's after step number `step` (from 1), and copy its buffers.
+
+    The decay is at most (1 + step) / (10 + step), so that the average forgets the random start in short runs.
+    """
+    weight = 1 - min(decay, (1 + step) / (10 + step))
+    for averaged, current in zip(ema.parameters(), model.parameters(), strict=True):
+        averaged.lerp_(current, weight)
+    for kept, buffer in zip(ema.buffers(), model.buffers(), strict=True):
+        kept.copy_(buffer)
+
+
+@torch.no_grad()
+def validate(
+    model: ModelT, objective: Objective[ModelT, BatchT], batches: Iterable[BatchT], *, seed: int, device: torch.device
+) -> dict[str, float]:
+    """Mean figures over the validation batches, with the same random numbers each time.
+
+    Raises:
+        TimbreflowError: there are no validation batches.
+    """
+    seed_everything(seed, "validation")
+    model.eval()
+    sums: dict[str, float] = {}
+    count = 0
+    for batch in batches:
+        for name, value in objective.validate(model, batch.to(device)).items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+        count += 1
+    if count == 0:
+        raise TimbreflowError(
+            "There are no validation examples; raise the number of validation triples in params.yaml."
+        )
+    return {name: total / count for name, total in sums.items()}
+
+
+def judge(
+    state: FitState,
+    figures: Mapping[str, float],
+    criterion: str,
+    config: FitConfig,
+    *,
+    ema: nn.Module,
+    best: dict[str, Tensor] | None,
+) -> dict[str, Tensor] | None:
+    """Add a row to the curves, decide whether this is the best step and whether to stop; return the best weights."""
+    row = {f"train_{name}": total / count for name, (total, count) in state.sums.items()}
+    state.curves.append({"step": state.step, **row, **{f"val_{name}": value for name, value in figures.items()}})
+    state.sums = {}
+    value = figures[criterion]
+    if math.isfinite(value) and (state.best_loss is None or value < state.best_loss):
+        state.best_step, state.best_loss, state.validations_since_best = state.step, value, 0
+        best = snapshot(ema)
+    else:
+        state.validations_since_best += 1
+    if state.step == config.steps:
+        state.stopped = "finished"
+    elif config.patience and state.validations_since_best >= config.patience:
+        state.stopped = "early"
+    return best
