@@ -1,0 +1,1 @@
+"""Shards of sound and of features, their manifest, and the triples that models learn from."""

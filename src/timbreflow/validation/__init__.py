@@ -1,0 +1,1 @@
+"""Great Expectations suites over the rendered data: the only importer of great_expectations."""

@@ -1,0 +1,290 @@
+"""Sound files in and out: wav, flac, ogg and mp3 through libsndfile, resampled by soxr.
+
+`audio: [C, N] float32` throughout, channels first, nominally in [-1, 1].
+One guard (`require_valid`) stands at every entrance, so that no module behind it meets NaN or an empty signal.
+"""
+
+import io
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+import soxr
+
+from timbreflow.errors import TimbreflowError
+from timbreflow.files import atomic_file
+
+READABLE = (".wav", ".flac", ".ogg", ".mp3")
+SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16", ".ogg": "VORBIS", ".mp3": "MPEG_LAYER_III"}
+FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"}
+SILENCE_DBFS = -70.0
+"""A signal whose RMS is below this is called silence: 16-bit dither lies near -93 dBFS, quiet recordings near -50."""
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a sound file's header says.
+
+    Args:
+        sample_rate: in Hz.
+        channels: number of channels.
+        n_samples: samples a channel.
+    """
+
+    sample_rate: int
+    channels: int
+    n_samples: int
+
+    @property
+    def seconds(self) -> float:
+        """Length in seconds."""
+        return self.n_samples / self.sample_rate
+
+
+def require_valid(audio: np.ndarray, source: str) -> None:
+    """The one guard for valid audio: floating point, at least one sample, all finite.
+
+    Args:
+        audio: any shape.
+        source: what the error calls the signal, such as its path.
+
+    Raises:
+        TimbreflowError: the signal is empty, of integer type, or holds NaN or infinity.
+    """
+    if not np.issubdtype(audio.dtype, np.floating):
+        raise TimbreflowError(f"{source} is {audio.dtype}, not floating point; scale it to [-1, 1] float32 first.")
+    if audio.size == 0:
+        raise TimbreflowError(f"{source} holds no samples; give a recording that is not empty.")
+    if not np.isfinite(audio).all():
+        raise TimbreflowError(f"{source} holds samples that are NaN or infinite; export it again from its source.")
+
+
+def require_audible(audio: np.ndarray, sample_rate: int, *, path: str | Path, minimum_seconds: float) -> None:
+    """Refuse a recording that is too short or silent to work with.
+
+    Args:
+        audio: [..., N] float.
+        sample_rate: in Hz.
+        path: the file, for the error.
+        minimum_seconds: shortest length that is accepted, in seconds.
+
+    Raises:
+        TimbreflowError: too short, silent, or not valid audio.
+    """
+    require_valid(audio, str(path))
+    seconds = audio.shape[-1] / sample_rate
+    if seconds < minimum_seconds:
+        raise TimbreflowError(
+            f"{path} lasts {seconds:.2f} s, which is too short; give a recording of at least {minimum_seconds:g} s."
+        )
+    level = rms_dbfs(audio)
+    if level < SILENCE_DBFS:
+        raise TimbreflowError(f"{path} is silent (RMS {level:.0f} dBFS); give a recording in which something sounds.")
+
+
+def rms_dbfs(audio: np.ndarray) -> float:
+    """Root mean square over all samples, in dB relative to 1.0; -inf for digital silence."""
+    mean_square = float(np.mean(np.square(audio, dtype=np.float64)))
+    return 10.0 * math.log10(mean_square) if mean_square > 0 else -math.inf
+
+
+def audio_info(path: str | Path) -> AudioInfo:
+    """Read a sound file's header.
+
+    Raises:
+        TimbreflowError: the file is missing, empty, or not a sound file that can be read.
+    """
+    with _opened(path) as sound:
+        return AudioInfo(sample_rate=sound.samplerate, channels=sound.channels, n_samples=sound.frames)
+
+
+def read_audio(path: str | Path, *, sample_rate: int | None = None) -> tuple[np.ndarray, int]:
+    """Read a whole sound file.
+
+    Args:
+        path: wav, flac, ogg or mp3.
+        sample_rate: resample to this rate, in Hz; None keeps the file's.
+
+    Returns:
+        audio [C, N] float32, and its sample rate in Hz.
+
+    Raises:
+        TimbreflowError: the file is missing, empty, corrupt, or holds NaN.
+    """
+    with _opened(path) as sound:
+        audio = sound.read(dtype="float32", always_2d=True).T
+        rate = int(sound.samplerate)
+    require_valid(audio, str(path))
+    return resample(audio, rate, sample_rate or rate), sample_rate or rate
+
+
+def stream_audio(path: str | Path, *, block: int) -> Iterator[np.ndarray]:
+    """Read a sound file in blocks, in constant memory.
+
+    Args:
+        path: wav, flac, ogg or mp3.
+        block: samples a block.
+
+    Yields:
+        [C, n] float32 with n = block but for the last.
+
+    Raises:
+        TimbreflowError: as `read_audio`, but a fault is met only when its block is read.
+    """
+    with _opened(path) as sound:
+        empty = True
+        while True:
+            audio = sound.read(block, dtype="float32", always_2d=True).T
+            if audio.shape[1] == 0:
+                break
+            require_valid(audio, str(path))
+            empty = False
+            yield np.ascontiguousarray(audio)
+        if empty:
+            raise TimbreflowError(f"{path} holds no samples; give a recording that is not empty.")
+
+
+def resample(audio: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
+    """Resample [C, N] or [N] from one rate to another (Hz) at soxr's high quality; the length is rounded."""
+    if source_rate == target_rate:
+        return np.ascontiguousarray(audio, dtype=np.float32)
+    resampled = soxr.resample(audio.T, source_rate, target_rate, quality="HQ").T
+    return np.ascontiguousarray(resampled, dtype=np.float32)
+
+
+def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
+    """Write a sound file atomically in the format that its suffix names, 16 bits where the format has bits.
+
+    Args:
+        path: ends in .wav, .flac, .ogg or .mp3.
+        audio: [C, N] or [N] float; samples beyond [-1, 1] are clipped.
+        sample_rate: in Hz.
+
+    Raises:
+        TimbreflowError: the suffix is unknown, the audio is not valid, or the format does not take the sample rate.
+    """
+    audio = np.atleast_2d(audio)
+    with AudioWriter(path, sample_rate, audio.shape[0]) as writer:
+        writer.write(audio)
+
+
+class AudioWriter:
+    """Context manager that writes a sound file block by block and moves it into place when all went well.
+
+    Args:
+        path: ends in .wav, .flac, .ogg or .mp3.
+        sample_rate: in Hz.
+        channels: number of channels.
+
+    Raises:
+        TimbreflowError: on entering, when the suffix is unknown or the format does not take the rate or channels.
+    """
+
+    def __init__(self, path: str | Path, sample_rate: int, channels: int) -> None:
+        self.path = Path(path)
+        self.sample_rate = sample_rate
+        self.channels = channels
+        if self.path.suffix.lower() not in FORMATS:
+            raise TimbreflowError(
+                f"{path} does not end in {', '.join(FORMATS)}; name the output file with one of them."
+            )
+
+    def __enter__(self) -> "AudioWriter":
+        suffix = self.path.suffix.lower()
+        self._place = atomic_file(self.path)
+        temporary = self._place.__enter__()
+        try:
+            self._sound = soundfile.SoundFile(
+                temporary, "w", self.sample_rate, self.channels, subtype=SUBTYPES[suffix], format=FORMATS[suffix]
+            )
+        except soundfile.LibsndfileError as error:
+            failure = TimbreflowError(
+                f"{self.path} cannot be written with {self.channels} channels at {self.sample_rate} Hz "
+                f"({error.error_string.rstrip('.')}); write a .wav instead."
+            )
+            self._place.__exit__(type(failure), failure, None)
+            raise failure from error
+        return self
+
+    def write(self, audio: np.ndarray) -> None:
+        """Append audio [C, n] float; samples beyond [-1, 1] are clipped."""
+        require_valid(audio, f"the sound for {self.path}")
+        # libsndfile's own clipping is off by default and integer formats would wrap.
+        self._sound.write(np.clip(audio, -1.0, 1.0).astype(np.float32).T)
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: object) -> None:
+        self._sound.close()
+        if kind is None:
+            self._place.__exit__(None, None, None)
+            return
+        # contextlib raises the same exception again inside; it must not hide the original's traceback.
+        try:
+            self._place.__exit__(kind, value, None)
+        except BaseException as again:
+            if again is not value:
+                raise
+
+
+def encode_flac(audio: np.ndarray, sample_rate: int) -> bytes:
+    """Encode mono audio [N] float in [-1, 1] as 16-bit FLAC; the same samples give the same bytes.
+
+    Raises:
+        TimbreflowError: the audio is not valid.
+    """
+    require_valid(audio, "the sound to encode")
+    buffer = io.BytesIO()
+    samples = np.clip(np.rint(np.clip(audio, -1.0, 1.0) * 32768.0), -32768, 32767).astype(np.int16)
+    soundfile.write(buffer, samples, sample_rate, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def decode_audio(data: bytes, *, name: str = "the audio data") -> tuple[np.ndarray, int]:
+    """Decode the bytes of a sound file.
+
+    Args:
+        data: a whole wav, flac, ogg or mp3 file.
+        name: what the error calls it.
+
+    Returns:
+        audio [C, N] float32, and its sample rate in Hz.
+
+    Raises:
+        TimbreflowError: the bytes are empty, corrupt, or hold NaN.
+    """
+    if not data:
+        raise TimbreflowError(f"{name} is empty (0 bytes); give a recording.")
+    with _sound(io.BytesIO(data), name) as sound:
+        audio = np.ascontiguousarray(sound.read(dtype="float32", always_2d=True).T)
+        rate = int(sound.samplerate)
+    require_valid(audio, name)
+    return audio, rate
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
+    path = Path(path)
+    if not path.exists():
+        raise TimbreflowError(f"{path} is missing; check the path.")
+    if not path.is_file():
+        raise TimbreflowError(f"{path} is not a file; name one sound file.")
+    if path.stat().st_size == 0:
+        raise TimbreflowError(f"{path} is empty (0 bytes); record or download it again.")
+    with _sound(path, str(path)) as sound:
+        yield sound
+
+
+@contextmanager
+def _sound(source: Path | BinaryIO, name: str) -> Iterator[soundfile.SoundFile]:
+    try:
+        with soundfile.SoundFile(source) as sound:
+            yield sound
+    except soundfile.LibsndfileError as error:
+        raise TimbreflowError(
+            f"{name} cannot be read as sound ({error.error_string.rstrip('.')}); "
+            f"convert it to one of {', '.join(suffix[1:] for suffix in READABLE)} and try again."
+        ) from error

@@ -1,0 +1,174 @@
+"""The tables beside the audio shards: one row a clip, one row a note."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from timbreflow.errors import TimbreflowError
+from timbreflow.files import atomic_file
+
+SPLITS = ("train", "validation", "test", "test_seen")
+ROLES = ("content", "style", "target")
+
+MANIFEST_SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("triple_id", pa.string()),
+        ("split", pa.string()),
+        ("role", pa.string()),
+        ("shard", pa.string()),
+        ("offset", pa.int64()),
+        ("nbytes", pa.int64()),
+        ("piece_id", pa.string()),
+        ("track", pa.int16()),
+        ("start", pa.float32()),
+        ("duration", pa.float32()),
+        ("transposition", pa.int16()),
+        ("timbre_id", pa.string()),
+        ("soundfont", pa.string()),
+        ("bank", pa.int16()),
+        ("program", pa.int16()),
+        ("n_layers", pa.int8()),
+        ("n_effects", pa.int8()),
+        ("timbre", pa.string()),
+        ("class_id", pa.string()),
+        ("n_onsets", pa.int16()),
+        ("n_samples", pa.int32()),
+        ("peak", pa.float32()),
+        ("rms", pa.float32()),
+        ("gain_db", pa.float32()),
+    ]
+)
+"""`manifest.parquet`. shard is relative to data/audio; offset and nbytes (bytes) locate the FLAC inside the tar;
+start and duration are seconds in the piece; peak and rms are linear, after scaling."""
+
+CLIP_NOTES_SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("onset", pa.float32()),
+        ("duration", pa.float32()),
+        ("pitch", pa.uint8()),
+        ("velocity", pa.uint8()),
+    ]
+)
+"""`clip_notes.parquet`: the notes that sound in a clip, onset and duration in seconds from the clip's start."""
+
+MEL_INDEX_SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("triple_id", pa.string()),
+        ("split", pa.string()),
+        ("role", pa.string()),
+        ("timbre_id", pa.string()),
+        ("program", pa.int16()),
+        ("shard", pa.string()),
+        ("row", pa.int32()),
+    ]
+)
+"""`index.parquet` of data/mels: shard is relative to data/mels, row is the clip's place in it."""
+
+
+def write_table(path: Path, rows: Iterable[Mapping[str, Any]] | pd.DataFrame, schema: pa.Schema) -> None:
+    """Write rows as Parquet, atomically, with exactly the schema's columns.
+
+    Raises:
+        TimbreflowError: a column is missing, or a value does not fit its type.
+    """
+    try:
+        if isinstance(rows, pd.DataFrame):
+            table = pa.Table.from_pandas(rows[schema.names], schema=schema, preserve_index=False)
+        else:
+            rows = list(rows)
+            table = pa.table({name: [row[name] for row in rows] for name in schema.names}, schema=schema)
+    except KeyError as error:
+        raise TimbreflowError(f"{path} cannot be written: column {error} is missing; give every column.") from error
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        raise TimbreflowError(f"{path} cannot be written: {error}; mend the value.") from error
+    with atomic_file(path) as temporary:
+        # No pandas metadata: it names library versions, and the file's hash should change with its rows alone.
+        pq.write_table(table.replace_schema_metadata(None), temporary, compression="zstd")
+
+
+def read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
+    """Read a Parquet table and check its columns and their types.
+
+    Raises:
+        TimbreflowError: the file is missing, is not Parquet, or has other columns or types.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TimbreflowError(f"{path} is missing; run the stage that makes it.")
+    try:
+        table = pq.ParquetFile(path).read()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise TimbreflowError(f"{path} is not a readable Parquet file; delete it and run its stage again.") from error
+    check_columns(table.schema, schema, path)
+    return table.select(schema.names).to_pandas()
+
+
+def check_columns(found: pa.Schema, expected: pa.Schema, path: Path) -> None:
+    """Compare a table's columns with the contract; more columns than the contract's are allowed.
+
+    Raises:
+        TimbreflowError: a column is missing or of another type.
+    """
+    for field in expected:
+        index = found.get_field_index(field.name)
+        if index < 0:
+            raise TimbreflowError(f"{path} lacks the column {field.name}; run its stage again with this version.")
+        if found.field(index).type != field.type:
+            raise TimbreflowError(
+                f"{path} has {found.field(index).type} in the column {field.name} where {field.type} belongs; "
+                "run its stage again with this version."
+            )
+
+
+def read_manifest(audio_root: Path) -> pd.DataFrame:
+    """`manifest.parquet` of an audio folder; see MANIFEST_SCHEMA."""
+    return read_table(Path(audio_root) / "manifest.parquet", MANIFEST_SCHEMA)
+
+
+def read_clip_notes(audio_root: Path) -> pd.DataFrame:
+    """`clip_notes.parquet` of an audio folder; see CLIP_NOTES_SCHEMA."""
+    return read_table(Path(audio_root) / "clip_notes.parquet", CLIP_NOTES_SCHEMA)
+
+
+def write_manifest(audio_root: Path, rows: Iterable[Mapping[str, Any]] | pd.DataFrame) -> None:
+    """Write `manifest.parquet`; see MANIFEST_SCHEMA."""
+    write_table(Path(audio_root) / "manifest.parquet", rows, MANIFEST_SCHEMA)
+
+
+def write_clip_notes(audio_root: Path, rows: Iterable[Mapping[str, Any]] | pd.DataFrame) -> None:
+    """Write `clip_notes.parquet`; see CLIP_NOTES_SCHEMA."""
+    write_table(Path(audio_root) / "clip_notes.parquet", rows, CLIP_NOTES_SCHEMA)
+
+
+def triple_positions(clips: pd.DataFrame, split: str) -> pd.DataFrame:
+    """Which rows make a triple.
+
+    Args:
+        clips: manifest or mel index, with triple_id, split and role, and a plain 0..n-1 index.
+        split: train, validation, test or test_seen.
+
+    Returns:
+        One row a triple, indexed by triple_id and sorted by it; columns content, style and target hold
+        row numbers of `clips`.
+
+    Raises:
+        TimbreflowError: the split is empty, or a triple lacks a role or has one twice.
+    """
+    part = clips[clips["split"] == split]
+    if part.empty:
+        raise TimbreflowError(f"The split {split} holds no clips; raise its triples in params.yaml and render again.")
+    if part.duplicated(["triple_id", "role"]).any():
+        raise TimbreflowError(f"A triple of the split {split} has one role twice; run render_triples again.")
+    rows = pd.Series(part.index.to_numpy(), index=pd.MultiIndex.from_frame(part[["triple_id", "role"]]))
+    table = rows.unstack("role").reindex(columns=list(ROLES))
+    if table.isna().to_numpy().any():
+        incomplete = table.index[table.isna().any(axis=1)][0]
+        raise TimbreflowError(f"The triple {incomplete} of the split {split} lacks a role; run render_triples again.")
+    return table.astype("int64").sort_index()

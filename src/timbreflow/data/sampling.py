@@ -1,0 +1,101 @@
+"""The order in which training sees its examples: a function of the seed and the step alone."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from timbreflow.errors import TimbreflowError
+from timbreflow.files import stable_hash
+
+
+class Examples(Protocol):
+    """What make_loader needs of a dataset: length, items, and how items become a batch."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    def __getitem__(self, index: int) -> object:
+        """One example."""
+
+    def collate(self, items: list[Any]) -> object:
+        """A batch of examples."""
+
+
+class StepSampler(Sampler[list[int]]):
+    """Endless batches of shuffled indices that can begin at any step.
+
+    The stream is one seeded permutation of 0..n-1 after the other; step k takes places k * batch_size and on.
+    So every example comes once an epoch, no batch is short, and a resumed run sees what an unbroken one sees.
+
+    Args:
+        n: number of examples.
+        batch_size: indices a batch; may exceed n.
+        seed: whole number.
+        start_step: first step to give.
+
+    Raises:
+        TimbreflowError: there are no examples.
+    """
+
+    def __init__(self, n: int, batch_size: int, seed: int, start_step: int = 0) -> None:
+        if n < 1 or batch_size < 1:
+            raise TimbreflowError(f"{n} examples cannot be put in batches of {batch_size}; render more triples.")
+        self.n = n
+        self.batch_size = batch_size
+        self.seed = seed
+        self.start_step = start_step
+
+    def __iter__(self) -> Iterator[list[int]]:
+        place = self.start_step * self.batch_size
+        epoch, order = -1, torch.empty(0)
+        while True:
+            batch: list[int] = []
+            while len(batch) < self.batch_size:
+                if place // self.n != epoch:
+                    epoch = place // self.n
+                    # A signed 64-bit seed is what manual_seed takes.
+                    generator = torch.Generator().manual_seed(stable_hash("order", self.seed, epoch) >> 1)
+                    order = torch.randperm(self.n, generator=generator)
+                begin = place % self.n
+                end = min(self.n, begin + self.batch_size - len(batch))
+                batch += order[begin:end].tolist()
+                place += end - begin
+            yield batch
+
+
+def make_loader(
+    dataset: Examples,
+    batch_size: int,
+    *,
+    seed: int,
+    workers: int = 0,
+    shuffle: bool = True,
+    device: torch.device | str = "cpu",
+    start_step: int = 0,
+) -> DataLoader[Any]:
+    """Batches of a dataset of triples.
+
+    Args:
+        dataset: a TripleDataset or AudioTripleDataset.
+        batch_size: B.
+        seed: decides the order, with the step alone.
+        workers: loader processes; 0 loads in this one, which is fast enough for stored mels.
+        shuffle: True gives endless shuffled batches from start_step; False one ordered pass, last batch short.
+        device: where batches go; on cuda they are put into pinned memory.
+        start_step: step to begin with when training resumes.
+
+    Returns:
+        A loader of TripleBatch or AudioTripleBatch on the CPU.
+    """
+    common: dict[str, Any] = {
+        "num_workers": workers,
+        "collate_fn": dataset.collate,
+        "pin_memory": torch.device(device).type == "cuda",
+        "persistent_workers": workers > 0,
+    }
+    if not shuffle:
+        return DataLoader(dataset, batch_size=batch_size, **common)  # type: ignore[arg-type]  # torch asks for its base
+    sampler = StepSampler(len(dataset), batch_size, seed, start_step)
+    return DataLoader(dataset, batch_sampler=sampler, **common)  # type: ignore[arg-type]

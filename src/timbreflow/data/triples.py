@@ -1,0 +1,174 @@
+"""Triples of stored features, as models take them: content and style in, target out.
+
+content plays notes A with timbre i, style plays notes B with timbre j, target plays notes A with timbre j.
+The target never conditions anything. `pairs="self_supervised"` puts the target in the content's place, which is the
+setting of Cífka et al. (ICASSP 2021) and needs no notes.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from timbreflow.data.manifest import read_clip_notes, triple_positions
+from timbreflow.data.mels import MelShards, read_mel_index, read_statistics
+from timbreflow.errors import TimbreflowError
+from timbreflow.files import stable_hash
+from timbreflow.notes.tables import Notes
+
+Pairs = Literal["triples", "self_supervised", "mixed"]
+
+
+@dataclass
+class TripleBatch:
+    """A batch of triples, or, without the leading B, one triple.
+
+    Attributes:
+        content: [B, M, T] normalised.
+        style: [B, M, T] normalised.
+        target: [B, M, T] normalised.
+        content_roll: [B, 128, T] bool, which pitches sound in content and target.
+        timbre: [B] int64, index of the timbre of style and target within its split.
+    """
+
+    content: Tensor
+    style: Tensor
+    target: Tensor
+    content_roll: Tensor
+    timbre: Tensor
+
+    def __len__(self) -> int:
+        return len(self.timbre)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = True) -> "TripleBatch":
+        """The same batch on another device."""
+        return TripleBatch(*(tensor.to(device, non_blocking=non_blocking) for tensor in vars(self).values()))
+
+    def pin_memory(self) -> "TripleBatch":
+        """The same batch in page-locked memory; the loader calls this."""
+        return TripleBatch(*(tensor.pin_memory() for tensor in vars(self).values()))
+
+    def cropped(self, start: int, n_frames: int) -> "TripleBatch":
+        """Frames start to start + n_frames of content, target and roll alike; the style stays whole."""
+        frames = slice(start, start + n_frames)
+        return TripleBatch(
+            content=self.content[..., frames],
+            style=self.style,
+            target=self.target[..., frames],
+            content_roll=self.content_roll[..., frames],
+            timbre=self.timbre,
+        )
+
+
+def collate(items: list[TripleBatch]) -> TripleBatch:
+    """Stack single triples along a new first axis."""
+    return TripleBatch(
+        *(torch.stack(tensors) for tensors in zip(*(vars(item).values() for item in items), strict=True))
+    )
+
+
+def is_self_supervised(triple_id: str, pairs: Pairs) -> bool:
+    """Whether the target takes the content's place; "mixed" does so for the half that a stable hash chooses.
+
+    Raises:
+        TimbreflowError: pairs is none of the three words.
+    """
+    if pairs not in get_args(Pairs):
+        raise TimbreflowError(f"pairs is {pairs!r} in params.yaml; choose one of {', '.join(get_args(Pairs))}.")
+    return pairs == "self_supervised" or (pairs == "mixed" and stable_hash("pairs", triple_id) % 2 == 0)
+
+
+class ClipNotes:
+    """The true notes of clips, by clip.
+
+    Args:
+        table: clip_notes, any order.
+    """
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        codes, names = pd.factorize(table["clip_id"], sort=True)
+        order = np.lexsort((table["pitch"], table["onset"], codes))
+        counts = np.bincount(codes, minlength=len(names))
+        ends = np.cumsum(counts)
+        self._ranges = {name: (int(end - n), int(end)) for name, end, n in zip(names, ends, counts, strict=True)}
+        self._columns = {
+            name: np.ascontiguousarray(table[name].to_numpy()[order], dtype=dtype)
+            for name, dtype in (("onset", "f4"), ("duration", "f4"), ("pitch", "u1"), ("velocity", "u1"))
+        }
+
+    def of(self, clip_id: str) -> Notes:
+        """Notes of one clip, sorted by (onset, pitch).
+
+        Raises:
+            TimbreflowError: the table has no notes for it.
+        """
+        if clip_id not in self._ranges:
+            raise TimbreflowError(f"clip_notes.parquet has no notes for the clip {clip_id}; run render_triples again.")
+        first, end = self._ranges[clip_id]
+        return Notes(**{name: column[first:end] for name, column in self._columns.items()})
+
+
+class TripleDataset(Dataset[TripleBatch]):
+    """The triples of one split as stored features.
+
+    Args:
+        mels: data/mels.
+        audio: data/audio, for the notes of its clips.
+        split: train, validation, test or test_seen.
+        pairs: "triples"; "self_supervised" (content := target); or "mixed", half of the triples each.
+
+    Attributes:
+        normalizer: statistics of the training split.
+        features: FeatureConfig of the stored features.
+        triple_ids: ids in the order of the items.
+        timbres: timbre ids in the order of the timbre index.
+
+    Raises:
+        TimbreflowError: a file is missing, the split is empty, or a triple is incomplete.
+    """
+
+    def __init__(self, mels: Path, audio: Path, *, split: str, pairs: Pairs = "triples") -> None:
+        self.normalizer, self.features = read_statistics(mels)
+        index = read_mel_index(mels)
+        positions = triple_positions(index, split)
+        self.triple_ids: list[str] = positions.index.tolist()
+        self._self_supervised = np.array([is_self_supervised(name, pairs) for name in self.triple_ids])
+        self._positions = {role: positions[role].to_numpy() for role in positions.columns}
+        self._clip_ids = index["clip_id"].to_numpy()
+        self._shard_names = index["shard"].to_numpy()
+        self._rows = index["row"].to_numpy()
+        timbres = index["timbre_id"].to_numpy()[self._positions["target"]]
+        self.timbres: list[str] = sorted(set(timbres))
+        self._timbre = np.searchsorted(np.array(self.timbres), timbres.astype(str))
+        self._notes = ClipNotes(read_clip_notes(audio))
+        self._shards = MelShards(mels)
+
+    def __len__(self) -> int:
+        return len(self.triple_ids)
+
+    def __getitem__(self, item: int) -> TripleBatch:
+        target = self._load("target", item)
+        content = target if self._self_supervised[item] else self._load("content", item)
+        content_clip = self._clip_ids[self._positions["content"][item]]
+        roll = self._notes.of(content_clip).piano_roll(target.shape[-1], self.features.seconds_per_frame)
+        return TripleBatch(
+            content=content,
+            style=self._load("style", item),
+            target=target,
+            content_roll=torch.from_numpy(roll),
+            timbre=torch.tensor(int(self._timbre[item])),
+        )
+
+    def collate(self, items: list[TripleBatch]) -> TripleBatch:
+        """A batch of items."""
+        return collate(items)
+
+    def _load(self, role: str, item: int) -> Tensor:
+        position = self._positions[role][item]
+        raw = self._shards.read(self._shard_names[position], int(self._rows[position]))
+        return self.normalizer.normalize(torch.from_numpy(raw))
