@@ -12,17 +12,13 @@ from timbreflow.errors import TimbreflowError
 
 app = App(
     name="timbreflow",
-    help="""One-shot music timbre transfer: the notes of one recording, the sound of another.
+    help="One-shot music timbre transfer: the notes of one recording, the sound of another.",
+    help_epilogue="""For example
 
-    Examples:
-
-        timbreflow transfer melody.wav cello.wav -o melody-on-cello.wav
-
-        timbreflow transfer melody.mp3 organ.flac -o out.flac --model glow --temperature 0.5
-
-        timbreflow corpus list
-    """,
-    help_format="markdown",
+    timbreflow transfer melody.wav cello.wav -o melody-on-cello.wav
+    timbreflow transfer melody.mp3 organ.flac -o out.flac --model glow --temperature 0.5
+    timbreflow corpus list""",
+    help_format="plaintext",
 )
 corpus = App(name="corpus", help="Music, SoundFonts and recordings that package managers can get.")
 app.command(corpus)
@@ -37,7 +33,13 @@ def project_root() -> Path:
     raise TimbreflowError(f"{Path.cwd()} is not in a timbreflow checkout; change to the folder that holds params.yaml.")
 
 
-@app.command
+@app.command(
+    help_epilogue="""For example
+
+    timbreflow transfer melody.wav cello.wav -o out.wav
+    timbreflow transfer melody.wav cello.wav -o out.wav --model models:/timbreflow-glow@champion
+    timbreflow transfer --pairs pairs.csv --out folder"""
+)
 def transfer(
     content: Path | None = None,
     style: Path | None = None,
@@ -53,14 +55,6 @@ def transfer(
 
     Sound files may be wav, flac, ogg or mp3, of any rate, channels and length. The result has the content's length,
     rate and channels; its band ends at 8 kHz.
-
-    Examples:
-
-        timbreflow transfer melody.wav cello.wav -o out.wav
-
-        timbreflow transfer melody.wav cello.wav -o out.wav --model models:/timbreflow-glow@champion
-
-        timbreflow transfer --pairs pairs.csv --out folder
 
     Args:
         content: recording whose notes are kept.
@@ -90,13 +84,9 @@ def transfer(
         print(f"wrote {out}", file=sys.stderr)
 
 
-@app.command
+@app.command(help_epilogue="For example\n\n    timbreflow collect music21 ~/midi lmd_full.tar.gz --out notes")
 def collect(*sources: str, out: Path) -> None:
     """Read MIDI files, folders, archives or named corpora into note tables.
-
-    Example:
-
-        timbreflow collect music21 ~/midi lmd_full.tar.gz --out notes
 
     Args:
         sources: .mid, .midi, .kar, .zip, .tar, .tar.gz, a folder, or a name of `timbreflow corpus list`.

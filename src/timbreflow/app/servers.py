@@ -116,7 +116,7 @@ def stop(root: Path) -> list[str]:
     stopped = []
     for server in SERVERS:
         state = _state(server, root)
-        if state and _alive(state["pid"]):
+        if state and _alive(state["pid"]) and _is_ours(server, state["pid"]):
             # The server leads its own process group, so that its workers go with it.
             os.killpg(state["pid"], signal.SIGTERM)
             deadline = time.monotonic() + 10
@@ -194,6 +194,12 @@ def _alive(pid: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _is_ours(server: Server, pid: int) -> bool:
+    """After a restart of the machine another program may have the number in the state file."""
+    listing = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return f"-m {server.name} server" in listing.stdout
 
 
 def _healthy(url: str) -> bool:

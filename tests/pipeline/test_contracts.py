@@ -1,0 +1,60 @@
+"""The house keeps its own rules: imports go one way, and dvc.yaml names what each stage reaches."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dvc_deps import reached
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_dvc_deps_are_the_modules_the_stage_reaches(stage: str) -> None:
+    named = sorted(dep for dep in STAGES[stage]["deps"] if dep.startswith("src/"))
+    assert named == reached(stage), "run `python tests/pipeline/dvc_deps.py --write`"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_one_name_finds_stage_flow_and_results(stage: str) -> None:
+    assert (ROOT / "flows" / f"{stage}.py").is_file()
+    assert (ROOT / "src" / "timbreflow" / "stages" / f"{stage}.py").is_file()
+    metrics = [path for out in STAGES[stage]["metrics"] for path in out]
+    assert all(path.startswith(f"results/{stage}/") and path.endswith("metrics.json") for path in metrics)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_flows_and_params_are_no_dependency_on_each_other(stage: str) -> None:
+    assert not [dep for dep in STAGES[stage]["deps"] if dep.startswith("flows")]
+    assert stage in {param.split(".")[0] for param in STAGES[stage]["params"]}
+
+
+def test_import_contracts() -> None:
+    result = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize(
+    ("library", "homes"),
+    [
+        ("prefect", ("flows/",)),
+        ("mlflow", ("src/timbreflow/tracking/", "src/timbreflow/inference/pyfunc.py")),
+        ("great_expectations", ("src/timbreflow/validation/",)),
+        ("torchaudio", ("src/timbreflow/audio/torchaudio_compat.py",)),
+    ],
+)
+def test_libraries_stay_in_their_homes(library: str, homes: tuple[str, ...]) -> None:
+    importers = {
+        str(path.relative_to(ROOT))
+        for folder in ("src", "flows")
+        for path in (ROOT / folder).rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.strip().startswith((f"import {library}", f"from {library} ", f"from {library}."))
+    }
+    assert importers
+    assert {path for path in importers if not path.startswith(homes)} == set()
