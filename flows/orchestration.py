@@ -102,6 +102,8 @@ def tracked(stage: str, section: Any, layout: Layout, *, steps: int | None = Non
     Args:
         stage: name of the results folder, such as `train_vqvae/base`; the run is named by it.
         section: the stage's section of params.yaml, logged under the same dotted names.
+        layout: paths of the checkout.
+        steps: length of the training; None where there is none.
     """
     dotted = stage.replace("/", ".")
     with open_run(stage, {dotted: as_mapping(section)}, root=ROOT) as run:

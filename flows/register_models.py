@@ -1,17 +1,23 @@
 """Register the trained models in MLflow as challengers."""
 
+from functools import partial
+
 from prefect import flow
 
+from flows import ROOT
 from flows.orchestration import entry, load, publish, run_stage
 from timbreflow.stages import register_models as stage
-from timbreflow.tracking.registry import register_bundle
+from timbreflow.tracking.registry import register_candidate
 
 
 @flow(name="register_models")
 def register_models() -> None:
     """One task; a version whose weights are registered already is kept."""
     params, layout = load()
-    publish("register_models", run_stage(stage, params.register_models, layout=layout, register=register_bundle))
+    publish(
+        "register_models",
+        run_stage(stage, params.register_models, layout=layout, register=partial(register_candidate, root=ROOT)),
+    )
 
 
 if __name__ == "__main__":

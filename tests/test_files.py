@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_directory, atomic_file, read_json, stable_hash, write_json
 

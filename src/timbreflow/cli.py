@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -147,20 +148,20 @@ def preset(name: str | None = None) -> None:
 
 @app.command
 def register(*, check: bool = False) -> None:
-    """Register the trained models in MLflow as challengers; versions with the same weights are kept.
+    """Register the trained models in MLflow as challengers; a version that holds the same weights is kept.
 
     Args:
-        check: only register what the registry lacks, and say what it holds.
+        check: only say what the registry lacks, register that, and exit; what `make run` ends with.
     """
     from timbreflow.config import load_params
     from timbreflow.stages.layout import Layout
-    from timbreflow.stages.register_models import run
-    from timbreflow.tracking.registry import register_bundle
+    from timbreflow.stages.register_models import candidates
+    from timbreflow.tracking.registry import register_candidate
 
     root = project_root()
-    params = load_params(root / "params.yaml")
-    report = run(params.register_models, layout=Layout(root), register=register_bundle)
-    print(report.summary)
+    config = load_params(root / "params.yaml").register_models
+    for candidate in candidates(config, layout=Layout(root)):
+        print(register_candidate(candidate, root=root))
 
 
 @app.command
@@ -173,9 +174,21 @@ def promote(name: str, *, rollback: bool = False) -> None:
         name: timbreflow-vqvae or timbreflow-glow.
         rollback: move `champion` back to the version that held it before.
     """
+    from timbreflow.config import load_params
+    from timbreflow.stages.evaluate import evaluate_again
+    from timbreflow.stages.layout import Layout
     from timbreflow.tracking import promotion
 
-    print(promotion, name, rollback)
+    root = project_root()
+    if rollback:
+        print(promotion.rollback(name, root=root))
+        return
+    params = load_params(root / "params.yaml")
+    evaluate = partial(evaluate_again, params.evaluate, params.audio, layout=Layout(root))
+    result = promotion.promote(name, params.register_models.gate, root=root, evaluate=evaluate)
+    print(result.table())
+    if not result.promoted:
+        sys.exit(1)
 
 
 @app.command

@@ -7,6 +7,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+
 from timbreflow.app import servers
 from timbreflow.errors import TimbreflowError
 

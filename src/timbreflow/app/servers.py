@@ -18,6 +18,7 @@ from pathlib import Path
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import write_json
+from timbreflow.tracking.connection import tracking_uri
 
 HOST = "127.0.0.1"
 STARTUP_SECONDS = 180
@@ -34,6 +35,7 @@ class Server:
 
     @property
     def port_variable(self) -> str:
+        """Environment variable that chooses the port."""
         return f"TIMBREFLOW_{self.name.upper()}_PORT"
 
     @property
@@ -68,11 +70,6 @@ def prefect_environment(root: Path) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
     }
-
-
-def tracking_uri(root: Path) -> str:
-    """Where MLflow runs are written: MLFLOW_TRACKING_URI, else this checkout's SQLite file."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / '.mlflow' / 'mlflow.db'}"
 
 
 def running_url(server: Server, root: Path) -> str | None:

@@ -16,26 +16,32 @@ class Layout:
 
     @property
     def notes(self) -> Path:
+        """Note tables: what collect_midi writes."""
         return self.root / "data" / "notes"
 
     @property
     def soundfonts(self) -> Path:
+        """SoundFonts that were fetched; the default one lies in a package."""
         return self.root / "data" / "soundfonts"
 
     @property
     def corpora(self) -> Path:
+        """Unpacked packages of `timbreflow corpus fetch`."""
         return self.root / "data" / "corpora"
 
     @property
     def audio(self) -> Path:
+        """Clips in tar shards, their manifest and notes."""
         return self.root / "data" / "audio"
 
     @property
     def mels(self) -> Path:
+        """Memory-mapped log-mels."""
         return self.root / "data" / "mels"
 
     @property
     def released(self) -> Path:
+        """Weights that `transfer` can use at once."""
         return self.root / "released"
 
     def model(self, name: str) -> Path:
@@ -43,6 +49,7 @@ class Layout:
         return self.root / "data" / "models" / name
 
     def results(self, stage: str) -> Path:
+        """Small outputs of a stage: metrics.json, plots, reports."""
         return self.root / "results" / stage
 
     def scratch(self, stage: str, key: str) -> Path:
