@@ -74,11 +74,16 @@ class Notes:
     velocity: np.ndarray
 
     def __len__(self) -> int:
+        """Number of notes."""
         return len(self.onset)
 
     @classmethod
     def of(
-        cls, onset: Sequence[float], duration: Sequence[float], pitch: Sequence[int], velocity: Sequence[int]
+        cls,
+        onset: Sequence[float] | np.ndarray,
+        duration: Sequence[float] | np.ndarray,
+        pitch: Sequence[int] | np.ndarray,
+        velocity: Sequence[int] | np.ndarray,
     ) -> "Notes":
         """Notes from plain sequences in any order: cast to the types above and sorted."""
         columns = (
@@ -127,31 +132,34 @@ class Notes:
         return np.cumsum(steps, axis=1)[:, :n_frames] > 0
 
 
-@dataclass(frozen=True)
-class _NoteFile:
-    """The notes of one file with the range of rows of each (piece, track)."""
-
-    notes: Notes
-    ranges: dict[tuple[str, int], tuple[int, int]]
-
-
 class NoteTables:
-    """The tables of one folder: `pieces` and `tracks` in memory, notes read file by file when asked for.
+    """The tables of one folder: `pieces` and `tracks` in memory, notes read when asked for, row group by row group.
+
+    Where the notes of a track lie follows from the counts in `pieces` and `tracks`, so that a random access costs one
+    row group (about a millisecond) even in a collection of hundreds of files, and nothing once it is in memory.
 
     Attributes:
         pieces: one row a piece, columns of `PIECES`, in the order of the files.
-        tracks: one row a track, columns of `TRACKS`.
+        tracks: one row a track, columns of `TRACKS`, in the same order.
     """
 
-    # 10 bytes a note: 300 MB at most, so that a process that walks all of Lakh stays small.
-    _KEPT_NOTES = 30_000_000
+    _KEPT_NOTES = 30_000_000  # 10 bytes each: 300 MB at most, so that a process that walks all of Lakh stays small
 
-    def __init__(self, folder: Path, pieces: pd.DataFrame, tracks: pd.DataFrame, file_of_piece: dict[str, int]) -> None:
+    def __init__(self, folder: Path, tables: dict[int, tuple[pd.DataFrame, pd.DataFrame]]) -> None:
+        """Use `NoteTables.read`; `tables` are pieces and tracks by number of their files."""
         self.folder = folder
-        self.pieces = pieces
-        self.tracks = tracks
-        self._file_of_piece = file_of_piece
-        self._files: OrderedDict[int, _NoteFile] = OrderedDict()
+        self.pieces = pd.concat([pieces for pieces, _ in tables.values()], ignore_index=True)
+        self.tracks = pd.concat([tracks for _, tracks in tables.values()], ignore_index=True)
+        self._ranges: dict[tuple[str, int], tuple[int, int, int]] = {}  # -> (file number, first row, end)
+        for number, (_, tracks) in tables.items():
+            ends = np.cumsum(tracks["n_notes"].to_numpy(np.int64))
+            columns = (tracks["piece_id"], tracks["track"], ends - tracks["n_notes"].to_numpy(np.int64), ends)
+            for piece, track, first, end in zip(*columns, strict=True):
+                self._ranges[piece, int(track)] = (number, int(first), int(end))
+        self._promised = {number: int(tracks["n_notes"].sum()) for number, (_, tracks) in tables.items()}
+        self._group_ends: dict[int, np.ndarray] = {}  # file number -> end row of each of its row groups
+        self._groups: OrderedDict[tuple[int, int], Notes] = OrderedDict()
+        self._n_kept = 0
 
     @classmethod
     def read(cls, folder: Path) -> "NoteTables":
@@ -166,62 +174,82 @@ class NoteTables:
             raise TimbreflowError(
                 f"{folder} holds no note tables (pieces-*.parquet); run `timbreflow collect SOURCE --out {folder}`."
             )
-        pieces = [_read_table(table_file(folder, "pieces", number), PIECES) for number in numbers]
-        tracks = [_read_table(table_file(folder, "tracks", number), TRACKS) for number in numbers]
-        file_of_piece = {
-            piece: number
-            for number, table in zip(numbers, pieces, strict=True)
-            for piece in table.column("piece_id").to_pylist()
-        }
-        return cls(folder, pa.concat_tables(pieces).to_pandas(), pa.concat_tables(tracks).to_pandas(), file_of_piece)
+        schemas = (("pieces", PIECES), ("tracks", TRACKS))
+        tables = {}
+        for number in numbers:
+            pieces, tracks = (_read_table(table_file(folder, name, number), schema) for name, schema in schemas)
+            tables[number] = (pieces, tracks)
+        return cls(folder, tables)
 
     def notes(self, piece_id: str, track: int) -> Notes:
-        """Notes of one track; a view of the file's columns, so it must not be written to.
+        """Notes of one track; they may be views of a larger table, so must not be written to.
 
         Raises:
             KeyError: there is no such piece or track.
+            TimbreflowError: the file of its notes is missing or damaged.
         """
-        file = self._file(self._file_of_piece[piece_id])
-        first, end = file.ranges[piece_id, int(track)]
-        notes = file.notes
-        return Notes(
-            notes.onset[first:end], notes.duration[first:end], notes.pitch[first:end], notes.velocity[first:end]
-        )
+        number, first, end = self._ranges[piece_id, int(track)]
+        ends = self._row_group_ends(number)
+        groups = range(int(np.searchsorted(ends, first, side="right")), int(np.searchsorted(ends, end)) + 1)
+        start = 0 if groups[0] == 0 else int(ends[groups[0] - 1])
+        loaded = [self._row_group(number, group) for group in groups]
+        columns = ([getattr(notes, name) for notes in loaded] for name in ("onset", "duration", "pitch", "velocity"))
+        # One row group in nearly all cases: no copy then.
+        joined = (parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in columns)
+        return Notes(*(column[first - start : end - start] for column in joined))
 
-    def _file(self, number: int) -> _NoteFile:
-        if number in self._files:
-            self._files.move_to_end(number)
-            return self._files[number]
-        table = _read_table(table_file(self.folder, "notes", number), NOTES, read_dictionary=["piece_id"])
-        pieces = table.column("piece_id").unify_dictionaries().combine_chunks()
-        columns = {name: table.column(name).to_numpy() for name in ("track", "onset", "duration", "pitch", "velocity")}
-        names = pieces.dictionary.to_pylist() if len(table) else []
-        codes = pieces.indices.to_numpy() if len(table) else np.zeros(0, np.int32)
-        changes = np.flatnonzero((np.diff(codes) != 0) | (np.diff(columns["track"]) != 0)) + 1
-        starts = np.concatenate([[0], changes]) if len(table) else np.zeros(0, np.int64)
-        ends = np.concatenate([changes, [len(table)]])
-        ranges = {
-            (names[codes[first]], int(columns["track"][first])): (int(first), int(end))
-            for first, end in zip(starts, ends[: len(starts)], strict=True)
-        }
-        notes = Notes(columns["onset"], columns["duration"], columns["pitch"], columns["velocity"])
-        self._files[number] = _NoteFile(notes, ranges)
-        while len(self._files) > 1 and sum(len(file.notes) for file in self._files.values()) > self._KEPT_NOTES:
-            self._files.popitem(last=False)
-        return self._files[number]
+    def _row_group_ends(self, number: int) -> np.ndarray:
+        if number not in self._group_ends:
+            path = table_file(self.folder, "notes", number)
+            metadata = _open(path, NOTES).metadata
+            ends = np.cumsum([metadata.row_group(k).num_rows for k in range(metadata.num_row_groups)], dtype=np.int64)
+            if (int(ends[-1]) if len(ends) else 0) != self._promised[number]:
+                raise TimbreflowError(f"{path} does not hold the notes that tracks promise; collect the notes again.")
+            self._group_ends[number] = ends
+        return self._group_ends[number]
+
+    def _row_group(self, number: int, group: int) -> Notes:
+        if (number, group) in self._groups:
+            self._groups.move_to_end((number, group))
+            return self._groups[number, group]
+        names = ("onset", "duration", "pitch", "velocity")
+        path = table_file(self.folder, "notes", number)
+        try:
+            table = _open(path, NOTES).read_row_group(group, columns=list(names))
+        except (OSError, pa.ArrowInvalid) as error:
+            raise _damaged(path, error) from error
+        notes = Notes(*(table.column(name).to_numpy() for name in names))
+        self._groups[number, group] = notes
+        self._n_kept += len(notes)
+        while len(self._groups) > 1 and self._n_kept > self._KEPT_NOTES:
+            self._n_kept -= len(self._groups.popitem(last=False)[1])
+        return notes
 
 
 def read_rejects(folder: Path) -> pd.DataFrame:
     """All `rejects-*.parquet` of a folder as one table, columns of `REJECTS`."""
-    tables = [_read_table(path, REJECTS) for path in sorted(Path(folder).glob("rejects-?????.parquet"))]
-    return pa.concat_tables([REJECTS.empty_table(), *tables]).to_pandas()
+    paths = sorted(Path(folder).glob("rejects-?????.parquet"))
+    tables = [REJECTS.empty_table().to_pandas(), *(_read_table(path, REJECTS) for path in paths)]
+    return pd.concat(tables, ignore_index=True)
 
 
-def _read_table(path: Path, schema: pa.Schema, *, read_dictionary: list[str] | None = None) -> pa.Table:
+def _read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
     try:
-        table = pq.read_table(path, read_dictionary=read_dictionary)
+        return _open(path, schema).read().to_pandas()
     except (OSError, pa.ArrowInvalid) as error:
-        raise TimbreflowError(f"{path} cannot be read as Parquet ({error}); collect the notes again.") from error
-    if table.schema.names != schema.names:
-        raise TimbreflowError(f"{path} has columns {table.schema.names}, not {schema.names}; collect the notes again.")
-    return table
+        raise _damaged(path, error) from error
+
+
+def _open(path: Path, schema: pa.Schema) -> pq.ParquetFile:
+    try:
+        file = pq.ParquetFile(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise _damaged(path, error) from error
+    if file.schema_arrow.names != schema.names:
+        found = ", ".join(file.schema_arrow.names)
+        raise TimbreflowError(f"{path} has the columns {found}, not those of this version; collect the notes again.")
+    return file
+
+
+def _damaged(path: Path, error: Exception) -> TimbreflowError:
+    return TimbreflowError(f"{path} cannot be read as Parquet ({error}); collect the notes again.")

@@ -1,0 +1,90 @@
+"""The scores that come with the Python package music21, and which of them are used.
+
+music21's licence file says that some encodings are restricted and to look into each; that was done for music21 9.9:
+licence lines (`<rights>` in MusicXML, `!!!YE*` in kern) were read in every score file. Directories are allowed by name,
+with the reason, so that a new version of music21 adds nothing unseen.
+"""
+
+from pathlib import Path
+
+from timbreflow.errors import TimbreflowError
+from timbreflow.notes.corpora import package_folder
+
+SCORE_SUFFIXES = (".mxl", ".xml", ".musicxml", ".krn")
+
+_OLD = "works in the public domain, no restriction in the files"
+
+ALLOWED: dict[str, str] = {
+    "bach": _OLD,
+    "beach": "work in the public domain, encoding CC-BY-SA",
+    "beethoven": _OLD,
+    "chopin": _OLD,
+    "ciconia": "work in the public domain, encoding CC-BY-SA 3.0",
+    "corelli": "work in the public domain, encoding CC-BY",
+    "cpebach": _OLD,
+    "handel": _OLD,
+    "haydn": _OLD,
+    "johnson_j_r": _OLD,
+    "joplin": _OLD,
+    "liliuokalani": _OLD,
+    "luca": "work in the public domain, encoding CC-BY-SA 3.0",
+    "lusitano": _OLD,
+    "monteverdi": _OLD,
+    "mozart": _OLD,
+    "schubert": _OLD,
+    "schumann_clara": _OLD,
+    "schumann_robert": _OLD,
+    "trecento": _OLD,
+    "verdi": _OLD,
+    "weber": "work in the public domain, encoding released to the public domain",
+    "webern": _OLD,
+}
+"""Directories of the default corpus and why each may be used."""
+
+BY_NAME_ONLY: dict[str, str] = {
+    "palestrina": "encodings copyright 2000 John Miller, 'rights to all derivative electronic formats reserved'",
+}
+"""Directories that are read only when a person names them (`music21/palestrina`), and what they should know.
+
+Left out altogether: essenFolksong (non-commercial), airdsAirs, josquin, miscFolk, nottingham-dataset, oneills1850 and
+ryansMammoth (ABC, mostly one voice), leadSheet ('all rights reserved'), schoenberg (works protected in many places
+until recently), demos and theoryExercises (not music).
+"""
+
+RESTRICTED_FILES = frozenset(
+    {
+        # CCARH 1994, "rights to all derivative electronic formats reserved"
+        "bach/bwv277.krn",
+        "bach/bwv281.krn",
+        "bach/bwv366.krn",
+        # the edition they were read from is marked (c) Ut Orpheus 2003
+        "monteverdi/madrigal.5.4.mxl",
+        "monteverdi/madrigal.5.5.mxl",
+    }
+)
+"""Files of allowed directories that carry a restriction of their own."""
+
+
+def music21_scores(directory: str | None = None) -> list[tuple[str, Path]]:
+    """Score files of music21's corpus as (path inside the corpus, file), sorted.
+
+    Args:
+        directory: one of `ALLOWED` or `BY_NAME_ONLY`; None means all of `ALLOWED`.
+
+    Raises:
+        TimbreflowError: music21 is not installed with its corpus, or there is no such directory.
+    """
+    package = package_folder("music21")
+    corpus = None if package is None else package / "corpus"
+    if corpus is None or not corpus.is_dir():
+        raise TimbreflowError("music21's corpus is not installed; run `pip install music21`.")
+    if directory is not None and directory not in ALLOWED and directory not in BY_NAME_ONLY:
+        names = ", ".join([*ALLOWED, *BY_NAME_ONLY])
+        raise TimbreflowError(f"music21/{directory} is not a source; choose one of {names}.")
+    found = []
+    for name in sorted(ALLOWED) if directory is None else [directory]:
+        for file in (corpus / name).rglob("*"):
+            label = file.relative_to(corpus).as_posix()
+            if file.suffix.lower() in SCORE_SUFFIXES and label not in RESTRICTED_FILES:
+                found.append((label, file))
+    return sorted(found)
