@@ -1,0 +1,171 @@
+"""Cutting a long signal into overlapping chunks and joining what a model made of them.
+
+Griffin-Lim invents the phases of each chunk anew, so two neighbours play the same notes with different waveforms.
+`OverlapAdder` therefore moves each chunk by at most `max_lag` samples to where it agrees best with its predecessor
+(the idea of SOLA: Roucos and Wilgus, ICASSP 1985; moves do not add up, each is relative to the true position), and
+fades with weights whose power follows the agreement that is left: linear where the two are the same waveform, of equal
+power where they have nothing in common, so that the level neither dips nor swells.
+
+Law: joining the unchanged chunks of a signal gives the signal.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.signal import fftconvolve
+
+
+@dataclass(frozen=True)
+class ChunkPlan:
+    """Lengths, in samples, of chunks and of what they share.
+
+    Args:
+        length: of one chunk.
+        fade: of a cross-fade.
+        margin: at the edges of a chunk, beyond the fade, that are thrown away where a neighbour has better: a model
+            and an inverter know nothing of what lies beyond the edge.
+        max_lag: furthest that a chunk is moved, either way, to fit its predecessor; at most `margin`.
+
+    Raises:
+        ValueError: the overlap does not leave room for at least as much new signal in a chunk.
+    """
+
+    length: int
+    fade: int
+    margin: int
+    max_lag: int
+
+    def __post_init__(self) -> None:
+        if self.fade < 1 or not 0 <= self.max_lag <= self.margin or self.overlap * 2 > self.length:
+            raise ValueError(f"{self} needs 1 <= fade, 0 <= max_lag <= margin and 2 * (fade + 2 * margin) <= length")
+
+    @property
+    def overlap(self) -> int:
+        """Samples that two neighbours share: the fade and a margin on both sides of it."""
+        return self.fade + 2 * self.margin
+
+    @property
+    def hop(self) -> int:
+        """Samples from the start of one chunk to the start of the next."""
+        return self.length - self.overlap
+
+    def count(self, n_samples: int) -> int:
+        """Number of chunks that cover `n_samples`."""
+        return 1 + max(0, -(-(n_samples - self.length) // self.hop))
+
+
+def cut(blocks: Iterable[np.ndarray], plan: ChunkPlan) -> Iterator[np.ndarray]:
+    """Cut a signal that comes in blocks of any length into overlapping chunks.
+
+    Args:
+        blocks: [n] float32 each.
+        plan: lengths.
+
+    Yields:
+        [plan.length] each; the last is filled up with zeros. A signal that is shorter than one chunk comes as it is.
+    """
+    held = np.zeros(0, dtype=np.float32)
+    first = True
+    for block in blocks:
+        held = np.concatenate((held, block))
+        # Only a chunk that is known not to be the last one goes out here: the last is filled up below.
+        while len(held) > plan.length:
+            yield held[: plan.length].copy()
+            held = held[plan.hop :]
+            first = False
+    if first:
+        yield held
+    else:
+        yield np.pad(held, (0, plan.length - len(held)))
+
+
+class OverlapAdder:
+    """Joins chunks in the order in which they lie.
+
+    Args:
+        plan: lengths with which the chunks were cut.
+    """
+
+    def __init__(self, plan: ChunkPlan) -> None:
+        self.plan = plan
+        # What the newest chunk holds beyond the samples that are given out: its first `fade` samples meet the next.
+        self._rest: np.ndarray | None = None
+
+    def add(self, chunk: np.ndarray) -> np.ndarray:
+        """Take the next chunk [plan.length] and give the samples [n] that it completes."""
+        plan = self.plan
+        if self._rest is None:
+            head, start, lag = chunk[:0], 0, 0
+        else:
+            tail = self._rest[: plan.fade]
+            lag = best_lag(tail, chunk[plan.margin - plan.max_lag : plan.margin + plan.fade + plan.max_lag])
+            start = plan.margin + lag + plan.fade
+            head = cross_fade(tail, chunk[start - plan.fade : start])
+        stop = plan.hop + plan.margin + lag
+        self._rest = chunk[stop:]
+        return np.concatenate((head, chunk[start:stop]))
+
+    def finish(self) -> np.ndarray:
+        """What the last chunk still holds [n]."""
+        return self._rest if self._rest is not None else np.zeros(0, dtype=np.float32)
+
+
+def overlap_add(chunks: Iterable[np.ndarray], plan: ChunkPlan, n_samples: int) -> Iterator[np.ndarray]:
+    """Join chunks into a signal of exactly `n_samples`.
+
+    Args:
+        chunks: [plan.length] each, or a single one of any length.
+        plan: lengths with which they were cut.
+        n_samples: length of the whole; what is missing is silence (at most `max_lag` samples), what is over is cut.
+
+    Yields:
+        [n] parts of the whole.
+    """
+    adder = OverlapAdder(plan)
+    left = n_samples
+    for chunk in chunks:
+        part = adder.add(chunk)[:left]
+        left -= len(part)
+        yield part
+    part = adder.finish()[:left]
+    yield np.pad(part, (0, left - len(part)))
+
+
+def best_lag(tail: np.ndarray, head: np.ndarray) -> int:
+    """Where a chunk agrees best with its predecessor.
+
+    Args:
+        tail: [F] end of the predecessor.
+        head: [F + 2 L] start of the chunk; with lag 0 `tail` lies over head[L : L + F].
+
+    Returns:
+        The lag in -L..L of the highest normalised correlation of `tail` and head[L + lag : L + lag + F]; 0 when
+        nothing is better than that.
+    """
+    max_lag = (len(head) - len(tail)) // 2
+    dot = fftconvolve(head.astype(np.float64), tail[::-1].astype(np.float64), mode="valid")
+    power = np.cumsum(np.concatenate(([0.0], head.astype(np.float64) ** 2)))
+    energy = power[len(tail) :] - power[: -len(tail)]
+    floor = 1e-12 * (1.0 + float(power[-1]))
+    score = dot / np.sqrt(np.maximum(energy, floor))
+    best = int(np.argmax(score))
+    # Rounding of the FFT must not move a chunk that fits where it is.
+    if score[best] <= score[max_lag] * (1 + 1e-6) + 1e-9:
+        return 0
+    return best - max_lag
+
+
+def cross_fade(tail: np.ndarray, head: np.ndarray) -> np.ndarray:
+    """Fade from one signal to another of the same length [F], at constant power.
+
+    With linear weights a and b = 1 - a and correlation r of the two, the power of a * tail + b * head is
+    a^2 + b^2 + 2 a b r of theirs; dividing by its root keeps the level.
+    """
+    correlation = float(np.dot(tail.astype(np.float64), head.astype(np.float64)))
+    norm = float(np.linalg.norm(tail.astype(np.float64)) * np.linalg.norm(head.astype(np.float64)))
+    agreement = min(1.0, max(0.0, correlation / norm)) if norm > 0 else 1.0
+    b = (np.arange(len(tail), dtype=np.float64) + 0.5) / len(tail)
+    a = 1.0 - b
+    faded = (a * tail + b * head) / np.sqrt(a**2 + b**2 + 2 * a * b * agreement)
+    return faded.astype(np.float32)

@@ -1,0 +1,366 @@
+"""Timbre transfer of recordings: any rate, channels and length, in constant memory.
+
+content -> mono at the feature rate, level of the training clips -> overlapping chunks -> model -> Griffin-Lim
+-> joined (see `chunks`) -> the content's rate -> level of the content -> file.
+"""
+
+import math
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from timbreflow.audio.features import FeatureExtractor
+from timbreflow.audio.files import FORMATS, SUBTYPES, AudioWriter
+from timbreflow.audio.inversion import GriffinLimInverter
+from timbreflow.errors import TimbreflowError
+from timbreflow.inference.chunks import ChunkPlan, cut, overlap_add
+from timbreflow.inference.pairs import read_pairs
+from timbreflow.inference.recordings import BLOCK, Recording, measure, open_recording, resampled
+from timbreflow.models.base import TransferModel
+from timbreflow.models.bundle import ModelBundle, load_bundle
+
+CHUNK_SECONDS = 8.0
+"""Length of the clips that the models were trained on."""
+FADE_SECONDS = 0.1
+MARGIN_SECONDS = 0.1
+MAX_LAG_SECONDS = 0.0125
+"""Half a period of 40 Hz: any tone above it can be brought into phase."""
+CHUNKS_AT_ONCE = 4
+SHORTEST_STYLE_SECONDS = 0.5
+LONGEST_STYLE_SECONDS = 16.0
+STYLES_KEPT = 32
+LOUDEST_PEAK = 0.99
+DEFAULT_TEMPERATURE = 0.667
+
+Progress = Callable[[float], None]
+"""Called with the fraction that is done, 0..1."""
+
+
+@dataclass(frozen=True)
+class TransferResult:
+    """What `transfer_file` wrote.
+
+    Args:
+        path: the new file.
+        seconds: its length.
+        sample_rate: in Hz, the content's.
+        channels: the content's.
+        notes: sentences that a listener should be told.
+    """
+
+    path: Path
+    seconds: float
+    sample_rate: int
+    channels: int
+    notes: tuple[str, ...]
+
+
+class TimbreTransfer:
+    """A trained model with all that stands between it and sound files.
+
+    Args:
+        bundle: model, features and statistics.
+        device: torch device.
+        n_iter: iterations of Griffin-Lim.
+        momentum: of fast Griffin-Lim (Perraudin, Balazs, Søndergaard, WASPAA 2013).
+
+    Raises:
+        TimbreflowError: the bundle's model is none that transfers.
+    """
+
+    def __init__(
+        self, bundle: ModelBundle, *, device: str | torch.device = "cpu", n_iter: int = 32, momentum: float = 0.99
+    ) -> None:
+        if bundle.normalizer is None:
+            raise TimbreflowError(f"A model of kind {bundle.kind} does not transfer timbre; name a vqvae or a glow.")
+        self.bundle = bundle
+        self.normalizer = bundle.normalizer
+        self.device = torch.device(device)
+        self.sample_rate = bundle.features.sample_rate
+        self.model = cast(TransferModel, bundle.model.to(self.device).eval())
+        self.extract = FeatureExtractor(bundle.features).to(self.device).eval()
+        self.invert = GriffinLimInverter(bundle.features, n_iter=n_iter, momentum=momentum)
+        self.plan = self._plan()
+        self._styles: OrderedDict[tuple[str, int, int], Tensor] = OrderedDict()
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> "TimbreTransfer":
+        """Load `weights.safetensors` and `config.json` of a bundle.
+
+        Raises:
+            TimbreflowError: the folder holds no bundle that can be read.
+        """
+        return cls(load_bundle(Path(folder)), device=device)
+
+    def transfer(
+        self,
+        content: np.ndarray,
+        style: np.ndarray,
+        *,
+        temperature: float | None = None,
+        seed: int = 0,
+    ) -> np.ndarray:
+        """Play the content's notes with the style's timbre.
+
+        Args:
+            content: [N] float at `self.sample_rate`.
+            style: [S] float at `self.sample_rate`, at least half a second.
+            temperature: of models that sample, others take no notice; None is .667.
+            seed: the same seed gives the same samples.
+
+        Returns:
+            [N] float32 at `self.sample_rate`, at the content's level.
+
+        Raises:
+            TimbreflowError: a signal is silent, NaN or too short, or temperature is negative.
+        """
+        music = self._measured(content, "the content", 0.0)
+        tokens = self._style_features(self._measured(style, "the style", SHORTEST_STYLE_SECONDS))
+        parts = self._generate(music, tokens, temperature=temperature, seed=seed)
+        audio = np.concatenate(list(parts))
+        square_sum = float(np.sum(np.square(audio, dtype=np.float64)))
+        return audio * np.float32(_output_gain(music, square_sum, float(np.abs(audio).max(initial=0.0))))
+
+    def transfer_file(
+        self,
+        content_path: str | Path,
+        style_path: str | Path,
+        out_path: str | Path,
+        *,
+        temperature: float | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> TransferResult:
+        """As `transfer`, from files to a file, in memory that does not grow with the content.
+
+        Args:
+            content_path: wav, flac, ogg or mp3; any rate, channels and length.
+            style_path: the same, at least half a second; the most active 16 s of it are used.
+            out_path: ends in .wav, .flac, .ogg or .mp3; gets the content's length, rate, channels and level.
+            temperature: of models that sample, others take no notice; None is .667.
+            seed: the same seed gives the same samples.
+            progress: called after each batch of chunks.
+
+        Raises:
+            TimbreflowError: a file is missing, corrupt, silent, NaN or too short; `out_path` is of no known format or
+                its format does not take the content's rate and channels. Nothing is written then.
+        """
+        out_path = Path(out_path)
+        content = open_recording(content_path)
+        _require_writable(out_path, content)
+        tokens = self._style_of(Path(style_path))
+        # The level is known only when all is generated: samples wait in an unnamed file beside the output, not in
+        # memory (nor in /tmp, which may be memory).
+        with _scratch_beside(out_path) as waiting:
+            square_sum, peak = 0.0, 0.0
+            parts = self._generate(content, tokens, temperature=temperature, seed=seed, progress=progress)
+            for part in _exactly(resampled(parts, self.sample_rate, content.sample_rate), content.n_samples):
+                square_sum += float(np.sum(np.square(part, dtype=np.float64)))
+                peak = max(peak, float(np.abs(part).max(initial=0.0)))
+                waiting.write(np.ascontiguousarray(part, dtype=np.float32).data)
+            gain = np.float32(_output_gain(content, square_sum, peak))
+            with AudioWriter(out_path, content.sample_rate, content.channels) as writer:
+                for block in _read_back(waiting):
+                    writer.write(np.broadcast_to(block * gain, (content.channels, len(block))))
+        notes: tuple[str, ...] = ()
+        if content.channels > 1:
+            notes = (f"The models are mono: all {content.channels} channels of {out_path} hold the same sound.",)
+        return TransferResult(
+            path=out_path,
+            seconds=content.seconds,
+            sample_rate=content.sample_rate,
+            channels=content.channels,
+            notes=notes,
+        )
+
+    def transfer_pairs(
+        self,
+        table: str | Path,
+        out_dir: str | Path,
+        *,
+        temperature: float | None = None,
+        seed: int = 0,
+        report: Callable[[str], None] | None = None,
+    ) -> list[Path]:
+        """Do all transfers of a table (see `pairs`) and write <out_dir>/<id>.wav for each.
+
+        Args:
+            table: CSV file with the columns id, content, style; all of it is checked before anything is written.
+            out_dir: folder for the results; made where it is missing.
+            temperature: of models that sample, others take no notice; None is .667.
+            seed: of every transfer.
+            report: told a sentence after each pair.
+
+        Returns:
+            The files that were written, in the table's order.
+
+        Raises:
+            TimbreflowError: the table cannot be used, and nothing was written; or some pairs failed, and all others
+                were written.
+        """
+        pairs = read_pairs(table)
+        written, failures = [], []
+        for pair in pairs:
+            out = Path(out_dir) / f"{pair.id}.wav"
+            try:
+                self.transfer_file(pair.content, pair.style, out, temperature=temperature, seed=seed)
+            except TimbreflowError as error:
+                failures.append(f"{pair.id}: {error}")
+                message = f"failed {failures[-1]}"
+            else:
+                written.append(out)
+                message = f"wrote {out}"
+            if report is not None:
+                report(message)
+        if failures:
+            raise TimbreflowError(
+                f"{len(failures)} of {len(pairs)} pairs failed, the others are in {out_dir}: {' | '.join(failures)}"
+            )
+        return written
+
+    def _plan(self) -> ChunkPlan:
+        rate, hop = self.sample_rate, self.bundle.features.hop_length
+        return ChunkPlan(
+            length=round(CHUNK_SECONDS * rate / hop) * hop,
+            fade=round(FADE_SECONDS * rate),
+            margin=round(MARGIN_SECONDS * rate),
+            max_lag=round(MAX_LAG_SECONDS * rate),
+        )
+
+    def _measured(self, audio: np.ndarray, name: str, minimum_seconds: float) -> Recording:
+        if audio.ndim != 1:
+            raise TimbreflowError(f"{name} has shape {list(audio.shape)}; give one channel, [N].")
+        if not np.isfinite(audio).all():
+            raise TimbreflowError(f"{name} holds samples that are NaN or infinite; export it again from its source.")
+        block = audio[None].astype(np.float32)
+        return measure(lambda: [block], self.sample_rate, name=name, minimum_seconds=minimum_seconds)
+
+    def _style_of(self, path: Path) -> Tensor:
+        """Features of a style file; those of the last few are kept, since many pairs may share one style."""
+        state = path.stat() if path.is_file() else None
+        key = (str(path.resolve()), state.st_mtime_ns, state.st_size) if state else ("", 0, 0)
+        if key not in self._styles:
+            recording = open_recording(path, minimum_seconds=SHORTEST_STYLE_SECONDS)
+            self._styles[key] = self._style_features(recording)
+            if len(self._styles) > STYLES_KEPT:
+                self._styles.popitem(last=False)
+        self._styles.move_to_end(key)
+        return self._styles[key]
+
+    @torch.inference_mode()
+    def _style_features(self, style: Recording) -> Tensor:
+        """[1, M, S] normalised; a short style is repeated until it is as long as the clips of the training."""
+        audio = style.excerpt(self.sample_rate, seconds=LONGEST_STYLE_SECONDS)
+        features = self._features(audio[None])
+        wanted = self.plan.length // self.bundle.features.hop_length
+        repeats = -(-wanted // features.shape[-1])
+        # Frames are repeated, not samples: a seam in the sound would be a click, which has a timbre of its own.
+        return features.repeat(1, 1, repeats)[..., : max(wanted, features.shape[-1])]
+
+    def _features(self, audio: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32)).to(self.device)
+        return self.normalizer.normalize(self.extract(tensor))
+
+    def _generate(
+        self,
+        content: Recording,
+        style: Tensor,
+        *,
+        temperature: float | None,
+        seed: int,
+        progress: Progress | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Samples at the feature rate, [n] at a time, as long as the content and not yet at its level."""
+        temperature = DEFAULT_TEMPERATURE if temperature is None else temperature
+        if not (math.isfinite(temperature) and temperature >= 0):
+            raise TimbreflowError(f"temperature is {temperature}; give a number that is 0 or more, such as 0.667.")
+        n_samples = max(1, round(content.n_samples * self.sample_rate / content.sample_rate))
+        chunks = cut(content.mono(self.sample_rate), self.plan)
+        made = self._run(chunks, style, temperature=temperature, seed=seed)
+        done = 0
+        for part in overlap_add(made, self.plan, n_samples):
+            done += len(part)
+            if progress is not None:
+                progress(done / n_samples)
+            yield part
+
+    def _run(
+        self, chunks: Iterator[np.ndarray], style: Tensor, *, temperature: float, seed: int
+    ) -> Iterator[np.ndarray]:
+        hop = self.bundle.features.hop_length
+        generator = torch.Generator(self.device).manual_seed(seed)
+        while batch := list(islice(chunks, CHUNKS_AT_ONCE)):
+            n_samples = len(batch[0])
+            # A lone short chunk gets at least a second, in whole frames: encoders step over several frames at once.
+            padded = max(-(-n_samples // hop) * hop, -(-self.sample_rate // hop) * hop)
+            audio = np.stack([np.pad(chunk, (0, padded - n_samples)) for chunk in batch])
+            with torch.inference_mode():
+                features = self._features(audio)
+                made = self.model.transfer(
+                    features, style.expand(len(batch), -1, -1), temperature=temperature, generator=generator
+                )
+                sound = self.invert(self.normalizer.denormalize(made), seed=seed)
+            yield from sound.float().cpu().numpy()[:, :n_samples]
+
+
+def _output_gain(content: Recording, square_sum: float, peak: float) -> float:
+    """Factor that gives the output the content's RMS, less where its peak would pass `LOUDEST_PEAK`."""
+    if not math.isfinite(square_sum):
+        raise TimbreflowError(
+            f"The model made NaN or infinite samples of {content.name}; try a lower temperature or another model."
+        )
+    rms = math.sqrt(square_sum / content.n_samples)
+    # An output of digital silence has no level that could be matched.
+    return 1.0 if rms < 1e-9 else min(content.rms / rms, LOUDEST_PEAK / peak)
+
+
+def _exactly(blocks: Iterable[np.ndarray], n_samples: int) -> Iterator[np.ndarray]:
+    """The blocks, cut or filled up with zeros to `n_samples` in all: resampling there and back rounds twice."""
+    left = n_samples
+    for block in blocks:
+        yield block[:left]
+        left -= len(block[:left])
+    yield np.zeros(left, dtype=np.float32)
+
+
+def _scratch_beside(out_path: Path) -> BinaryIO:
+    try:
+        out_path.parent.mkdir(parents=True, exist_ok=True)
+        return cast(BinaryIO, tempfile.TemporaryFile(dir=out_path.parent))
+    except OSError as error:
+        raise TimbreflowError(
+            f"{out_path} cannot be written ({error.strerror}); name a file in a folder that you may write to."
+        ) from error
+
+
+def _read_back(waiting: BinaryIO) -> Iterator[np.ndarray]:
+    waiting.seek(0)
+    while data := waiting.read(4 * BLOCK):
+        yield np.frombuffer(data, dtype=np.float32)
+
+
+def _require_writable(out_path: Path, content: Recording) -> None:
+    """Find out before minutes of work whether the format takes the content's rate and channels."""
+    if out_path.suffix.lower() in FORMATS:
+        with tempfile.TemporaryDirectory() as folder:
+            trial = Path(folder) / f"trial{out_path.suffix.lower()}"
+            try:
+                with AudioWriter(trial, content.sample_rate, content.channels) as writer:
+                    writer.write(np.zeros((content.channels, 1), dtype=np.float32))
+            except TimbreflowError as error:
+                raise TimbreflowError(
+                    f"{out_path} cannot have the content's {content.channels} channels at {content.sample_rate} Hz; "
+                    "name a .wav file instead."
+                ) from error
+    else:
+        raise TimbreflowError(
+            f"{out_path} does not end in {', '.join(SUBTYPES)}; name the output file with one of them."
+        )

@@ -1,0 +1,96 @@
+"""Stage register_models: the evaluated models become challengers in the registry.
+
+The registry is shared state that DVC knows nothing of. What this stage writes is therefore only what follows from its
+inputs: the figures that the gate will look at. `register` is idempotent, and `timbreflow register --check` calls it
+again for the same candidates where DVC skipped the stage.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from timbreflow.errors import TimbreflowError
+from timbreflow.evaluation.gate import DIGESTS, RegisterConfig, decide, row
+from timbreflow.files import read_json, write_json
+from timbreflow.inference.catalogue import MODEL_FILES, MODELS, Candidate, is_bundle
+from timbreflow.stages.layout import Layout
+from timbreflow.stages.report import StageReport
+
+Register = Callable[[Candidate], str]
+"""Registers one model and says what it did."""
+
+
+def candidates(config: RegisterConfig, *, layout: Layout) -> list[Candidate]:
+    """The models of this checkout with their bundles and figures.
+
+    Raises:
+        TimbreflowError: a bundle is missing, or metrics.json lacks a model, the gate's set or one of its metrics.
+    """
+    metrics = read_json(layout.results("evaluate") / "metrics.json")
+    found = []
+    for model in MODELS:
+        folder = layout.model(model.trained)
+        if not is_bundle(folder):
+            raise TimbreflowError(f"{folder} lacks {' or '.join(MODEL_FILES)}; run `dvc repro {model.stage}`.")
+        figures = row(metrics, model.system, config.gate)
+        missing = [name for name in DIGESTS if not metrics.get(name)]
+        if missing:
+            raise TimbreflowError(
+                f"results/evaluate/metrics.json lacks {', '.join(missing)}; run `dvc repro evaluate`."
+            )
+        evaluation: dict[str, Any] = {name: metrics[name] for name in DIGESTS}
+        evaluation[config.gate.set] = {model.system: figures}
+        found.append(Candidate(model=model, folder=folder, evaluation=evaluation, tags=_data_tags(layout)))
+    return found
+
+
+def run(config: RegisterConfig, *, layout: Layout, register: Register) -> StageReport:
+    """Register every model and note its figures.
+
+    Args:
+        config: the gate.
+        layout: paths of the checkout.
+        register: puts one candidate into the registry, once for the same weights, and returns a sentence.
+
+    Returns:
+        A report with one row a criterion. results/register_models/metrics.json holds, for each registered name, the
+        gate's figures and how many of its absolute limits they pass: no version, time or id.
+
+    Raises:
+        TimbreflowError: see `candidates`; whatever `register` raises.
+    """
+    sentences, numbers, table = [], {}, []
+    for candidate in candidates(config, layout=layout):
+        model = candidate.model
+        decision = decide(row(candidate.evaluation, model.system, config.gate), None, config.gate)
+        sentences.append(register(candidate))
+        numbers[model.registered] = {check.metric: check.challenger for check in decision.checks} | {
+            "limits_passed": sum(check.passed for check in decision.checks),
+            "limits": len(decision.checks),
+        }
+        table += [
+            {
+                "model": model.registered,
+                "criterion": check.criterion,
+                "figure": check.challenger,
+                "passed": check.passed,
+            }
+            for check in decision.checks
+        ]
+    path = layout.results("register_models") / "metrics.json"
+    write_json(path, numbers)
+    return StageReport(
+        summary=" ".join(sentences),
+        metrics={f"{name}/{metric}": float(value) for name, own in numbers.items() for metric, value in own.items()},
+        tables={"gate": table},
+        files={"metrics": path},
+    )
+
+
+def _data_tags(layout: Layout) -> Mapping[str, str]:
+    """Digest of the validated data, which validate_data wrote."""
+    path: Path = layout.results("validate_data") / "passed.json"
+    if not path.is_file():
+        return {}
+    digest = read_json(path).get("data_digest")
+    return {"data_digest": str(digest)} if digest else {}

@@ -1,0 +1,349 @@
+"""MLflow's model registry: versions that are made once for the same weights, and finding the model that is wanted."""
+
+import json
+import logging
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timbreflow.errors import TimbreflowError
+from timbreflow.files import read_json, sha256_file
+from timbreflow.inference.catalogue import MODEL_FILES, MODELS, Candidate, KnownModel, is_bundle, known_model
+from timbreflow.tracking.connection import clear_errors, connect, experiment_id, has_store, lineage, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+CHALLENGER = "challenger"
+CHAMPION = "champion"
+BUNDLE = "bundle"
+WEIGHTS_TAG = "weights_sha256"
+EVALUATION_TAG = "evaluation"
+REQUIREMENTS = ("timbreflow", "mlflow", "numpy", "pandas", "safetensors", "scipy", "soundfile", "soxr", "torch")
+"""What the pyfunc needs, written down by us: otherwise MLflow loads the model in a new process to find out."""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What became of one model.
+
+    Args:
+        registered: name in the registry.
+        version: its number.
+        created: False where the registry had these weights already.
+        sentence: the same for people.
+    """
+
+    registered: str
+    version: str
+    created: bool
+    sentence: str
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A bundle on disk, and in words where it was found."""
+
+    folder: Path
+    description: str
+
+
+@clear_errors
+def register_bundle(
+    name: str, folder: Path, evaluation: Mapping[str, Any], *, root: Path, tags: Mapping[str, str] | None = None
+) -> Registration:
+    """Make a bundle a version of a registered model, with alias `challenger`, unless the registry has these weights.
+
+    Args:
+        name: "vqvae", "glow" or their registered names.
+        folder: the bundle: weights.safetensors and config.json.
+        evaluation: {"metric_digest", "test_digest", set: {system: {metric: figure}}}, as in metrics.json; what the
+            gate will compare.
+        root: the checkout.
+        tags: further facts, such as data_digest.
+
+    Raises:
+        TimbreflowError: the folder is no bundle, or MLflow refuses.
+    """
+    model = known_model(name)
+    folder = Path(folder)
+    if not is_bundle(folder):
+        raise TimbreflowError(f"{folder} lacks {' or '.join(MODEL_FILES)}; train the model with `dvc repro`.")
+    client = connect(root)
+    digest = sha256_file(folder / "weights.safetensors")
+    facts = _facts(model, digest, evaluation, root) | dict(tags or {})
+    found = _version_of(client, model.registered, digest)
+    if found is None:
+        number, created = _create(client, model, folder, facts, root), True
+    else:
+        number, created = str(found.version), False
+        _renew(client, model.registered, found, facts)
+    moved = _alias_version(client, model.registered, CHALLENGER) != number
+    if moved:
+        client.set_registered_model_alias(model.registered, CHALLENGER, number)
+    state = "registered" if created else "was registered already"
+    sentence = f"{model.registered} version {number} {state}"
+    return Registration(model.registered, number, created, sentence + (" and is the challenger." if moved else "."))
+
+
+def register_candidate(candidate: Candidate, *, root: Path) -> str:
+    """Register one candidate and say what was done: the callback of stage register_models."""
+    return register_bundle(
+        candidate.model.name, candidate.folder, candidate.evaluation, root=root, tags=candidate.tags
+    ).sentence
+
+
+def check(candidates: Iterable[Candidate], *, root: Path) -> list[str]:
+    """Register what the registry lacks: DVC may skip the stage that registers, for instance after `dvc pull`."""
+    return [register_candidate(candidate, root=root) for candidate in candidates]
+
+
+@clear_errors
+def registered(name: str, sha256: str, *, root: Path) -> str | None:
+    """Version number that holds these weights, or None."""
+    if not has_store(root):
+        return None
+    found = _version_of(connect(root), known_model(name).registered, sha256)
+    return None if found is None else str(found.version)
+
+
+def resolve(wanted: str, *, root: Path) -> ResolvedModel:
+    """Find the bundle that somebody means.
+
+    Args:
+        wanted: "vqvae" or "glow" (the registry's champion, else the released model, else the last one trained here);
+            `models:/NAME@ALIAS` or `models:/NAME/VERSION`; or the path of a bundle's folder.
+        root: the checkout.
+
+    Raises:
+        TimbreflowError: nothing is there, with what to do about it.
+    """
+    if wanted.startswith("models:/"):
+        return _from_registry(wanted, root)
+    if wanted in {name for model in MODELS for name in (model.name, model.registered)}:
+        return _by_name(known_model(wanted), root)
+    folder = Path(wanted)
+    if is_bundle(folder):
+        return ResolvedModel(folder, f"the model in {folder}")
+    if folder.exists():
+        raise TimbreflowError(f"{folder} is not a model: it lacks {' or '.join(MODEL_FILES)}; name a bundle's folder.")
+    names = ", ".join(model.name for model in MODELS)
+    raise TimbreflowError(f"There is no model {wanted!r}; give {names}, a model's folder, or models:/NAME@ALIAS.")
+
+
+def figures_of(found: "ModelVersion") -> dict[str, Any]:
+    """The evaluation that was stored with a version, in the shape of metrics.json; empty where there is none."""
+    stored: dict[str, Any] = json.loads(found.tags.get(EVALUATION_TAG, "{}"))
+    return stored
+
+
+def bundle_folder(client: "MlflowClient", found: "ModelVersion") -> Path:
+    """Local folder of a version's bundle; downloaded where the store is not on this machine.
+
+    Raises:
+        TimbreflowError: the version's files are gone.
+    """
+    import mlflow
+
+    # Raises where the source is not local and cannot be reached; a progress bar for two files is noise.
+    del client
+    with _quiet():
+        place = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{found.name}/{found.version}"))
+    for folder in (place / "artifacts" / BUNDLE, place / "artifacts"):
+        if is_bundle(folder):
+            return folder
+    raise TimbreflowError(
+        f"Version {found.version} of {found.name} has lost its files below {place}; "
+        "register it again with `timbreflow register --check`."
+    )
+
+
+def alias_version(client: "MlflowClient", registered_name: str, alias: str) -> "ModelVersion | None":
+    """The version that an alias points at, or None."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version_by_alias(registered_name, alias)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def _by_name(model: KnownModel, root: Path) -> ResolvedModel:
+    champion = _champion(model, root)
+    if champion is not None:
+        return champion
+    released = root / "released" / model.name
+    if is_bundle(released):
+        return ResolvedModel(released, f"the released {model.name} ({released}); the registry has no champion")
+    trained = root / "data" / "models" / model.trained
+    if is_bundle(trained):
+        return ResolvedModel(
+            trained, f"the {model.name} last trained here ({trained}); there is neither a champion nor a released one"
+        )
+    raise TimbreflowError(
+        f"There is no {model.name} to use: no champion in the registry, nothing in {released} nor in {trained}; "
+        "train one with `make run`, or give the folder of a model."
+    )
+
+
+@clear_errors
+def _champion(model: KnownModel, root: Path) -> ResolvedModel | None:
+    if not has_store(root):
+        return None
+    client = connect(root)
+    found = alias_version(client, model.registered, CHAMPION)
+    if found is None:
+        return None
+    return ResolvedModel(
+        bundle_folder(client, found), f"the champion, version {found.version} of {model.registered} in the registry"
+    )
+
+
+@clear_errors
+def _from_registry(uri: str, root: Path) -> ResolvedModel:
+    from mlflow.exceptions import MlflowException
+
+    match = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
+    if match is None:
+        raise TimbreflowError(f"{uri} is not a model's address; write models:/NAME@ALIAS or models:/NAME/VERSION.")
+    name, alias, number = match.groups()
+    if not has_store(root):
+        raise TimbreflowError(
+            f"{uri} cannot be looked up: there is no registry at {tracking_uri(root)}; run `make run`."
+        )
+    client = connect(root)
+    try:
+        found = alias_version(client, name, alias) if alias else client.get_model_version(name, number)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        found = None
+    if found is None:
+        raise TimbreflowError(f"The registry has no {uri}; see what it has with `make ui`.")
+    return ResolvedModel(bundle_folder(client, found), f"version {found.version} of {name} in the registry ({uri})")
+
+
+def _facts(model: KnownModel, digest: str, evaluation: Mapping[str, Any], root: Path) -> dict[str, str]:
+    facts = {
+        WEIGHTS_TAG: digest,
+        EVALUATION_TAG: json.dumps(evaluation, sort_keys=True, allow_nan=False),
+        "system": model.system,
+    } | lineage(root)
+    for name in ("metric_digest", "test_digest"):
+        if name in evaluation:
+            facts[name] = str(evaluation[name])
+    run_file = root / "results" / model.run_file
+    if run_file.is_file():
+        facts["run_id"] = str(read_json(run_file).get("run_id", ""))
+    return facts
+
+
+def _version_of(client: "MlflowClient", registered_name: str, digest: str) -> "ModelVersion | None":
+    versions = client.search_model_versions(f"name='{registered_name}'")
+    same = [found for found in versions if found.tags.get(WEIGHTS_TAG) == digest]
+    return max(same, key=lambda found: int(found.version), default=None)
+
+
+def _alias_version(client: "MlflowClient", registered_name: str, alias: str) -> str | None:
+    found = alias_version(client, registered_name, alias)
+    return None if found is None else str(found.version)
+
+
+def _renew(client: "MlflowClient", registered_name: str, found: "ModelVersion", facts: Mapping[str, str]) -> None:
+    """The same weights may have been evaluated anew; where they come from stays as it was."""
+    for key in (EVALUATION_TAG, "metric_digest", "test_digest"):
+        if key in facts and found.tags.get(key) != facts[key]:
+            client.set_model_version_tag(registered_name, str(found.version), key, facts[key])
+
+
+def _create(client: "MlflowClient", model: KnownModel, folder: Path, facts: Mapping[str, str], root: Path) -> str:
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    from timbreflow.inference import pyfunc
+
+    experiment = experiment_id(client, root)
+    with tempfile.TemporaryDirectory() as temporary, _quiet():
+        # Only the bundle's own files: a folder of trained weights may hold more.
+        clean = Path(temporary) / BUNDLE
+        clean.mkdir()
+        for file in MODEL_FILES:
+            shutil.copy(folder / file, clean / file)
+        mlflow.set_experiment(experiment_id=experiment)
+        info = mlflow.pyfunc.log_model(
+            name=model.registered,
+            python_model=str(Path(pyfunc.__file__)),
+            artifacts={BUNDLE: str(clean)},
+            signature=pyfunc.signature(),
+            pip_requirements=_requirements(),
+        )
+        try:
+            client.create_registered_model(model.registered)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        made = client.create_model_version(
+            model.registered,
+            source=info.model_uri,
+            model_id=info.model_id,
+            run_id=_existing_run(client, facts.get("run_id")),
+            tags=dict(facts),
+        )
+    return str(made.version)
+
+
+def _existing_run(client: "MlflowClient", run_id: str | None) -> str | None:
+    """The run, where this store has it: after a clone or with a new store the id is known and the run is not there."""
+    from mlflow.exceptions import MlflowException
+
+    if not run_id:
+        return None
+    try:
+        return str(client.get_run(run_id).info.run_id)
+    except MlflowException:
+        return None
+
+
+def _requirements() -> list[str]:
+    pinned = []
+    for name in REQUIREMENTS:
+        try:
+            # A build's own suffix, as in 2.13.0+cpu, is on no public index.
+            pinned.append(f"{name}=={version(name).split('+')[0]}")
+        except PackageNotFoundError:
+            pinned.append(name)
+    return pinned
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """MLflow's advice on type hints and input examples does not fit a model of two binary columns."""
+    from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
+
+    loggers = [logging.getLogger(name) for name in ("mlflow", "mlflow.models.model", "mlflow.tracking.fluent")]
+    levels = [logger.level for logger in loggers]
+    shown = MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.get_raw()
+    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if shown is None:
+            MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.unset()
+        else:
+            MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(shown)

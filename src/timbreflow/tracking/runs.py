@@ -1,0 +1,194 @@
+"""One MLflow run a stage: parameters under the names of params.yaml, curves in batches, lineage as tags."""
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from timbreflow.errors import TimbreflowError
+from timbreflow.files import write_json
+from timbreflow.tracking.connection import EXPERIMENT, clear_errors, connect, experiment_id, lineage
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+FLUSH_SECONDS = 5.0
+"""Writing one value costs some 27 ms, writing a batch hardly more: values wait this long."""
+FLUSH_VALUES = 900
+"""MLflow takes at most 1,000 values in one batch."""
+PARAMS_AT_ONCE = 100
+LONGEST_PARAM = 6000
+
+logger = logging.getLogger(__name__)
+
+
+def flatten(params: object, prefix: str = "") -> dict[str, str]:
+    """Nested sections as dotted names and strings: {"model": {"width": 8}} -> {"model.width": "8"}.
+
+    Lists of plain values stay one JSON value; lists of mappings get their position as a name.
+    """
+    if dataclasses.is_dataclass(params) and not isinstance(params, type):
+        params = dataclasses.asdict(params)
+    if isinstance(params, Mapping):
+        items = [(str(key), value) for key, value in params.items()]
+    elif isinstance(params, list | tuple) and any(_nested(item) for item in params):
+        items = [(str(position), value) for position, value in enumerate(params)]
+    else:
+        return {prefix or "value": params if isinstance(params, str) else json.dumps(params)}
+    flat: dict[str, str] = {}
+    for key, value in items:
+        flat.update(flatten(value, f"{prefix}.{key}" if prefix else key))
+    return flat
+
+
+class Run:
+    """An open run.
+
+    Args:
+        client: of the store that holds it.
+        run_id: its id.
+    """
+
+    def __init__(self, client: "MlflowClient", run_id: str) -> None:
+        self._client = client
+        self.run_id = run_id
+        self._waiting: list[Metric] = []
+        self._flushed = time.monotonic()
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Note values of a step; they reach MLflow within some seconds, at the latest when the run ends.
+
+        A store that does not answer (a locked database, a server that restarts) must not end a training: the values
+        wait for the next call.
+        """
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._waiting += [Metric(name, float(value), now, int(step)) for name, value in metrics.items()]
+        if len(self._waiting) >= FLUSH_VALUES or time.monotonic() - self._flushed >= FLUSH_SECONDS:
+            try:
+                self.flush()
+            except Exception as error:  # noqa: BLE001
+                self._flushed = time.monotonic()
+                logger.warning("MLflow did not take %d values (%s); trying again.", len(self._waiting), error)
+
+    def flush(self) -> None:
+        """Send what waits."""
+        while self._waiting:
+            batch = self._waiting[:FLUSH_VALUES]
+            self._client.log_batch(self.run_id, metrics=batch)
+            del self._waiting[: len(batch)]
+        self._flushed = time.monotonic()
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Keep a copy of a file, or of a folder, with the run."""
+        if Path(path).is_dir():
+            self._client.log_artifacts(self.run_id, str(path), artifact_path=folder or Path(path).name)
+        else:
+            self._client.log_artifact(self.run_id, str(path), artifact_path=folder)
+
+    def dataset(self, name: str, digest: str, *, source: str = "", context: str = "training") -> None:
+        """Say which data the run used.
+
+        Args:
+            name: such as "data/mels".
+            digest: DVC's md5 of it, or any other that names its content (at most 36 characters are kept).
+            source: where it comes from.
+            context: "training", "validation" or "evaluation".
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(
+            name=name,
+            digest=digest[:36],
+            source_type="dvc",
+            source=json.dumps({"path": source or name, "digest": digest}),
+        )
+        tag = InputTag(key="mlflow.data.context", value=context)
+        self._client.log_inputs(self.run_id, datasets=[DatasetInput(dataset=dataset, tags=[tag])])
+
+    def tag(self, name: str, value: str) -> None:
+        """Set a tag."""
+        self._client.set_tag(self.run_id, name, value)
+
+    def write_run_json(self, path: Path) -> None:
+        """Write {"run_id", "experiment"}: the link from a stage's results to its run."""
+        write_json(path, {"run_id": self.run_id, "experiment": EXPERIMENT})
+
+    def _log_params(self, params: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        entries = [Param(name, value[:LONGEST_PARAM]) for name, value in params.items()]
+        for start in range(0, len(entries), PARAMS_AT_ONCE):
+            self._client.log_batch(self.run_id, params=entries[start : start + PARAMS_AT_ONCE])
+
+
+@contextmanager
+def open_run(stage: str, params: object, *, root: Path, tags: Mapping[str, str] | None = None) -> Iterator[Run]:
+    """Open an MLflow run for a stage and close it as finished, failed or killed.
+
+    Args:
+        stage: name of the stage, which the run is called by.
+        params: sections of params.yaml, nested mappings or dataclasses; logged under dotted names.
+        root: the checkout.
+        tags: further tags.
+
+    Yields:
+        The run; its `log` is a MetricLogger.
+
+    Raises:
+        TimbreflowError: MLflow cannot be reached.
+    """
+    run = _start(stage, params, root, dict(tags or {}))
+    status = "FAILED"
+    try:
+        yield run
+        status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise
+    finally:
+        try:
+            _finish(run, status)
+        except TimbreflowError as error:
+            # What stopped the stage matters more than a store that cannot be told of it.
+            if status == "FINISHED":
+                raise
+            logger.warning("%s", error)
+
+
+@clear_errors
+def _start(stage: str, params: object, root: Path, tags: dict[str, str]) -> Run:
+    client = connect(root)
+    created = client.create_run(
+        experiment_id(client, root),
+        run_name=stage,
+        tags={"stage": stage, "mlflow.source.type": "LOCAL", "mlflow.source.name": f"flows.{stage}"}
+        | _git_tag(lineage(root))
+        | tags,
+    )
+    run = Run(client, created.info.run_id)
+    run._log_params(flatten(params))
+    return run
+
+
+@clear_errors
+def _finish(run: Run, status: str) -> None:
+    try:
+        run.flush()
+    finally:
+        run._client.set_terminated(run.run_id, status=status)
+
+
+def _git_tag(tags: dict[str, str]) -> dict[str, str]:
+    """MLflow's page shows the commit under a name of its own."""
+    return tags | ({"mlflow.source.git.commit": tags["git_commit"]} if "git_commit" in tags else {})
+
+
+def _nested(value: object) -> bool:
+    return isinstance(value, Mapping) or dataclasses.is_dataclass(value)

@@ -1,0 +1,143 @@
+"""Runs in a real sqlite store."""
+
+import json
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from timbreflow.errors import TimbreflowError
+from timbreflow.tracking import runs
+from timbreflow.tracking.connection import connect, git_commit, has_store, lineage
+from timbreflow.tracking.runs import flatten, open_run
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One store for the module: making its tables takes seconds."""
+    return tmp_path_factory.mktemp("checkout")
+
+
+@pytest.fixture(autouse=True)
+def own_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@dataclass(frozen=True)
+class Model:
+    width: int
+
+
+@dataclass(frozen=True)
+class Training:
+    model: Model
+    rates: tuple[float, ...]
+    fonts: tuple[Model, ...]
+    name: str
+    limit: float | None
+
+
+def test_parameters_get_the_dotted_names_of_params_yaml() -> None:
+    section = Training(Model(8), (0.5, 1e-4), (Model(1), Model(2)), "base", None)
+    assert flatten({"train_vqvae": section}) == {
+        "train_vqvae.model.width": "8",
+        "train_vqvae.rates": "[0.5, 0.0001]",
+        "train_vqvae.fonts.0.width": "1",
+        "train_vqvae.fonts.1.width": "2",
+        "train_vqvae.name": "base",
+        "train_vqvae.limit": "null",
+    }
+
+
+def test_a_run_holds_parameters_curves_artifacts_datasets_and_tags(root: Path, tmp_path: Path) -> None:
+    (root / "dvc.lock").write_text("schema: '2.0'\n")
+    (tmp_path / "curve.txt").write_text("x")
+    params = {"train_glow": {f"p{i}": i for i in range(250)}}
+    with open_run("train_glow", params, root=root, tags={"pipeline": "7"}) as run:
+        for step in range(1000):
+            run.log(step, {"loss": 1.0 / (step + 1), "glow/bits_per_dim": 2.0})
+        run.artifact(tmp_path / "curve.txt")
+        run.dataset("data/mels", "d" * 32)
+        run.write_run_json(tmp_path / "run.json")
+    stored = connect(root).get_run(run.run_id)
+    assert stored.info.status == "FINISHED"
+    assert stored.data.params["train_glow.p249"] == "249" and len(stored.data.params) == 250
+    assert len(connect(root).get_metric_history(run.run_id, "loss")) == 1000
+    assert stored.data.metrics["loss"] == pytest.approx(0.001)
+    assert stored.data.tags["pipeline"] == "7" and len(stored.data.tags["dvc_lock_md5"]) == 32
+    assert stored.inputs.dataset_inputs[0].dataset.digest == "d" * 32
+    assert [file.path for file in connect(root).list_artifacts(run.run_id)] == ["curve.txt"]
+    assert stored.info.artifact_uri.startswith((root / ".mlflow" / "artifacts").as_uri())
+    assert json.loads((tmp_path / "run.json").read_text()) == {"run_id": run.run_id, "experiment": "timbreflow"}
+
+
+def test_logging_is_batched(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    genuine = MlflowClient.log_batch
+
+    def counting(self: MlflowClient, run_id: str, **kwargs: object) -> object:
+        calls.append(1)
+        return genuine(self, run_id, **kwargs)
+
+    with open_run("evaluate", {"a": 1}, root=root) as run:
+        monkeypatch.setattr(MlflowClient, "log_batch", counting)
+        began = time.monotonic()
+        for step in range(600):
+            run.log(step, {"a": 1.0, "b": 2.0, "c": float("nan")})
+        took = time.monotonic() - began
+    # 1,800 values: two full batches while it runs, and nothing else unless seconds pass.
+    assert len(calls) <= 3 + took / runs.FLUSH_SECONDS
+
+
+def test_a_store_that_fails_for_a_while_loses_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def locked(self: MlflowClient, run_id: str, **kwargs: object) -> None:
+        raise MlflowException("database is locked")
+
+    monkeypatch.setattr(runs, "FLUSH_SECONDS", 0.0)
+    with open_run("train_glow", {}, root=root) as run:
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, "log_batch", locked)
+            run.log(1, {"loss": 5.0})
+        run.log(2, {"loss": 4.0})
+    assert [point.value for point in connect(root).get_metric_history(run.run_id, "loss")] == [5.0, 4.0]
+
+
+@pytest.mark.parametrize("error, status", [(ValueError("broken"), "FAILED"), (KeyboardInterrupt(), "KILLED")])
+def test_a_stage_that_dies_ends_its_run(root: Path, error: BaseException, status: str) -> None:
+    with pytest.raises(type(error)), open_run("train_glow", {}, root=root) as run:
+        run.log(1, {"loss": 3.0})
+        raise error
+    stored = connect(root).get_run(run.run_id)
+    assert (stored.info.status, stored.data.metrics) == (status, {"loss": 3.0})
+
+
+def test_an_address_from_the_environment_is_used(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/.mlflow/mlflow.db")
+    with open_run("evaluate", {}, root=tmp_path) as run:
+        pass
+    assert connect(root).get_run(run.run_id).info.status == "FINISHED"
+    assert not (tmp_path / ".mlflow").exists()
+
+
+def test_a_store_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / ".mlflow").write_text("a file in the way")
+    with pytest.raises(TimbreflowError, match="MLFLOW_TRACKING_URI"), open_run("evaluate", {}, root=tmp_path):
+        pass
+
+
+def test_looking_for_a_store_makes_none(tmp_path: Path) -> None:
+    assert not has_store(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lineage_names_the_commit_only_inside_git(tmp_path: Path) -> None:
+    assert lineage(tmp_path) == {}
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    commit = git_commit(tmp_path)
+    assert commit is not None and len(commit) == 40 and lineage(tmp_path) == {"git_commit": commit}
