@@ -274,10 +274,12 @@ def test_accumulated_gradient_is_that_of_the_larger_batch(tmp_path: Path) -> Non
 
 
 def test_vectors_are_not_decayed() -> None:
-    model = new_model()
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    model.register_parameter("gain", nn.Parameter(torch.ones(1, 4, 1)))
     groups = build_optimizer(model, dataclasses.replace(CONFIG, weight_decay=0.1)).param_groups
     decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
-    assert decayed == {id(model.linear.weight)}
+    assert decayed == {id(model[0].weight)}
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
 
 
 def test_bfloat16_trains_and_keeps_float32_weights(tmp_path: Path) -> None:

@@ -39,3 +39,17 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def loader_workers(device: torch.device) -> int:
+    """Loader processes: none beside a model on the CPU, where they would take its cores; else TIMBREFLOW_WORKERS.
+
+    Raises:
+        TimbreflowError: TIMBREFLOW_WORKERS is not a whole number.
+    """
+    if device.type == "cpu":
+        return 0
+    asked = os.environ.get("TIMBREFLOW_WORKERS", "")
+    if asked and not asked.isdigit():
+        raise TimbreflowError(f"TIMBREFLOW_WORKERS is {asked!r}; set it to a whole number.")
+    return int(asked) if asked else available_cores()

@@ -284,13 +284,18 @@ def learning_rate(config: FitConfig, step: int) -> float:
 
 
 def build_optimizer(model: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019), fused, that decays only parameters of two or more dimensions."""
+    """AdamW (Loshchilov and Hutter 2019), fused, that decays matrices and kernels only."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if _is_matrix(p)], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if not _is_matrix(p)], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, fused=True)
+
+
+def _is_matrix(parameter: Tensor) -> bool:
+    """Whether two axes or more are longer than 1; a gain of shape [1, C, 1] is a vector."""
+    return sum(size > 1 for size in parameter.shape) >= 2
 
 
 @torch.no_grad()

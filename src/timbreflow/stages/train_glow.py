@@ -1,0 +1,78 @@
+"""Train the Glow whose couplings are conditioned on content and style."""
+
+import dataclasses
+
+from timbreflow.audio.features import FeatureConfig
+from timbreflow.models.glow.model import Glow
+from timbreflow.stages.layout import Layout
+from timbreflow.stages.report import MetricLogger, StageReport
+from timbreflow.training.config import GlowTraining
+from timbreflow.training.devices import resolve_device
+from timbreflow.training.objectives import GlowObjective
+from timbreflow.training.products import read_passed, train, work_key
+from timbreflow.training.seeding import seed_everything
+from timbreflow.training.triple_source import open_source
+
+
+def run(
+    config: GlowTraining,
+    features: FeatureConfig,
+    *,
+    layout: Layout,
+    log: MetricLogger,
+    device: str | None = None,
+) -> StageReport:
+    """Train and store `data/models/glow` and `results/train_glow/`.
+
+    Args:
+        config: the section of params.yaml.
+        features: the audio section.
+        layout: paths.
+        log: metric logger.
+        device: overrides TIMBREFLOW_DEVICE.
+
+    Raises:
+        TimbreflowError: the data has not passed validation, does not fit the settings, or training diverged.
+    """
+    passed = read_passed(layout.results("validate_data") / "passed.json")
+    place = resolve_device(device)
+    source = open_source(
+        layout.mels,
+        layout.audio,
+        features,
+        kind=features.kind,
+        pairs=config.pairs,
+        batch_size=config.fit.batch_size,
+        validation_triples=config.validation_triples,
+        seed=config.fit.seed,
+        device=place,
+    )
+    source.check(config.model.n_features, section="train_glow.model.n_features")
+    objective = GlowObjective(noise=config.noise, l1=config.l1, l1_every=config.l1_every, weights=config.losses)
+    seed_everything(config.fit.seed, "model")
+    model = Glow(config.model).to(place)
+    seed_everything(config.fit.seed, "initialize")
+    objective.initialize(model, next(iter(source.batches(0))).to(place))
+    result, metrics = train(
+        model,
+        objective,
+        source.batches,
+        source.validation,
+        config.fit,
+        kind="glow",
+        features=source.features,
+        normalizer=source.normalizer,
+        settings={"section": dataclasses.asdict(config), "data": passed},
+        bundle=layout.model("glow"),
+        results=layout.results("train_glow"),
+        workdir=layout.scratch("train_glow", work_key("train_glow", passed, config, features)),
+        log=log,
+        device=place,
+    )
+    return StageReport(
+        summary=f"Glow: {result.steps} steps, {metrics['val_glow/bits_per_dim']:.3f} bits/dim, "
+        f"validation L1 at T=0 {metrics['val_l1']:.4f} at step {result.best_step}, "
+        f"{result.examples_per_second:.1f} triples/s",
+        metrics=metrics,
+        files={"curves": layout.results("train_glow") / "curves.csv"},
+    )

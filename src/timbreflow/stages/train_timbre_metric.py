@@ -1,0 +1,76 @@
+"""Train the triplet network that judges timbre; its weights are frozen before any model is compared."""
+
+import dataclasses
+
+from timbreflow.audio.features import FeatureConfig
+from timbreflow.models.triplet import TripletNetwork
+from timbreflow.stages.layout import Layout
+from timbreflow.stages.report import MetricLogger, StageReport
+from timbreflow.training.config import TimbreMetricTraining
+from timbreflow.training.devices import resolve_device
+from timbreflow.training.objectives import TripletObjective
+from timbreflow.training.products import read_passed, train, work_key
+from timbreflow.training.seeding import seed_everything
+from timbreflow.training.triplets import Triplets
+
+
+def run(
+    config: TimbreMetricTraining,
+    features: FeatureConfig,
+    *,
+    layout: Layout,
+    log: MetricLogger,
+    device: str | None = None,
+) -> StageReport:
+    """Train and store `data/models/timbre_metric` and `results/train_timbre_metric/`.
+
+    Args:
+        config: the section of params.yaml.
+        features: the audio section, for the clips' sample rate.
+        layout: paths.
+        log: metric logger.
+        device: overrides TIMBREFLOW_DEVICE.
+
+    Raises:
+        TimbreflowError: the data has not passed validation, or training diverged.
+    """
+    passed = read_passed(layout.results("validate_data") / "passed.json")
+    place = resolve_device(device)
+    train_split, held_out = (
+        Triplets(
+            layout.audio,
+            split=split,
+            sample_rate=features.sample_rate,
+            hard_negatives=config.hard_negatives,
+            seed=config.fit.seed,
+            cache_mb=config.cache_mb,
+            device=place,
+        )
+        for split in ("train", "validation")
+    )
+    size = config.fit.batch_size
+    numbers = list(range(max(size, config.validation_triplets - config.validation_triplets % size)))
+    validation = [held_out.batch(numbers[start : start + size]) for start in range(0, len(numbers), size)]
+    seed_everything(config.fit.seed, "model")
+    result, metrics = train(
+        TripletNetwork(config.model),
+        TripletObjective(margin=config.margin),
+        lambda start: train_split.batches(start, batch_size=size),
+        validation,
+        config.fit,
+        kind="triplet",
+        features=features,
+        normalizer=None,
+        settings={"section": dataclasses.asdict(config), "data": passed},
+        bundle=layout.model("timbre_metric"),
+        results=layout.results("train_timbre_metric"),
+        workdir=layout.scratch("train_timbre_metric", work_key("train_timbre_metric", passed, config, features)),
+        log=log,
+        device=place,
+    )
+    return StageReport(
+        summary=f"Timbre metric: {result.steps} steps, {metrics['val_triplet/accuracy']:.1%} of validation triplets "
+        f"in order at step {result.best_step}",
+        metrics=metrics,
+        files={"curves": layout.results("train_timbre_metric") / "curves.csv"},
+    )

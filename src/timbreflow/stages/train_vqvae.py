@@ -1,0 +1,77 @@
+"""Train one variant of the VQ-VAE on triples."""
+
+import dataclasses
+from typing import Literal
+
+from timbreflow.audio.features import FeatureConfig
+from timbreflow.models.vqvae import VQVAE
+from timbreflow.stages.layout import Layout
+from timbreflow.stages.report import MetricLogger, StageReport
+from timbreflow.training.config import VQVAETraining
+from timbreflow.training.devices import resolve_device
+from timbreflow.training.objectives import VQVAEObjective
+from timbreflow.training.products import read_passed, train, work_key
+from timbreflow.training.seeding import seed_everything
+from timbreflow.training.triple_source import open_source
+
+
+def run(
+    variant: Literal["paper", "base"],
+    config: VQVAETraining,
+    features: FeatureConfig,
+    *,
+    layout: Layout,
+    log: MetricLogger,
+    device: str | None = None,
+) -> StageReport:
+    """Train and store `data/models/vqvae-<variant>` and `results/train_vqvae/<variant>/`.
+
+    Args:
+        variant: names the outputs.
+        config: the variant's section of params.yaml.
+        features: the audio section.
+        layout: paths.
+        log: metric logger.
+        device: overrides TIMBREFLOW_DEVICE.
+
+    Raises:
+        TimbreflowError: the data has not passed validation, does not fit the settings, or training diverged.
+    """
+    passed = read_passed(layout.results("validate_data") / "passed.json")
+    place = resolve_device(device)
+    source = open_source(
+        layout.mels,
+        layout.audio,
+        features,
+        kind=config.features,
+        pairs=config.pairs,
+        batch_size=config.fit.batch_size,
+        validation_triples=config.validation_triples,
+        seed=config.fit.seed,
+        device=place,
+    )
+    source.check(config.model.n_features, section=f"train_vqvae.{variant}.model.n_features")
+    seed_everything(config.fit.seed, "model")
+    model = VQVAE(config.model)
+    result, metrics = train(
+        model,
+        VQVAEObjective(reconstruction=config.reconstruction, weights=config.losses),
+        source.batches,
+        source.validation,
+        config.fit,
+        kind="vqvae",
+        features=source.features,
+        normalizer=source.normalizer,
+        settings={"variant": variant, "section": dataclasses.asdict(config), "data": passed},
+        bundle=layout.model(f"vqvae-{variant}"),
+        results=layout.results("train_vqvae") / variant,
+        workdir=layout.scratch("train_vqvae", work_key(f"train_vqvae/{variant}", passed, config, features)),
+        log=log,
+        device=place,
+    )
+    return StageReport(
+        summary=f"VQ-VAE {variant}: {result.steps} steps, validation L1 {metrics['val_l1']:.4f} "
+        f"at step {result.best_step}, {result.examples_per_second:.1f} triples/s",
+        metrics=metrics,
+        files={"curves": layout.results("train_vqvae") / variant / "curves.csv"},
+    )

@@ -1,0 +1,104 @@
+"""Loss terms that the VQ-VAE and the Glow share: notes in the content code, timbre in the style tokens."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from timbreflow.errors import TimbreflowError
+
+
+@dataclass(frozen=True)
+class AuxiliaryWeights:
+    """Weights of the shared terms; a term of weight 0 is not computed.
+
+    Args:
+        commitment: of the distance between the content encoder's output and its codes.
+        roll: of the note head's binary cross-entropy.
+        roll_pos_weight: what a sounding pitch counts in it, against 1 for a silent one (about 1 in 40 sounds).
+        contrastive: of the InfoNCE of the style tokens.
+        contrastive_temperature: of its cosine similarities.
+    """
+
+    commitment: float
+    roll: float
+    roll_pos_weight: float
+    contrastive: float
+    contrastive_temperature: float
+
+    def __post_init__(self) -> None:
+        """Refuse weights that would reward mistakes."""
+        for name in ("commitment", "roll", "contrastive"):
+            if getattr(self, name) < 0:
+                raise TimbreflowError(f"losses.{name} is {getattr(self, name)}; set it to 0 or more in params.yaml.")
+        if self.roll_pos_weight <= 0 or self.contrastive_temperature <= 0:
+            raise TimbreflowError("losses.roll_pos_weight and losses.contrastive_temperature must be above 0.")
+
+
+def auxiliary_terms(
+    weights: AuxiliaryWeights,
+    *,
+    commitment_loss: Tensor,
+    perplexity: Tensor,
+    roll_logits: Tensor | None,
+    roll: Tensor,
+    style_tokens: Tensor,
+    target_tokens: Tensor | None,
+    timbre: Tensor,
+) -> dict[str, Tensor]:
+    """The shared terms, unweighted, and "auxiliary": their weighted sum.
+
+    Args:
+        weights: what each counts.
+        commitment_loss: scalar.
+        perplexity: scalar, drawn as a curve only.
+        roll_logits: [B, 128, T], None where the model has no note head.
+        roll: [B, 128, T] bool, the true notes.
+        style_tokens: [B, K, D] of the style clips.
+        target_tokens: [B, K, D] of the targets: the same timbres, other notes. None leaves the contrastive term out.
+        timbre: [B] int64.
+    """
+    terms = {"vq/commitment_loss": commitment_loss, "vq/perplexity": perplexity.detach()}
+    total = weights.commitment * commitment_loss
+    if roll_logits is not None and weights.roll:
+        terms["roll/bce"] = roll_loss(roll_logits, roll, pos_weight=weights.roll_pos_weight)
+        total = total + weights.roll * terms["roll/bce"]
+    if target_tokens is not None and weights.contrastive:
+        terms["style/contrastive"] = contrastive_loss(
+            style_tokens, target_tokens, timbre, temperature=weights.contrastive_temperature
+        )
+        total = total + weights.contrastive * terms["style/contrastive"]
+    return {**terms, "auxiliary": total}
+
+
+def roll_loss(logits: Tensor, roll: Tensor, *, pos_weight: float) -> Tensor:
+    """Binary cross-entropy per pitch and frame: logits [B, 128, T], roll [B, 128, T] bool -> scalar."""
+    return F.binary_cross_entropy_with_logits(
+        logits.float(), roll.float(), pos_weight=torch.tensor(pos_weight, device=logits.device)
+    )
+
+
+def contrastive_loss(first: Tensor, second: Tensor, timbre: Tensor, *, temperature: float) -> Tensor:
+    """InfoNCE (van den Oord et al. 2018) both ways: clip i of `first` must find clip i of `second` among the batch.
+
+    All tokens of a clip are joined into one vector, so that no token is free of the timbre. Other clips of the same
+    timbre are neither right nor wrong answers: they are left out.
+
+    Args:
+        first: [B, K, D] tokens.
+        second: [B, K, D] tokens of the same timbres playing other notes.
+        timbre: [B] int64.
+        temperature: of the cosine similarities.
+
+    Returns:
+        Scalar; 0 for a batch of one timbre, log(B) where all clips look alike.
+    """
+    with torch.autocast(first.device.type, enabled=False):
+        a = F.normalize(first.float().flatten(1), dim=-1)
+        b = F.normalize(second.float().flatten(1), dim=-1)
+        logits = a @ b.T / temperature
+        twins = (timbre[:, None] == timbre[None]) & ~torch.eye(len(timbre), dtype=torch.bool, device=timbre.device)
+        logits = logits.masked_fill(twins, -torch.inf)
+        right = torch.arange(len(timbre), device=timbre.device)
+        return (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2

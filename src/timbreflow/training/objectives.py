@@ -1,0 +1,154 @@
+"""What each model is trained for: one objective a model, its terms named as they are drawn."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from timbreflow.data.triples import TripleBatch
+from timbreflow.models.glow.model import Glow, GlowOutput
+from timbreflow.models.triplet import TripletNetwork
+from timbreflow.models.vqvae import VQVAE, VQVAEOutput
+from timbreflow.training.auxiliary import AuxiliaryWeights, auxiliary_terms
+from timbreflow.training.triplets import TripletBatch
+
+
+class VQVAEObjective:
+    """Reconstruction of the target, commitment, notes in the code, timbre in the tokens.
+
+    Args:
+        reconstruction: "l1", or "mse" as in the 2021 paper, on normalised features.
+        weights: of the auxiliary terms.
+    """
+
+    criterion = "l1"
+
+    def __init__(self, *, reconstruction: str, weights: AuxiliaryWeights) -> None:
+        self.reconstruction = reconstruction
+        self.weights = weights
+
+    def __call__(self, model: VQVAE, batch: TripleBatch, *, step: int) -> dict[str, Tensor]:
+        """Terms of one training batch."""
+        del step
+        return self._terms(model, batch, model(batch.content, batch.style))
+
+    def validate(self, model: VQVAE, batch: TripleBatch) -> dict[str, Tensor]:
+        """The same terms, and "l1" of the transfer whatever the model is trained on."""
+        output = model(batch.content, batch.style)
+        return {**self._terms(model, batch, output), "l1": F.l1_loss(output.prediction, batch.target)}
+
+    def _terms(self, model: VQVAE, batch: TripleBatch, output: VQVAEOutput) -> dict[str, Tensor]:
+        error = F.l1_loss if self.reconstruction == "l1" else F.mse_loss
+        reconstruction = error(output.prediction.float(), batch.target)
+        terms = auxiliary_terms(
+            self.weights,
+            commitment_loss=output.commitment_loss,
+            perplexity=output.perplexity,
+            roll_logits=output.roll_logits,
+            roll=batch.content_roll,
+            style_tokens=output.style_tokens,
+            target_tokens=model.style_encoder(batch.target) if self.weights.contrastive else None,
+            timbre=batch.timbre,
+        )
+        loss = reconstruction + terms.pop("auxiliary")
+        return {"loss": loss, "reconstruction": reconstruction, **terms}
+
+
+class GlowObjective:
+    """Exact likelihood of the noisy target, the auxiliary terms, and now and then the L1 of a sample at T = 0.
+
+    A rendered target is a function of notes and timbre, so its likelihood given them has no upper bound. Gaussian
+    noise of deviation `noise` on the normalised target gives it one; likelihoods hold at that noise only.
+
+    Args:
+        noise: standard deviation, in deviations of the features.
+        l1: weight of the L1 between the target and the transfer at temperature 0.
+        l1_every: steps from one such term to the next; the inverse pass costs about as much as the forward one.
+        weights: of the auxiliary terms.
+    """
+
+    criterion = "glow/bits_per_dim"
+
+    def __init__(self, *, noise: float, l1: float, l1_every: int, weights: AuxiliaryWeights) -> None:
+        self.noise = noise
+        self.l1 = l1
+        self.l1_every = l1_every
+        self.weights = weights
+
+    def initialize(self, model: Glow, batch: TripleBatch) -> None:
+        """Data-dependent start of the actnorms from one real batch, before the first step."""
+        model.train()
+        model.initialize(self._noisy(batch.target), batch.content, batch.style)
+
+    def __call__(self, model: Glow, batch: TripleBatch, *, step: int) -> dict[str, Tensor]:
+        """Terms of one training batch; "l1" only at every l1_every-th step."""
+        output = model(self._noisy(batch.target), batch.content, batch.style)
+        terms = self._terms(model, batch, output)
+        if self.l1 and step % self.l1_every == 0:
+            sample = model.sample(output.conditions, temperature=0.0)
+            terms["l1"] = F.l1_loss(sample.float(), batch.target)
+            terms["loss"] = terms["loss"] + self.l1 * terms["l1"]
+        return terms
+
+    def validate(self, model: Glow, batch: TripleBatch) -> dict[str, Tensor]:
+        """The same terms, "l1" of the transfer at T = 0, and what the right style is worth.
+
+        "glow/style_gain" is the bits per dimension that the target costs more under another clip's style; a flow that
+        ignores the style has 0.
+        """
+        noisy = self._noisy(batch.target)
+        output = model(noisy, batch.content, batch.style)
+        terms = self._terms(model, batch, output)
+        terms["l1"] = F.l1_loss(model.sample(output.conditions, temperature=0.0), batch.target)
+        wrong = model(noisy, batch.content, batch.style.roll(1, dims=0))
+        terms["glow/style_gain"] = wrong.bits_per_dim.mean() - terms["glow/bits_per_dim"]
+        return terms
+
+    def _noisy(self, target: Tensor) -> Tensor:
+        # Silence is not masked: the noise bounds its likelihood too, and a flow that never saw it could not end a note.
+        return target + self.noise * torch.randn_like(target)
+
+    def _terms(self, model: Glow, batch: TripleBatch, output: GlowOutput) -> dict[str, Tensor]:
+        likelihood = output.bits_per_dim.mean()
+        terms = auxiliary_terms(
+            self.weights,
+            commitment_loss=output.commitment_loss,
+            perplexity=output.perplexity,
+            roll_logits=output.roll_logits,
+            roll=batch.content_roll,
+            style_tokens=output.style_tokens,
+            target_tokens=model.style_encoder(batch.target) if self.weights.contrastive else None,
+            timbre=batch.timbre,
+        )
+        return {"loss": likelihood + terms.pop("auxiliary"), "glow/bits_per_dim": likelihood, **terms}
+
+
+class TripletObjective:
+    """Hinge on cosine similarities: the same timbre must be nearer than another one, by a margin.
+
+    Cífka et al. 2021, section 4.2, margin 0.1.
+
+    Args:
+        margin: in cosine similarity.
+    """
+
+    criterion = "loss"
+
+    def __init__(self, *, margin: float) -> None:
+        self.margin = margin
+
+    def __call__(self, model: TripletNetwork, batch: TripletBatch, *, step: int) -> dict[str, Tensor]:
+        """Terms of one training batch."""
+        del step
+        return self.validate(model, batch)
+
+    def validate(self, model: TripletNetwork, batch: TripletBatch) -> dict[str, Tensor]:
+        """Hinge loss, and the share of triplets in the right order."""
+        # One pass over all three, so that batch normalisation sees them together.
+        embedded = model(torch.cat([batch.anchor, batch.positive, batch.negative])).float()
+        anchor, positive, negative = embedded.chunk(3)
+        near = F.cosine_similarity(anchor, positive)
+        far = F.cosine_similarity(anchor, negative)
+        return {
+            "loss": F.relu(self.margin - near + far).mean(),
+            "triplet/accuracy": (near > far).float().mean(),
+        }

@@ -1,0 +1,108 @@
+"""What every training stage shares: data that passed validation in, weights, curves and numbers out."""
+
+import csv
+import dataclasses
+import math
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from timbreflow.audio.features import FeatureConfig, Normalizer
+from timbreflow.errors import TimbreflowError
+from timbreflow.files import atomic_file, read_json, stable_hash, write_json
+from timbreflow.models.bundle import ModelBundle, save_bundle
+from timbreflow.training.fit import BatchT, FitConfig, FitResult, ModelT, Objective, fit
+
+
+def read_passed(path: Path) -> Any:
+    """Content of passed.json, which validate_data writes only for data that passed.
+
+    Raises:
+        TimbreflowError: it is missing or broken, so nothing may be trained.
+    """
+    if not path.is_file():
+        raise TimbreflowError(
+            f"{path} is missing, so the data has not passed validation; run validate_data and mend what it reports."
+        )
+    return read_json(path)
+
+
+def work_key(stage: str, passed: Any, *sections: Any) -> str:
+    """Name of the scratch folder of one training: a hash of the data's digest and of every setting.
+
+    Args:
+        stage: name of the stage, with its variant.
+        passed: content of passed.json.
+        sections: dataclasses.
+    """
+    return f"{stable_hash(stage, passed, *(dataclasses.asdict(section) for section in sections)):016x}"
+
+
+def train(
+    model: ModelT,
+    objective: Objective[ModelT, BatchT],
+    batches: Callable[[int], Iterable[BatchT]],
+    validation_batches: Iterable[BatchT],
+    config: FitConfig,
+    *,
+    kind: str,
+    features: FeatureConfig,
+    normalizer: Normalizer | None,
+    settings: Mapping[str, Any],
+    bundle: Path,
+    results: Path,
+    workdir: Path,
+    log: Callable[[int, Mapping[str, float]], None],
+    device: torch.device,
+) -> tuple[FitResult, dict[str, float]]:
+    """Fit, then write the bundle, `results/metrics.json` and `results/curves.csv`, and drop the scratch folder.
+
+    Args:
+        model: freshly built.
+        objective: its losses.
+        batches: see `fit`.
+        validation_batches: see `fit`.
+        config: of the loop.
+        kind: of the bundle: vqvae, glow or triplet.
+        features: what the model was trained on.
+        normalizer: statistics of those features; None where the model takes raw ones.
+        settings: the whole section of params.yaml, and the data's digest, for the bundle's config.json.
+        bundle: folder of the weights.
+        results: folder of the numbers.
+        workdir: scratch folder of this training.
+        log: metric logger.
+        device: where to train.
+
+    Returns:
+        The fit's result, and the metrics that were written (no wall-clock times: they would change every run).
+    """
+    result = fit(model, objective, batches, validation_batches, config, workdir=workdir, log=log, device=device)
+    model.to("cpu")
+    metrics = summarize(result, parameters=sum(p.numel() for p in model.parameters()))
+    training = {**settings, "steps": result.steps, "best_step": result.best_step, "best_loss": result.best_loss}
+    save_bundle(
+        bundle, ModelBundle(kind=kind, model=model, features=features, normalizer=normalizer, training=training)
+    )
+    write_curves(results / "curves.csv", result.curves)
+    write_json(results / "metrics.json", metrics)
+    shutil.rmtree(workdir, ignore_errors=True)
+    return result, metrics
+
+
+def summarize(result: FitResult, *, parameters: int) -> dict[str, float]:
+    """Numbers of the stored weights: steps, parameters, and the row of the curves at the best step."""
+    best = next(row for row in result.curves if row["step"] == result.best_step)
+    figures = {name: value for name, value in best.items() if name != "step" and math.isfinite(value)}
+    return {"steps": result.steps, "best_step": result.best_step, "parameters": parameters, **figures}
+
+
+def write_curves(path: Path, rows: list[dict[str, float]]) -> None:
+    """Write the curves as CSV, one row a validation, a column a figure: step first, then in the order they appeared."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: f"{value:.7g}" for name, value in row.items()} for row in rows)

@@ -1,0 +1,138 @@
+"""Triples on their way to a model, whatever their features: stored mels, or spectra made from sound on the device."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from timbreflow.audio.features import FeatureConfig, FeatureExtractor, Normalizer
+from timbreflow.data.audio_triples import AudioTripleDataset, TripleAudioBatch, fit_normalizer, to_features
+from timbreflow.data.sampling import make_loader
+from timbreflow.data.triples import Pairs, TripleBatch, TripleDataset
+from timbreflow.errors import TimbreflowError
+from timbreflow.training.devices import loader_workers
+
+STATISTICS_TRIPLES = 256
+"""Training triples that the mean and deviation of computed features are taken from."""
+
+
+@dataclass(frozen=True)
+class TripleSource:
+    """What `fit` reads, and what the bundle must remember.
+
+    Attributes:
+        batches: n -> endless batches from batch number n.
+        validation: the same batches at each reading; always true triples, whatever training uses.
+        features: settings of the features.
+        normalizer: their statistics.
+    """
+
+    batches: Callable[[int], Iterable[TripleBatch]]
+    validation: Iterable[TripleBatch]
+    features: FeatureConfig
+    normalizer: Normalizer
+
+    def check(self, n_features: int, *, section: str) -> None:
+        """Compare a model's number of feature rows with the data's.
+
+        Raises:
+            TimbreflowError: they differ.
+        """
+        if n_features != self.features.n_features:
+            raise TimbreflowError(
+                f"{section} is {n_features}, but the features have {self.features.n_features} rows; "
+                "change it in params.yaml."
+            )
+
+
+def open_source(
+    mels: Path,
+    audio: Path,
+    features: FeatureConfig,
+    *,
+    kind: Literal["log_mel", "log_stft"],
+    pairs: Pairs,
+    batch_size: int,
+    validation_triples: int,
+    seed: int,
+    device: torch.device,
+) -> TripleSource:
+    """Open training and validation triples: from `mels` where it holds features of this kind, else from `audio`.
+
+    Args:
+        mels: data/mels.
+        audio: data/audio.
+        features: the audio section of params.yaml.
+        kind: which features the model takes.
+        pairs: what the content of a training example is.
+        batch_size: triples a batch.
+        validation_triples: at most so many, evenly spread over the validation split.
+        seed: of the order.
+        device: where features are made when they are not stored.
+
+    Raises:
+        TimbreflowError: data is missing or was made with other audio settings.
+    """
+    wanted = dataclasses.replace(features, kind=kind)
+    workers = loader_workers(device)
+    if kind == features.kind:
+        stored = TripleDataset(mels, audio, split="train", pairs=pairs)
+        if stored.features != wanted:
+            raise TimbreflowError(f"{mels} was made with other audio settings than params.yaml has; run extract_mels.")
+        held_out = TripleDataset(mels, audio, split="validation")
+        return TripleSource(
+            batches=lambda start: make_loader(
+                stored, batch_size, seed=seed, workers=workers, device=device, start_step=start
+            ),
+            validation=_spread(held_out, validation_triples, batch_size),
+            features=wanted,
+            normalizer=stored.normalizer,
+        )
+    return _computed(audio, wanted, pairs, batch_size, validation_triples, seed=seed, workers=workers, device=device)
+
+
+def _computed(
+    audio: Path,
+    features: FeatureConfig,
+    pairs: Pairs,
+    batch_size: int,
+    validation_triples: int,
+    *,
+    seed: int,
+    workers: int,
+    device: torch.device,
+) -> TripleSource:
+    """Spectra that are not stored: 1025 bins would take eight times the room of the mels, and decoding is quick."""
+    sound = AudioTripleDataset(audio, features, split="train", pairs=pairs)
+    held_out = AudioTripleDataset(audio, features, split="validation")
+    extractor = FeatureExtractor(features).to(device)
+    normalizer = fit_normalizer(sound, extractor, n_triples=STATISTICS_TRIPLES, device=device)
+
+    def convert(loader: Iterable[TripleAudioBatch]) -> Iterator[TripleBatch]:
+        for batch in loader:
+            yield to_features(batch.to(device), extractor, normalizer)
+
+    return TripleSource(
+        batches=lambda start: convert(
+            make_loader(sound, batch_size, seed=seed, workers=workers, device=device, start_step=start)
+        ),
+        # Converted once: the same spectra are looked at in every validation.
+        validation=[batch.to("cpu") for batch in convert(_spread(held_out, validation_triples, batch_size))],
+        features=features,
+        normalizer=normalizer,
+    )
+
+
+def _spread(dataset: TripleDataset | AudioTripleDataset, count: int, batch_size: int) -> list[Any]:
+    """Batches of at most `count` items, evenly spread over the dataset, all of one size where they can be."""
+    count = min(count, len(dataset))
+    if count > batch_size:
+        count -= count % batch_size
+    chosen = [item * len(dataset) // count for item in range(count)]
+    return [
+        dataset.collate([dataset[item] for item in chosen[start : start + batch_size]])  # type: ignore[misc]
+        for start in range(0, count, batch_size)
+    ]
