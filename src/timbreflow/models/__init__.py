@@ -1,0 +1,1 @@
+"""Networks: content and style encoders, the VQ-VAE, the conditioned Glow, the timbre metric, and their files."""

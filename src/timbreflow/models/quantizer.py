@@ -1,0 +1,138 @@
+"""Vector quantisation of the content code."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from vector_quantize_pytorch import VectorQuantize
+
+from timbreflow.errors import TimbreflowError
+
+
+@dataclass(frozen=True)
+class QuantizerConfig:
+    """Shape and habits of a codebook.
+
+    Attributes:
+        codebook_size: codes in each codebook.
+        code_dim: length of a code vector, D.
+        heads: the vector is cut into so many parts with a codebook each (product quantisation); 1 is the plain VQ of
+            the 2021 paper. Chords need more than the 9-11 bits a frame that one codebook gives.
+        distance: what "nearest" means; cosine compares directions only.
+        decay: of the exponential moving average that moves the codes.
+        dead_code_threshold: a code whose average number of vectors a batch falls below this is moved onto a vector
+            of the batch. Keep it well under (batch x frames) / codebook_size.
+        kmeans_iters: iterations of k-means on the first training batch.
+    """
+
+    codebook_size: int
+    code_dim: int
+    heads: int
+    distance: Literal["euclidean", "cosine"]
+    decay: float
+    dead_code_threshold: float
+    kmeans_iters: int
+
+    def __post_init__(self) -> None:
+        """Refuse what no codebook can be built from."""
+        if self.codebook_size < 2 or self.heads < 1 or self.code_dim < 1 or self.code_dim % self.heads:
+            raise TimbreflowError(
+                f"quantizer: codebook_size {self.codebook_size} must be >= 2 and heads {self.heads} must divide "
+                f"code_dim {self.code_dim}; mend them in params.yaml."
+            )
+        if self.codebook_size**self.heads > 2**62:
+            raise TimbreflowError("quantizer: codebook_size ** heads exceeds 2 ** 62; use fewer heads in params.yaml.")
+
+
+@dataclass(frozen=True)
+class QuantizerOutput:
+    """What the quantiser returns.
+
+    Attributes:
+        quantized: [B, D, t] float32; its gradient passes straight through to the input.
+        codes: [B, t] int64 index of the product codebook: sum over heads h of index_h * codebook_size ** h.
+        commitment_loss: scalar, mean squared distance of the input to its code (gradient to the input only).
+        perplexity: scalar, exp of the entropy of the code use in this batch, mean over heads.
+    """
+
+    quantized: Tensor
+    codes: Tensor
+    commitment_loss: Tensor
+    perplexity: Tensor
+
+
+class Quantizer(nn.Module):
+    """Nearest-code quantiser with moving-average codebooks, k-means start and revival of dead codes.
+
+    Codebooks are buffers in the state dict. They move only in training mode; evaluation never touches them, not even
+    when no batch has initialised them yet. Everything runs in float32 whatever autocast says.
+
+    van den Oord et al. 2017, *Neural Discrete Representation Learning*; the moving average is its appendix A.1.
+    """
+
+    def __init__(self, config: QuantizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vq = VectorQuantize(
+            dim=config.code_dim,
+            codebook_dim=config.code_dim // config.heads,
+            codebook_size=config.codebook_size,
+            heads=config.heads,
+            separate_codebook_per_head=config.heads > 1,
+            decay=config.decay,
+            kmeans_init=True,
+            kmeans_iters=config.kmeans_iters,
+            threshold_ema_dead_code=config.dead_code_threshold,
+            use_cosine_sim=config.distance == "cosine",
+            rotation_trick=False,  # plain straight-through, as in the paper
+            channel_last=False,
+        )
+        # The library starts from zeros until k-means has run; random codes keep an untrained model usable.
+        codebook = torch.randn_like(self.vq._codebook.embed)
+        if config.distance == "cosine":
+            codebook = F.normalize(codebook, dim=-1)
+        self.vq._codebook.embed.copy_(codebook)
+        self.vq._codebook.embed_avg.copy_(codebook)
+
+    @property
+    def codebooks(self) -> Tensor:
+        """[heads, codebook_size, code_dim / heads] float32."""
+        return self.vq._codebook.embed
+
+    def forward(self, x: Tensor) -> QuantizerOutput:
+        """Quantise x: [B, D, t]."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            if self.training:
+                quantized, indices, loss = self.vq(x)
+                indices = indices.reshape(x.shape[0], x.shape[-1], self.config.heads)
+                loss = loss.reshape(())
+            else:
+                quantized, indices, loss = self._nearest(x)
+        return QuantizerOutput(quantized, self._product_index(indices), loss, self._perplexity(indices))
+
+    def _nearest(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Look up the nearest codes without touching the codebooks: quantized [B, D, t], indices [B, t, H], loss."""
+        batch, _, frames = x.shape
+        parts = x.view(batch, self.config.heads, -1, frames).permute(1, 0, 3, 2).flatten(1, 2)  # [H, B t, d]
+        if self.config.distance == "cosine":
+            parts = F.normalize(parts, dim=-1, eps=1e-6)
+            indices = (parts @ self.codebooks.transpose(1, 2)).argmax(-1)
+        else:
+            indices = torch.cdist(parts, self.codebooks).argmin(-1)
+        found = torch.gather(self.codebooks, 1, indices[..., None].expand(-1, -1, parts.shape[-1]))
+        loss = F.mse_loss(parts, found)
+        found = parts + (found - parts).detach()
+        quantized = found.view(self.config.heads, batch, frames, -1).permute(1, 0, 3, 2).flatten(1, 2)
+        return quantized, indices.view(self.config.heads, batch, frames).permute(1, 2, 0), loss
+
+    def _product_index(self, indices: Tensor) -> Tensor:
+        powers = self.config.codebook_size ** torch.arange(self.config.heads, device=indices.device)
+        return (indices * powers).sum(-1)
+
+    def _perplexity(self, indices: Tensor) -> Tensor:
+        counts = F.one_hot(indices.flatten(0, 1), self.config.codebook_size).float().mean(0)  # [H, codebook_size]
+        entropy = -(counts * counts.clamp_min(1e-10).log()).sum(-1)
+        return entropy.exp().mean()

@@ -1,0 +1,193 @@
+"""Bundles round-trip exactly, and everything that does not fit is one sentence."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from timbreflow.audio.features import FeatureConfig, Normalizer
+from timbreflow.errors import TimbreflowError
+from timbreflow.models.build import build_model, config_class_of, config_from_dict, config_to_dict
+from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle, weights_sha256
+
+FEATURES = FeatureConfig(
+    kind="log_mel",
+    sample_rate=16000,
+    n_fft=2048,
+    win_length=2000,
+    hop_length=500,
+    n_mels=12,
+    fmin=20.0,
+    fmax=8000.0,
+    floor=0.01,
+)
+
+
+def bundle_of(kind: str, config: Any) -> ModelBundle:  # noqa: ANN401
+    torch.manual_seed(0)
+    model = build_model(kind, config_to_dict(config)).eval()
+    normalizer = None if kind == "triplet" else Normalizer(mean=torch.randn(12), std=torch.rand(12) + 0.5)
+    return ModelBundle(kind, model, FEATURES, normalizer, {"steps": 3, "loss": 0.5})
+
+
+@pytest.fixture
+def saved(tmp_path: Path, base_config: Any) -> Path:  # noqa: ANN401
+    save_bundle(tmp_path / "model", bundle_of("vqvae", base_config))
+    return tmp_path / "model"
+
+
+def test_round_trip(any_kind_config: tuple[str, Any], tmp_path: Path) -> None:
+    bundle = bundle_of(*any_kind_config)
+    digest = save_bundle(tmp_path / "model", bundle)
+    loaded = load_bundle(tmp_path / "model")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
+    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["config.json", "weights.safetensors"]
+    assert loaded.kind == bundle.kind and loaded.model.config == bundle.model.config
+    assert loaded.features == FEATURES and loaded.training == {"steps": 3, "loss": 0.5}
+    assert not loaded.model.training
+    for name, tensor in bundle.model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], tensor), name
+    if bundle.normalizer is None:
+        assert loaded.normalizer is None
+    else:
+        assert loaded.normalizer is not None and torch.equal(loaded.normalizer.mean, bundle.normalizer.mean)
+    assert digest == weights_sha256(tmp_path / "model") == save_bundle(tmp_path / "again", bundle)
+
+
+def test_same_answers_after_loading(glow_config: Any, tmp_path: Path) -> None:  # noqa: ANN401
+    bundle = bundle_of("glow", glow_config)
+    x = torch.randn(1, 12, 20)
+    bundle.model.train()(x, x, x)  # moves the codebook, which must travel too
+    bundle.model.eval()
+    save_bundle(tmp_path / "model", bundle)
+    loaded = load_bundle(tmp_path / "model")
+    expected = bundle.model.transfer(x, x, temperature=0.0)  # type: ignore[operator]
+    assert torch.equal(loaded.model.transfer(x, x, temperature=0.0), expected)  # type: ignore[operator]
+
+
+def test_half_precision(saved: Path, base_config: Any, tmp_path: Path) -> None:  # noqa: ANN401
+    bundle = bundle_of("vqvae", base_config)
+    with torch.no_grad():
+        bundle.model.decoder.outlet.bias.fill_(1e6)  # type: ignore[union-attr, operator]
+    save_bundle(tmp_path / "half", bundle, half_precision=True)
+    sizes = [(folder / "weights.safetensors").stat().st_size for folder in (saved, tmp_path / "half")]
+    assert sizes[1] < 0.7 * sizes[0]
+    loaded = load_bundle(tmp_path / "half").model.state_dict()
+    assert loaded["decoder.outlet.bias"][0] == 1e6
+    for name, tensor in bundle.model.state_dict().items():
+        assert loaded[name].dtype == tensor.dtype
+        torch.testing.assert_close(loaded[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_replaces_an_older_bundle(saved: Path, glow_config: Any) -> None:  # noqa: ANN401
+    save_bundle(saved, bundle_of("glow", glow_config))
+    assert load_bundle(saved).kind == "glow"
+
+
+def edit(folder: Path, **changes: Any) -> None:  # noqa: ANN401
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_missing_files(saved: Path) -> None:
+    with pytest.raises(TimbreflowError, match=r"config\.json is missing"):
+        load_bundle(saved.parent / "nowhere")
+    (saved / "weights.safetensors").unlink()
+    with pytest.raises(TimbreflowError, match=r"weights\.safetensors is missing"):
+        load_bundle(saved)
+    with pytest.raises(TimbreflowError, match=r"weights\.safetensors is missing"):
+        weights_sha256(saved)
+
+
+def test_wrong_format_kind_and_keys(saved: Path) -> None:
+    edit(saved, format=2)
+    with pytest.raises(TimbreflowError, match="format 2"):
+        load_bundle(saved)
+    edit(saved, format=1, kind="gan")
+    with pytest.raises(TimbreflowError, match="'gan' is not a kind"):
+        load_bundle(saved)
+    edit(saved, kind="vqvae", surprise=1)
+    with pytest.raises(TimbreflowError, match="must have the keys"):
+        load_bundle(saved)
+    (saved / "config.json").write_text("[]")
+    with pytest.raises(TimbreflowError, match="format"):
+        load_bundle(saved)
+    (saved / "config.json").write_text("{")
+    with pytest.raises(TimbreflowError, match="not valid JSON"):
+        load_bundle(saved)
+
+
+def test_broken_or_foreign_weights(saved: Path) -> None:
+    path = saved / "weights.safetensors"
+    weights = load_file(path)
+    name = sorted(weights)[0]
+    save_file({k: v for k, v in weights.items() if k != name}, path)
+    with pytest.raises(TimbreflowError, match="does not fit"):
+        load_bundle(saved)
+    save_file({**weights, name: torch.zeros(1, 2, 3, 4)}, path)
+    with pytest.raises(TimbreflowError, match="does not fit"):
+        load_bundle(saved)
+    save_file({**weights, "decoder.outlet.bias": torch.full((12,), float("nan"))}, path)
+    with pytest.raises(TimbreflowError, match="not finite"):
+        load_bundle(saved)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(TimbreflowError, match="not a safetensors file"):
+        load_bundle(saved)
+    path.write_bytes(b"")
+    with pytest.raises(TimbreflowError, match="not a safetensors file"):
+        load_bundle(saved)
+
+
+def test_nan_weights_are_not_written(saved: Path, base_config: Any) -> None:  # noqa: ANN401
+    bundle = bundle_of("vqvae", base_config)
+    with torch.no_grad():
+        next(bundle.model.parameters()).fill_(float("nan"))
+    before = weights_sha256(saved)
+    with pytest.raises(TimbreflowError, match="not finite"):
+        save_bundle(saved, bundle)
+    assert weights_sha256(saved) == before
+
+
+def test_kind_must_match(glow_config: Any, tmp_path: Path) -> None:  # noqa: ANN401
+    with pytest.raises(TimbreflowError, match="holds a glow"):
+        save_bundle(tmp_path / "model", replace(bundle_of("glow", glow_config), kind="vqvae"))
+    assert not (tmp_path / "model").exists()
+
+
+def test_config_round_trip_through_json(any_kind_config: tuple[str, Any]) -> None:
+    kind, config = any_kind_config
+    assert config_from_dict(config_class_of(kind), json.loads(json.dumps(config_to_dict(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("hidden",), "128", "hidden"),
+        (("style_norm",), 1, "style_norm"),
+        (("n_steps",), 2.5, "n_steps"),
+        (("content", "encoder"), "conv", "content.encoder"),
+        (("content", "depth"), 2, "unknown keys"),
+        (("content",), 3, "content"),
+    ],
+)
+def test_wrong_fields_are_named(glow_config: Any, path: tuple[str, ...], value: Any, message: str) -> None:  # noqa: ANN401
+    values = config_to_dict(glow_config)
+    inner = values
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    with pytest.raises(TimbreflowError, match=message):
+        build_model("glow", values)
+
+
+def test_missing_field_and_unknown_kind(glow_config: Any) -> None:  # noqa: ANN401
+    values = config_to_dict(glow_config)
+    del values["bound"]
+    with pytest.raises(TimbreflowError, match="lacks"):
+        build_model("glow", values)
+    with pytest.raises(TimbreflowError, match="not a kind"):
+        build_model("diffusion", values)

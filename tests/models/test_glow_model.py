@@ -1,0 +1,145 @@
+"""What only the Glow promises: exact likelihood, conversion, masks, differentiable samples."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from timbreflow.errors import TimbreflowError
+from timbreflow.models.glow.model import Glow, GlowConfig
+
+M = 12
+
+
+@pytest.fixture
+def model(glow_config: GlowConfig, randomize: Callable[[nn.Module, float], None]) -> Glow:
+    torch.manual_seed(0)
+    made = Glow(glow_config)
+    randomize(made, 0.1)
+    return made.eval()
+
+
+def clips(frames: int = 16) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    x, content, style = (torch.randn(2, M, frames, generator=generator) for _ in range(3))
+    return x, content, style
+
+
+def test_inverse_of_the_whole_model(model: Glow) -> None:
+    x, content, style = clips(64)
+    out = model(x, content, style)
+    back = model.flow.inverse(out.z, out.conditions.contexts)
+    assert (back - x).norm() / x.norm() < 1e-4
+
+
+def test_likelihood_adds_up(model: Glow) -> None:
+    x, content, style = clips(16)
+    out = model(x, content, style)
+    by_hand = torch.zeros(2)
+    for z, mean, log_sigma in zip(out.z, out.conditions.means, out.conditions.log_sigmas, strict=True):
+        by_hand += torch.distributions.Normal(mean, log_sigma.exp()).log_prob(z).sum((1, 2))
+    torch.testing.assert_close(out.log_prior, by_hand)
+    torch.testing.assert_close(out.nll, -(by_hand + out.log_det))
+    torch.testing.assert_close(out.bits_per_dim, out.nll / (M * 16) / math.log(2))
+
+
+def test_density_integrates_to_one(glow_config: GlowConfig, randomize: Callable[[nn.Module, float], None]) -> None:
+    """One bin and two frames: the density on a fine grid of the plane sums to 1."""
+    torch.manual_seed(0)
+    config = replace(glow_config, n_features=1, n_levels=1, condition_dropout=0.0)
+    model = Glow(config)
+    randomize(model, 0.1)
+    model.eval()
+    content, style = torch.randn(1, 1, 2), torch.randn(1, 1, 8)
+    axis = torch.linspace(-16, 16, 641)
+    grid = torch.cartesian_prod(axis, axis)[:, None]
+    with torch.no_grad():
+        code, tokens = model.content_path(content).code, model.style_encoder(style)
+        n = len(grid)
+        conditions = model.condition(code.expand(n, -1, -1), tokens.expand(n, -1, -1), frames=2)
+        total = (-model.likelihood(grid, conditions).nll).exp().sum() * 0.05**2
+    assert float(total) == pytest.approx(1, abs=0.02)
+
+
+def test_convert_to_its_own_style_is_the_identity(model: Glow) -> None:
+    x, _, style = clips(21)
+    torch.testing.assert_close(model.convert(x, style, style), x, rtol=1e-3, atol=1e-3)
+    assert (model.convert(x, style, style.flip(0)) - x).abs().mean() > 1e-3
+
+
+def test_temperature_zero_is_the_mode_of_the_latents_and_differentiable(model: Glow) -> None:
+    x, content, style = clips()
+    out = model(x, content, style)
+    torch.testing.assert_close(
+        model.sample(out.conditions, temperature=0.0), model.transfer(content, style, temperature=0.0)
+    )
+    style = style.clone().requires_grad_()
+    model.transfer(content, style, temperature=0.0).abs().sum().backward()
+    assert style.grad is not None and style.grad.abs().sum() > 0
+
+
+def test_temperature_widens_the_samples(model: Glow) -> None:
+    _, content, style = clips()
+    middle = model.transfer(content, style, temperature=0.0)
+
+    def spread(temperature: float) -> float:
+        generator = torch.Generator().manual_seed(0)
+        return float(
+            (model.transfer(content, style, temperature=temperature, generator=generator) - middle).detach().std()
+        )
+
+    assert 0 < spread(0.1) < spread(0.7) < spread(1.0)
+
+
+def test_masked_frames_do_not_count(model: Glow) -> None:
+    x, content, style = clips(16)
+    mask = torch.ones(2, 16, dtype=torch.bool)
+    mask[:, 12:] = False
+    other = x.clone()
+    other[..., 12:] = 9.0
+    first, second = model(x, content, style, mask=mask), model(other, content, style, mask=mask)
+    torch.testing.assert_close(first.nll, second.nll)
+    torch.testing.assert_close(first.nll_per_dim, first.nll / (M * 12))
+    assert not torch.allclose(model(x, content, style).nll, first.nll)
+
+
+def test_a_length_that_does_not_fold_is_padded_and_cropped(model: Glow) -> None:
+    x, content, style = clips(18)
+    out = model(x, content, style)
+    assert torch.isfinite(out.nll).all()
+    torch.testing.assert_close(out.nll_per_dim, out.nll / (M * 20))
+
+
+def test_initialize_is_a_pass_of_its_own(glow_config: GlowConfig) -> None:
+    torch.manual_seed(0)
+    model = Glow(glow_config).eval()
+    x, content, style = clips(64)
+    x = 4 + 3 * x
+    before = model(x, content, style).nll_per_dim.mean()
+    assert torch.equal(before, model(x, content, style).nll_per_dim.mean())
+    model.initialize(x, content, style)
+    assert model(x, content, style).nll_per_dim.mean() < before - 1
+
+
+def test_style_can_be_fitted_by_likelihood(model: Glow) -> None:
+    x, content, style = clips(32)
+    code = model.content_path(content).code.detach()
+    tokens = model.style_encoder(style).detach().requires_grad_()
+    optimizer = torch.optim.Adam([tokens], 0.05)
+    history = []
+    for _ in range(15):
+        nll = model.likelihood(x, model.condition(code, tokens, frames=32)).nll_per_dim.mean()
+        optimizer.zero_grad()
+        nll.backward()
+        optimizer.step()
+        history.append(float(nll))
+    assert history[-1] < history[0]
+
+
+def test_impossible_flows_are_refused(glow_config: GlowConfig) -> None:
+    for change in ({"kernel": 4}, {"n_levels": 0}, {"n_steps": 0}, {"n_layers": 0}, {"bound": 0.0}):
+        with pytest.raises(TimbreflowError, match=r"params\.yaml"):
+            replace(glow_config, **change)
