@@ -1,0 +1,70 @@
+"""From a recipe to finished sound: synthesizer, effects, a short fade, and one loudness for all clips."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from timbreflow.notes.tables import Notes
+from timbreflow.rendering.synthesizer import Synthesizer
+from timbreflow.rendering.triples import ClipRecipe
+
+RMS_DBFS = -23.0
+"""Level of every clip, less where the peak would pass PEAK."""
+
+PEAK = 0.99
+
+SILENCE_DBFS = -60.0
+"""Below this before scaling, nothing worth hearing sounds: music comes out of the synthesizer at -35 to -12 dBFS."""
+
+FADE_SECONDS = 0.02
+"""The clip ends in the middle of sounds; this much of a fade avoids a click."""
+
+
+@dataclass(frozen=True)
+class RenderedClip:
+    """A finished clip.
+
+    Args:
+        audio: [N] float32.
+        peak: greatest absolute sample.
+        rms: root mean square.
+        gain_db: what brought it to this level.
+    """
+
+    audio: np.ndarray
+    peak: float
+    rms: float
+    gain_db: float
+
+
+def render_recipe(recipe: ClipRecipe, notes: Notes, synthesizer: Synthesizer) -> RenderedClip | None:
+    """Render a clip.
+
+    Args:
+        recipe: timbre and length.
+        notes: of the recipe's segment (`triples.segment_notes`).
+        synthesizer: with the timbre's fonts loaded.
+
+    Returns:
+        The clip, or None when it is silent: no note sounds, or the presets do not reach these pitches.
+
+    Raises:
+        TimbreflowError: a font or preset of the timbre is not loaded.
+    """
+    timbre, sample_rate = recipe.timbre, synthesizer.sample_rate
+    audio = synthesizer.play(notes, timbre.layers, timbre.synthesis, seconds=recipe.seconds)
+    if _rms(audio) < 10 ** (SILENCE_DBFS / 20):
+        return None
+    audio = timbre.process(audio, sample_rate)
+    n_fade = min(round(FADE_SECONDS * sample_rate), len(audio))
+    audio[-n_fade:] *= np.linspace(1, 0, n_fade, dtype=np.float32)
+    rms, peak = _rms(audio), float(np.max(np.abs(audio)))
+    if not np.isfinite(peak) or rms < 10 ** (SILENCE_DBFS / 20):
+        return None
+    gain = min(10 ** (RMS_DBFS / 20) / rms, PEAK / peak)
+    audio = audio * np.float32(gain)
+    return RenderedClip(audio, float(np.max(np.abs(audio))), _rms(audio), float(20 * np.log10(gain)))
+
+
+def _rms(audio: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(audio, dtype=np.float64))))

@@ -1,0 +1,325 @@
+"""Stage render_triples: note tables and SoundFonts -> audio shards, manifest and notes of every clip."""
+
+import dataclasses
+import json
+import os
+import shutil
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from timbreflow.audio.files import encode_flac
+from timbreflow.data.manifest import (
+    CLIP_NOTES_SCHEMA,
+    MANIFEST_SCHEMA,
+    SPLITS,
+    read_clip_notes,
+    read_manifest,
+    write_clip_notes,
+    write_manifest,
+)
+from timbreflow.data.shards import write_shard
+from timbreflow.data.splits import PIECES_OF, piece_split, timbre_palette
+from timbreflow.errors import TimbreflowError
+from timbreflow.files import atomic_directory, read_json, sha256_file, stable_hash, write_json
+from timbreflow.notes.tables import Notes, NoteTables
+from timbreflow.rendering.clips import RenderedClip, render_recipe
+from timbreflow.rendering.config import RenderConfig
+from timbreflow.rendering.programs import class_id
+from timbreflow.rendering.soundfonts import Preset, find_soundfont, list_presets
+from timbreflow.rendering.synthesizer import Synthesizer, fluidsynth_version
+from timbreflow.rendering.timbres import Palette
+from timbreflow.rendering.triples import ClipRecipe, SegmentPool, TripleRecipe, draw_triple, segment_notes
+from timbreflow.stages.layout import Layout
+from timbreflow.stages.report import StageReport
+
+STAGE = "render_triples"
+
+RECIPE_VERSION = 1
+"""Raise it when the same parameters come to mean other clips, so that half-finished work of before is not reused."""
+
+_ATTEMPTS = 20
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One unit of work.
+
+    Args:
+        split: train, validation, test or test_seen.
+        index: of the shard in its split.
+        numbers: of the triples in it.
+        key: of the scratch folder.
+    """
+
+    split: str
+    index: int
+    numbers: tuple[int, ...]
+    key: str
+
+    @property
+    def name(self) -> str:
+        """Path of the tar without suffix, relative to data/audio."""
+        return f"{self.split}/shard-{self.index:05d}"
+
+    def folder(self, layout: Layout) -> Path:
+        """Where the finished shard waits in scratch."""
+        return layout.scratch(STAGE, self.key) / self.name
+
+
+def plan(config: RenderConfig, *, layout: Layout) -> list[Shard]:
+    """Check what is needed and list the shards.
+
+    A triple's shard is a hash of its number, so one more triple changes one shard.
+
+    Raises:
+        TimbreflowError: notes, a SoundFont or FluidSynth are missing, or a split has too few pieces or programs.
+    """
+    key = _key(config, layout)
+    tables = NoteTables.read(layout.notes)
+    presets = [preset for group in _presets(config, layout).values() for preset in group]
+    pools = _pools(tables, config)
+    for split in SPLITS:
+        if getattr(config.triples, split) == 0:
+            continue
+        pool = pools[PIECES_OF[split]]
+        if not pool.holds_pair():
+            raise TimbreflowError(_too_little(split, config, layout, len(pool)))
+        timbre_palette(split, presets, config.soundfonts, config.splits)
+    shards = _shards(config, key)
+    reused = sum(shard.folder(layout).is_dir() for shard in shards)
+    write_json(layout.scratch(STAGE, key) / "plan.json", {"shards": len(shards), "reused": reused})
+    return shards
+
+
+def run_one(shard: Shard, config: RenderConfig, *, layout: Layout) -> None:
+    """Render one shard into scratch; returns at once when it is already there.
+
+    Raises:
+        TimbreflowError: the notes hold no segments, or every attempt at a triple was silent.
+    """
+    if shard.folder(layout).is_dir():
+        return
+    began = time.perf_counter()
+    worker = _worker(shard.key, config, layout)
+    clips: dict[str, tuple[ClipRecipe, RenderedClip, Notes]] = {}
+    redrawn = 0
+    for number in shard.numbers:
+        triple, attempt = worker.render_triple(shard.split, number)
+        redrawn += attempt
+        clips.update({recipe.clip_id: (recipe, clip, notes) for recipe, clip, notes in triple})
+    with atomic_directory(shard.folder(layout)) as folder:
+        encoded = [(name, encode_flac(clip.audio, config.sample_rate)) for name, (_, clip, _) in clips.items()]
+        entries = write_shard(folder / "clips.tar", encoded)
+        places = {entry.clip_id: (entry.offset, entry.nbytes) for entry in entries}
+        order = sorted(clips, key=lambda name: (clips[name][0].triple_id, clips[name][0].role))
+        write_manifest(folder, [_row(shard, *clips[name], place=places[name]) for name in order])
+        write_clip_notes(folder, pd.concat([_note_rows(name, clips[name][2]) for name in order]))
+        write_json(folder / "log.json", {"seconds": time.perf_counter() - began, "redrawn": redrawn})
+
+
+def finish(config: RenderConfig, *, layout: Layout) -> StageReport:
+    """Move the shards into data/audio, write manifest.parquet, clip_notes.parquet and metrics.json.
+
+    Raises:
+        TimbreflowError: a shard has not been rendered.
+    """
+    key = _key(config, layout)
+    scratch = layout.scratch(STAGE, key)
+    shards = _shards(config, key)
+    for shard in shards:
+        if not shard.folder(layout).is_dir():
+            raise TimbreflowError(f"{shard.folder(layout)} is missing; run render_triples again, it goes on from here.")
+    manifests, notes, logs = [], [], []
+    with atomic_directory(layout.audio) as folder:
+        for shard in shards:
+            source = shard.folder(layout)
+            tar = folder / f"{shard.name}.tar"
+            tar.parent.mkdir(exist_ok=True)
+            _link(source / "clips.tar", tar)
+            manifests.append(read_manifest(source))
+            notes.append(read_clip_notes(source))
+            logs.append(read_json(source / "log.json"))
+        manifest = pd.concat(manifests, ignore_index=True)
+        write_manifest(folder, manifest)
+        write_clip_notes(folder, pd.concat(notes, ignore_index=True))
+    plan_file = scratch / "plan.json"
+    reused = int(read_json(plan_file)["reused"]) if plan_file.is_file() else 0
+    report = _report(manifest, logs, config, reused)
+    write_json(layout.results(STAGE) / "metrics.json", report.metrics)
+    shutil.rmtree(scratch)
+    return report
+
+
+class _Worker:
+    """What a thread keeps between shards: note tables, pools, palettes and a synthesizer with its fonts loaded."""
+
+    def __init__(self, config: RenderConfig, layout: Layout) -> None:
+        self.config = config
+        self.tables = NoteTables.read(layout.notes)
+        self.pools = _pools(self.tables, config)
+        paths = {font.name: find_soundfont(font, layout.soundfonts) for font in config.soundfonts}
+        self.presets = [preset for name, path in paths.items() for preset in list_presets(path, name)]
+        self.synthesizer = Synthesizer(paths, sample_rate=config.sample_rate)
+        self._palettes: dict[str, Palette] = {}
+
+    def render_triple(self, split: str, number: int) -> tuple[list[tuple[ClipRecipe, RenderedClip, Notes]], int]:
+        """The three clips of a triple with their recipes and notes, and the number of silent attempts before it."""
+        for attempt in range(_ATTEMPTS):
+            recipe = self._draw(split, number, attempt)
+            rendered = []
+            for clip_recipe in recipe.clips:
+                notes = segment_notes(self.tables, clip_recipe.segment, self.config.clip_seconds)
+                clip = render_recipe(clip_recipe, notes, self.synthesizer)
+                if clip is None:
+                    break
+                rendered.append((clip_recipe, clip, notes))
+            else:
+                return rendered, attempt
+        raise TimbreflowError(
+            f"Triple {number} of the split {split} was silent in {_ATTEMPTS} attempts; check that the SoundFonts of "
+            "render_triples.soundfonts hold pitched instruments."
+        )
+
+    def _draw(self, split: str, number: int, attempt: int) -> TripleRecipe:
+        pieces = PIECES_OF[split]
+        if split not in self._palettes:
+            fonts, fractions = self.config.soundfonts, self.config.splits
+            self._palettes[split] = timbre_palette(split, self.presets, fonts, fractions)
+        palette = self._palettes[split]
+        pool = self.pools[pieces]
+        return draw_triple(pool, palette, self.config, split=split, pieces=pieces, number=number, attempt=attempt)
+
+
+_kept = threading.local()
+
+
+def _worker(key: str, config: RenderConfig, layout: Layout) -> _Worker:
+    """This thread's worker. A synthesizer must not be shared between threads; another key frees the one before."""
+    if getattr(_kept, "key", None) != (key, layout):
+        _kept.worker, _kept.key = None, None
+        _kept.worker, _kept.key = _Worker(config, layout), (key, layout)
+    worker: _Worker = _kept.worker
+    return worker
+
+
+def _key(config: RenderConfig, layout: Layout) -> str:
+    """Scratch key: a hash of everything that decides what the shards hold."""
+    for font in config.soundfonts:
+        find_soundfont(font, layout.soundfonts)
+    notes = [(path.name, sha256_file(path)) for path in sorted(layout.notes.glob("*.parquet"))]
+    parts = (RECIPE_VERSION, dataclasses.asdict(config), notes, fluidsynth_version())
+    return f"{stable_hash(*parts):016x}"
+
+
+def _shards(config: RenderConfig, key: str) -> list[Shard]:
+    shards = []
+    for split in SPLITS:
+        count = getattr(config.triples, split)
+        n_shards = -(-count // config.triples_per_shard)
+        members: dict[int, list[int]] = {}
+        for number in range(count):
+            members.setdefault(stable_hash("shard", split, number) % n_shards, []).append(number)
+        shards += [Shard(split, index, tuple(members[index]), key) for index in sorted(members)]
+    return shards
+
+
+def _pools(tables: NoteTables, config: RenderConfig) -> dict[str, SegmentPool]:
+    pieces: dict[str, list[str]] = {name: [] for name in set(PIECES_OF.values())}
+    for piece in tables.pieces["piece_id"]:
+        pieces[piece_split(piece, config.splits)].append(piece)
+    return {name: SegmentPool(tables, members, config) for name, members in pieces.items()}
+
+
+def _presets(config: RenderConfig, layout: Layout) -> dict[str, list[Preset]]:
+    return {f.name: list_presets(find_soundfont(f, layout.soundfonts), f.name) for f in config.soundfonts}
+
+
+def _row(
+    shard: Shard, recipe: ClipRecipe, clip: RenderedClip, notes: Notes, *, place: tuple[int, int]
+) -> dict[str, Any]:
+    segment, timbre, first = recipe.segment, recipe.timbre, recipe.timbre.layers[0]
+    row = {
+        "clip_id": recipe.clip_id,
+        "triple_id": recipe.triple_id,
+        "split": shard.split,
+        "role": recipe.role,
+        "shard": f"{shard.name}.tar",
+        "offset": place[0],
+        "nbytes": place[1],
+        "piece_id": segment.piece_id,
+        "track": segment.track,
+        "start": segment.start,
+        "duration": recipe.seconds,
+        "transposition": segment.transposition,
+        "timbre_id": timbre.timbre_id,
+        "soundfont": first.soundfont,
+        "bank": first.bank,
+        "program": first.program,
+        "n_layers": len(timbre.layers),
+        "n_effects": len(timbre.effects),
+        "timbre": timbre.to_text(),
+        "class_id": class_id(first.program),
+        "n_onsets": len(set(notes.onset.tolist())),
+        "n_samples": len(clip.audio),
+        "peak": clip.peak,
+        "rms": clip.rms,
+        "gain_db": clip.gain_db,
+    }
+    if set(row) != set(MANIFEST_SCHEMA.names):
+        raise AssertionError("the manifest's columns and its rows have drifted apart")
+    return row
+
+
+def _note_rows(clip_id: str, notes: Notes) -> pd.DataFrame:
+    columns = {"clip_id": clip_id, **{name: getattr(notes, name) for name in CLIP_NOTES_SCHEMA.names[1:]}}
+    return pd.DataFrame(columns)
+
+
+def _report(manifest: pd.DataFrame, logs: list[dict[str, Any]], config: RenderConfig, reused: int) -> StageReport:
+    seconds = float(sum(log["seconds"] for log in logs))
+    sounding = float(manifest["n_samples"].sum()) / config.sample_rate
+    metrics = {
+        "clips": float(len(manifest)),
+        "timbres": float(manifest["timbre_id"].nunique()),
+        "pieces": float(manifest["piece_id"].nunique()),
+        "shards": float(len(logs)),
+        "redrawn": float(sum(log["redrawn"] for log in logs)),
+        "audio_seconds": sounding,
+        "bytes": float(manifest["nbytes"].sum()),
+        "render_seconds": seconds,
+        "times_real_time": sounding / seconds,
+    }
+    rows = []
+    for split in SPLITS:
+        part = manifest[manifest["split"] == split]
+        metrics[f"triples_{split}"] = float(part["triple_id"].nunique())
+        metrics[f"timbres_{split}"] = float(part["timbre_id"].nunique())
+        counts = {"triples": part["triple_id"].nunique(), "timbres": part["timbre_id"].nunique()}
+        rows.append({"split": split, **counts, "pieces": part["piece_id"].nunique()})
+    summary = (
+        f"{len(manifest) // 3} triples ({len(manifest)} clips, {sounding / 3600:.2f} h) of "
+        f"{manifest['timbre_id'].nunique()} timbres in {len(logs)} shards, reused {reused} shards, "
+        f"{sounding / seconds:.0f} x real time."
+    )
+    return StageReport(summary, metrics, {"splits": json.loads(json.dumps(rows, default=int))})
+
+
+def _too_little(split: str, config: RenderConfig, layout: Layout, n_tracks: int) -> str:
+    return (
+        f"{layout.notes} has too little music for {getattr(config.triples, split)} triples of the split {split}: "
+        f"{n_tracks} of its tracks could be used and two disjoint segments of {config.clip_seconds:g} s with "
+        f"{config.min_onsets} onsets are needed; collect more music, raise the fraction of pieces in "
+        "render_triples.splits, or lower min_onsets."
+    )
+
+
+def _link(source: Path, destination: Path) -> None:
+    try:
+        os.link(source, destination)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, destination)
