@@ -27,7 +27,7 @@ FEATURES = FeatureConfig(
 )
 
 
-def bundle_of(kind: str, config: Any) -> ModelBundle:  # noqa: ANN401
+def bundle_of(kind: str, config: Any) -> ModelBundle:
     torch.manual_seed(0)
     model = build_model(kind, config_to_dict(config)).eval()
     normalizer = None if kind == "triplet" else Normalizer(mean=torch.randn(12), std=torch.rand(12) + 0.5)
@@ -35,7 +35,7 @@ def bundle_of(kind: str, config: Any) -> ModelBundle:  # noqa: ANN401
 
 
 @pytest.fixture
-def saved(tmp_path: Path, base_config: Any) -> Path:  # noqa: ANN401
+def saved(tmp_path: Path, base_config: Any) -> Path:
     save_bundle(tmp_path / "model", bundle_of("vqvae", base_config))
     return tmp_path / "model"
 
@@ -46,19 +46,22 @@ def test_round_trip(any_kind_config: tuple[str, Any], tmp_path: Path) -> None:
     loaded = load_bundle(tmp_path / "model")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["config.json", "weights.safetensors"]
-    assert loaded.kind == bundle.kind and loaded.model.config == bundle.model.config
-    assert loaded.features == FEATURES and loaded.training == {"steps": 3, "loss": 0.5}
+    assert loaded.kind == bundle.kind
+    assert loaded.model.config == bundle.model.config
+    assert loaded.features == FEATURES
+    assert loaded.training == {"steps": 3, "loss": 0.5}
     assert not loaded.model.training
     for name, tensor in bundle.model.state_dict().items():
         assert torch.equal(loaded.model.state_dict()[name], tensor), name
     if bundle.normalizer is None:
         assert loaded.normalizer is None
     else:
-        assert loaded.normalizer is not None and torch.equal(loaded.normalizer.mean, bundle.normalizer.mean)
+        assert loaded.normalizer is not None
+        assert torch.equal(loaded.normalizer.mean, bundle.normalizer.mean)
     assert digest == weights_sha256(tmp_path / "model") == save_bundle(tmp_path / "again", bundle)
 
 
-def test_same_answers_after_loading(glow_config: Any, tmp_path: Path) -> None:  # noqa: ANN401
+def test_same_answers_after_loading(glow_config: Any, tmp_path: Path) -> None:
     bundle = bundle_of("glow", glow_config)
     x = torch.randn(1, 12, 20)
     bundle.model.train()(x, x, x)  # moves the codebook, which must travel too
@@ -69,7 +72,7 @@ def test_same_answers_after_loading(glow_config: Any, tmp_path: Path) -> None:  
     assert torch.equal(loaded.model.transfer(x, x, temperature=0.0), expected)  # type: ignore[operator]
 
 
-def test_half_precision(saved: Path, base_config: Any, tmp_path: Path) -> None:  # noqa: ANN401
+def test_half_precision(saved: Path, base_config: Any, tmp_path: Path) -> None:
     bundle = bundle_of("vqvae", base_config)
     with torch.no_grad():
         bundle.model.decoder.outlet.bias.fill_(1e6)  # type: ignore[union-attr, operator]
@@ -83,12 +86,12 @@ def test_half_precision(saved: Path, base_config: Any, tmp_path: Path) -> None: 
         torch.testing.assert_close(loaded[name], tensor, rtol=1e-3, atol=1e-4)
 
 
-def test_replaces_an_older_bundle(saved: Path, glow_config: Any) -> None:  # noqa: ANN401
+def test_replaces_an_older_bundle(saved: Path, glow_config: Any) -> None:
     save_bundle(saved, bundle_of("glow", glow_config))
     assert load_bundle(saved).kind == "glow"
 
 
-def edit(folder: Path, **changes: Any) -> None:  # noqa: ANN401
+def edit(folder: Path, **changes: Any) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
@@ -142,7 +145,7 @@ def test_broken_or_foreign_weights(saved: Path) -> None:
         load_bundle(saved)
 
 
-def test_nan_weights_are_not_written(saved: Path, base_config: Any) -> None:  # noqa: ANN401
+def test_nan_weights_are_not_written(saved: Path, base_config: Any) -> None:
     bundle = bundle_of("vqvae", base_config)
     with torch.no_grad():
         next(bundle.model.parameters()).fill_(float("nan"))
@@ -152,7 +155,7 @@ def test_nan_weights_are_not_written(saved: Path, base_config: Any) -> None:  # 
     assert weights_sha256(saved) == before
 
 
-def test_kind_must_match(glow_config: Any, tmp_path: Path) -> None:  # noqa: ANN401
+def test_kind_must_match(glow_config: Any, tmp_path: Path) -> None:
     with pytest.raises(TimbreflowError, match="holds a glow"):
         save_bundle(tmp_path / "model", replace(bundle_of("glow", glow_config), kind="vqvae"))
     assert not (tmp_path / "model").exists()
@@ -174,7 +177,7 @@ def test_config_round_trip_through_json(any_kind_config: tuple[str, Any]) -> Non
         (("content",), 3, "content"),
     ],
 )
-def test_wrong_fields_are_named(glow_config: Any, path: tuple[str, ...], value: Any, message: str) -> None:  # noqa: ANN401
+def test_wrong_fields_are_named(glow_config: Any, path: tuple[str, ...], value: Any, message: str) -> None:
     values = config_to_dict(glow_config)
     inner = values
     for key in path[:-1]:
@@ -184,7 +187,7 @@ def test_wrong_fields_are_named(glow_config: Any, path: tuple[str, ...], value: 
         build_model("glow", values)
 
 
-def test_missing_field_and_unknown_kind(glow_config: Any) -> None:  # noqa: ANN401
+def test_missing_field_and_unknown_kind(glow_config: Any) -> None:
     values = config_to_dict(glow_config)
     del values["bound"]
     with pytest.raises(TimbreflowError, match="lacks"):

@@ -45,7 +45,8 @@ def test_inverse(
     layer, channels = made(name, randomize, dtype)
     x, given = torch.randn(3, channels, 16, dtype=dtype), context(3, 16, dtype)
     z, log_det = layer(x, given)
-    assert z.shape == x.shape and log_det.shape == (3,)
+    assert z.shape == x.shape
+    assert log_det.shape == (3,)
     assert (z - x).abs().mean() > 0.01
     assert (layer.inverse(z, given) - x).norm() / x.norm() < tolerance
     assert (layer(layer.inverse(x, given), given)[0] - x).norm() / x.norm() < tolerance
@@ -152,7 +153,8 @@ def test_squeeze_and_split_are_permutations() -> None:
     x = torch.randn(2, 6, 8)
     squeezed = Squeeze()(x)
     assert squeezed.shape == (2, 12, 4)
-    assert torch.equal(squeezed[:, :6], x[..., ::2]) and torch.equal(squeezed[:, 6:], x[..., 1::2])
+    assert torch.equal(squeezed[:, :6], x[..., ::2])
+    assert torch.equal(squeezed[:, 6:], x[..., 1::2])
     assert torch.equal(Squeeze().inverse(squeezed), x)
     assert torch.equal(Split().inverse(*Split()(x)), x)
 
@@ -170,4 +172,5 @@ def test_new_coupling_is_the_identity() -> None:
     layer = AffineCoupling(C, **SHAPE, style_norm=True)  # type: ignore[arg-type]
     x = torch.randn(2, C, T)
     z, log_det = layer(x, context(2, T, torch.float32))
-    assert torch.equal(z, x) and torch.equal(log_det, torch.zeros(2))
+    assert torch.equal(z, x)
+    assert torch.equal(log_det, torch.zeros(2))

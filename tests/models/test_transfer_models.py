@@ -18,7 +18,7 @@ M = 12
 KindConfig = tuple[str, Any]
 
 
-def built(kind_config: KindConfig, randomize: Callable[[nn.Module, float], None], scale: float = 0.1) -> Any:  # noqa: ANN401
+def built(kind_config: KindConfig, randomize: Callable[[nn.Module, float], None], scale: float = 0.1) -> Any:
     torch.manual_seed(3)
     model = build_model(kind_config[0], config_to_dict(kind_config[1]))
     randomize(model, scale)

@@ -13,13 +13,19 @@ def test_output_shapes(base_config: VQVAEConfig, paper_config: VQVAEConfig) -> N
     content, style = torch.randn(2, 12, 21), torch.randn(2, 12, 30)
     out = VQVAE(base_config)(content, style)
     assert out.prediction.shape == (2, 12, 21)
-    assert out.roll_logits is not None and out.roll_logits.shape == (2, 128, 21)
-    assert out.codes.shape == (2, 11) and out.codes.dtype == torch.int64
-    assert out.content_code.shape == (2, 8, 11) and out.style_tokens.shape == (2, 2, 8)
-    assert out.commitment_loss.shape == () and out.perplexity.shape == ()
+    assert out.roll_logits is not None
+    assert out.roll_logits.shape == (2, 128, 21)
+    assert out.codes.shape == (2, 11)
+    assert out.codes.dtype == torch.int64
+    assert out.content_code.shape == (2, 8, 11)
+    assert out.style_tokens.shape == (2, 2, 8)
+    assert out.commitment_loss.shape == ()
+    assert out.perplexity.shape == ()
     out = VQVAE(paper_config)(content, style)
-    assert out.prediction.shape == (2, 12, 21) and out.codes.shape == (2, 6)
-    assert out.roll_logits is None and out.style_tokens.shape == (2, 1, 16)
+    assert out.prediction.shape == (2, 12, 21)
+    assert out.codes.shape == (2, 6)
+    assert out.roll_logits is None
+    assert out.style_tokens.shape == (2, 1, 16)
 
 
 def test_paper_at_full_width_has_its_53_million_parameters(paper_config: VQVAEConfig) -> None:

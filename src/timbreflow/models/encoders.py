@@ -1,5 +1,6 @@
 """Encoders of the content clip and of the style clip."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -112,9 +113,7 @@ class StridedContentEncoder(nn.Module):
         super().__init__()
         self.config = config
         channels = [n_features, *[config.width] * (config.n_strides - 1), code_dim]
-        self.strides = nn.ModuleList(
-            nn.Conv1d(a, b, 4, stride=2, padding=1) for a, b in zip(channels, channels[1:], strict=False)
-        )
+        self.strides = nn.ModuleList(nn.Conv1d(a, b, 4, stride=2, padding=1) for a, b in itertools.pairwise(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, M, T] -> [B, D, ceil(T / downsample)]."""
