@@ -130,6 +130,7 @@ class FeatureExtractor(nn.Module):
             # Zeros, not a reflection: a signal may be shorter than half a window.
             pad_mode="constant",
         )
+        self.filterbank: Tensor | None
         self.register_buffer("filterbank", mel_filterbank(config) if config.kind == "log_mel" else None)
 
     @property

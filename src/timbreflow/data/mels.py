@@ -128,17 +128,37 @@ class RunningStatistics:
 
     def update(self, features: np.ndarray) -> None:
         """Take in [n, M, T]."""
-        count = features.shape[0] * features.shape[2]
-        if count == 0:
+        part = RunningStatistics(len(self.mean))
+        part.count = features.shape[0] * features.shape[2]
+        if part.count == 0:
             return
         values = np.asarray(features, dtype=np.float64)
-        mean = values.mean(axis=(0, 2))
-        squares = np.square(values - mean[None, :, None]).sum(axis=(0, 2))
-        total = self.count + count
-        shift = mean - self.mean
-        self.squares += squares + np.square(shift) * (self.count * count / total)
-        self.mean += shift * (count / total)
+        part.mean = values.mean(axis=(0, 2))
+        part.squares = np.square(values - part.mean[None, :, None]).sum(axis=(0, 2))
+        self.merge(part)
+
+    def merge(self, other: "RunningStatistics") -> None:
+        """Take in what another has seen."""
+        if other.count == 0:
+            return
+        total = self.count + other.count
+        shift = other.mean - self.mean
+        self.squares = self.squares + other.squares + np.square(shift) * (self.count * other.count / total)
+        self.mean = self.mean + shift * (other.count / total)
         self.count = total
+
+    def as_json(self) -> dict[str, Any]:
+        """State as plain numbers, exact."""
+        return {"count": self.count, "mean": self.mean.tolist(), "squares": self.squares.tolist()}
+
+    @classmethod
+    def from_json(cls, state: Mapping[str, Any]) -> "RunningStatistics":
+        """The inverse of `as_json`."""
+        statistics = cls(len(state["mean"]))
+        statistics.count = int(state["count"])
+        statistics.mean = np.array(state["mean"], dtype=np.float64)
+        statistics.squares = np.array(state["squares"], dtype=np.float64)
+        return statistics
 
     def normalizer(self) -> Normalizer:
         """The statistics so far.

@@ -1,0 +1,125 @@
+"""Stage validate_data: nothing is trained on data that fails a suite.
+
+`passed.json`, which every training stage depends on, holds the suites' names and the digest of the data and nothing
+else, so that looser limits or a new Data Docs page retrain nothing.
+"""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import pandas as pd
+
+from timbreflow.data.splits import program_split
+from timbreflow.errors import TimbreflowError
+from timbreflow.files import sha256_file, write_json
+from timbreflow.rendering.config import RenderConfig
+from timbreflow.rendering.programs import PITCHED_PROGRAMS
+from timbreflow.stages.layout import Layout
+from timbreflow.stages.report import MetricLogger, StageReport, ignore_metrics
+from timbreflow.validation.config import Promise, ValidationConfig
+from timbreflow.validation.run import Outcome, run_suites
+from timbreflow.validation.suites import build_suites
+from timbreflow.validation.tables import (
+    clip_table,
+    mel_table,
+    note_table,
+    piece_table,
+    split_table,
+    statistics_table,
+    timbre_table,
+    triple_table,
+)
+
+STAGE = "validate_data"
+
+
+def run(
+    config: ValidationConfig, render: RenderConfig, *, layout: Layout, log: MetricLogger = ignore_metrics
+) -> StageReport:
+    """Check manifest, clip notes and features; write Data Docs and metrics.json, and passed.json when all is well.
+
+    Args:
+        config: limits.
+        render: the section that promised the data.
+        layout: paths.
+        log: takes the figures as step 0.
+
+    Raises:
+        TimbreflowError: an expectation failed (it is named, with its suite, column and rows), or a file is missing.
+    """
+    results = layout.results(STAGE)
+    # First of all: whatever happens below, the data of now has not passed.
+    (results / "passed.json").unlink(missing_ok=True)
+    promise = promised(render)
+    clips = clip_table(layout.audio, config, promise)
+    notes = note_table(layout.audio, clips)
+    statistics, settings = statistics_table(layout.mels)
+    tables = {
+        "manifest": clips,
+        "triples": triple_table(clips, notes),
+        "splits": split_table(clips, promise),
+        "pieces": piece_table(clips),
+        "timbres": timbre_table(clips, promise),
+        "clip_notes": notes,
+        "mels": mel_table(layout.mels, clips),
+        "statistics": statistics,
+    }
+    outcome = run_suites(
+        tables,
+        build_suites(config, promise, settings),
+        workdir=layout.scratch(STAGE, "great_expectations"),
+        docs=results / "data_docs",
+    )
+    metrics = _metrics(clips, outcome)
+    write_json(results / "metrics.json", metrics)
+    log(0, metrics)
+    index = results / "data_docs" / "index.html"
+    if outcome.failures:
+        others = len(outcome.failures) - 1
+        raise TimbreflowError(
+            f"The data failed validation: {outcome.failures[0]}{f', and {others} more' if others else ''}; "
+            f"open {index}, then correct params.yaml or run render_triples and extract_mels again."
+        )
+    write_json(results / "passed.json", {"suites": sorted(outcome.expectations), "digest": data_digest(layout)})
+    total = sum(outcome.expectations.values())
+    summary = f"{total} expectations in {len(outcome.expectations)} suites hold for {len(clips)} clips."
+    rows = [{"suite": name, "expectations": count} for name, count in outcome.expectations.items()]
+    return StageReport(summary, metrics, {"suites": rows}, {"data docs": index})
+
+
+def promised(render: RenderConfig) -> Promise:
+    """What the render_triples section promises of the data."""
+    return Promise(
+        triples={field.name: getattr(render.triples, field.name) for field in dataclasses.fields(render.triples)},
+        n_samples=round(render.clip_seconds * render.sample_rate),
+        min_onsets=render.min_onsets,
+        transposition=render.transposition,
+        max_layers=render.timbre.max_layers,
+        test_soundfonts=frozenset(font.name for font in render.soundfonts if font.role == "test"),
+        held_out_programs=frozenset(
+            program for program in PITCHED_PROGRAMS if program_split(program, render.splits.test_programs) == "test"
+        ),
+    )
+
+
+def data_digest(layout: Layout) -> str:
+    """sha256 over the names and contents of everything in data/audio and data/mels."""
+    digest = hashlib.sha256()
+    for root in (layout.audio, layout.mels):
+        for path in sorted(path for path in Path(root).rglob("*") if path.is_file()):
+            digest.update(f"{path.relative_to(layout.root).as_posix()} {sha256_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _metrics(clips: pd.DataFrame, outcome: Outcome) -> dict[str, float]:
+    sounding = clips.loc[~clips["silent"], "rms_dbfs"]
+    return {
+        "expectations": float(sum(outcome.expectations.values())),
+        "failed_expectations": float(len(outcome.failures)),
+        "suites": float(len(outcome.expectations)),
+        "clips": float(len(clips)),
+        "silent_fraction": float(clips["silent"].mean()) if len(clips) else 0.0,
+        "clipped_fraction": float(clips["clipped"].mean()) if len(clips) else 0.0,
+        "mean_rms_dbfs": float(sounding.mean()) if len(sounding) else -200.0,
+    }

@@ -1,0 +1,140 @@
+"""What every table must be like, as Great Expectations suites."""
+
+# mypy: disable-error-code="attr-defined"
+# great_expectations is typed, but does not mark the names that it means to export.
+
+import os
+from collections.abc import Sequence
+
+# Read by great_expectations when it is imported.
+os.environ["GX_ANALYTICS_ENABLED"] = "false"
+
+import great_expectations.expectations as gxe  # noqa: E402
+from great_expectations import ExpectationSuite  # noqa: E402
+from great_expectations.expectations.expectation import Expectation  # noqa: E402
+
+from timbreflow.data.manifest import CLIP_NOTES_SCHEMA, MANIFEST_SCHEMA, ROLES, SPLITS  # noqa: E402
+from timbreflow.validation.config import Promise, ValidationConfig  # noqa: E402
+
+DERIVED_CLIP_COLUMNS = ["rms_dbfs", "silent", "clipped", "timbre_side"]
+DERIVED_NOTE_COLUMNS = ["known_clip", "clip_seconds"]
+SINGLE_PRECISION = 1e-3
+"""Slack of times in seconds that are stored as float32."""
+
+
+def build_suites(config: ValidationConfig, promise: Promise, settings: dict[str, int]) -> dict[str, ExpectationSuite]:
+    """Suites by the name of their table (see validation/tables.py).
+
+    Args:
+        config: limits.
+        promise: what params.yaml promised.
+        settings: sample_rate, hop_length and n_features of the stored features.
+    """
+    suites = {
+        "manifest": _manifest(config, promise, promise.n_samples / settings["sample_rate"]),
+        "triples": _triples(),
+        "splits": _splits(promise),
+        "pieces": [_only("groups", ["train", "validation", "test"])],
+        "timbres": [_only("sides", ["train", "test"])],
+        "clip_notes": _clip_notes(),
+        "mels": _mels(settings["n_features"], promise.n_samples // settings["hop_length"]),
+        "statistics": _statistics(settings["n_features"]),
+    }
+    return {name: ExpectationSuite(name=name, expectations=list(suite)) for name, suite in suites.items()}
+
+
+def _manifest(config: ValidationConfig, promise: Promise, seconds: float) -> list[Expectation]:
+    sides = [("train", "train"), ("validation", "train"), ("test_seen", "train"), ("test", "test")]
+    return [
+        gxe.ExpectTableColumnsToMatchSet(column_set=[*MANIFEST_SCHEMA.names, *DERIVED_CLIP_COLUMNS], exact_match=True),
+        *_present(MANIFEST_SCHEMA.names),
+        gxe.ExpectColumnValuesToBeUnique(column="clip_id"),
+        gxe.ExpectCompoundColumnsToBeUnique(column_list=["triple_id", "role"]),
+        gxe.ExpectCompoundColumnsToBeUnique(column_list=["shard", "offset"]),
+        _only("split", SPLITS),
+        _only("role", ROLES),
+        _between("offset", 0, None),
+        _between("nbytes", 1, None),
+        _between("start", 0, None),
+        _between("duration", seconds - SINGLE_PRECISION, seconds + SINGLE_PRECISION),
+        _between("n_samples", promise.n_samples, promise.n_samples),
+        _between("n_onsets", promise.min_onsets, None),
+        _between("transposition", -promise.transposition, promise.transposition),
+        _between("bank", 0, None),
+        _between("program", 0, 127),
+        _between("n_layers", 1, max(1, promise.max_layers)),
+        _between("n_effects", 0, 3),
+        _between("peak", 0, 1),
+        _between("rms", 0, 1),
+        _between("gain_db", -200, 200),
+        _only("silent", [False], mostly=1 - config.max_silent_fraction),
+        _only("clipped", [False], mostly=1 - config.max_clipped_fraction),
+        gxe.ExpectColumnMeanToBeBetween(column="rms_dbfs", min_value=config.min_mean_rms_dbfs),
+        gxe.ExpectColumnPairValuesToBeInSet(column_A="split", column_B="timbre_side", value_pairs_set=sides),
+    ]
+
+
+def _triples() -> list[Expectation]:
+    promises = ("same_notes", "same_timbre", "other_timbre", "other_notes")
+    return [
+        _only("roles", ["+".join(sorted(ROLES))]),
+        _between("n_splits", 1, 1),
+        *(_only(promise, [True]) for promise in promises),
+    ]
+
+
+def _splits(promise: Promise) -> list[Expectation]:
+    return [
+        gxe.ExpectTableRowCountToEqual(value=len(promise.triples)),
+        gxe.ExpectColumnPairValuesToBeEqual(column_A="n_triples", column_B="promised"),
+    ]
+
+
+def _clip_notes() -> list[Expectation]:
+    return [
+        gxe.ExpectTableColumnsToMatchSet(
+            column_set=[*CLIP_NOTES_SCHEMA.names, *DERIVED_NOTE_COLUMNS], exact_match=True
+        ),
+        *_present(CLIP_NOTES_SCHEMA.names),
+        _only("known_clip", [True]),
+        _between("onset", 0, None),
+        gxe.ExpectColumnPairValuesAToBeGreaterThanB(column_A="clip_seconds", column_B="onset"),
+        gxe.ExpectColumnValuesToBeBetween(column="duration", min_value=0, strict_min=True),
+        _between("pitch", 0, 127),
+        _between("velocity", 1, 127),
+    ]
+
+
+def _mels(n_features: int, n_frames: int) -> list[Expectation]:
+    return [
+        _only("indexed", [True]),
+        gxe.ExpectColumnValuesToBeUnique(column="clip_id"),
+        gxe.ExpectCompoundColumnsToBeUnique(column_list=["shard", "row"]),
+        _only("in_manifest", [True]),
+        _only("finite", [True]),
+        _between("n_features", n_features, n_features),
+        _between("n_frames", n_frames, n_frames),
+        gxe.ExpectColumnValuesToBeBetween(column="std", min_value=0, strict_min=True),
+    ]
+
+
+def _statistics(n_features: int) -> list[Expectation]:
+    # Half precision ends at 65504, so a mean beyond it cannot be of stored values.
+    return [
+        gxe.ExpectTableRowCountToEqual(value=n_features),
+        *_present(["mean", "std"]),
+        _between("mean", -65504, 65504),
+        gxe.ExpectColumnValuesToBeBetween(column="std", min_value=0, strict_min=True, max_value=65504),
+    ]
+
+
+def _present(columns: Sequence[str]) -> list[Expectation]:
+    return [gxe.ExpectColumnValuesToNotBeNull(column=column) for column in columns]
+
+
+def _only(column: str, values: Sequence[object], *, mostly: float = 1.0) -> Expectation:
+    return gxe.ExpectColumnValuesToBeInSet(column=column, value_set=list(values), mostly=mostly)
+
+
+def _between(column: str, low: float | None, high: float | None) -> Expectation:
+    return gxe.ExpectColumnValuesToBeBetween(column=column, min_value=low, max_value=high)

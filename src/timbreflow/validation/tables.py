@@ -1,0 +1,220 @@
+"""The tables that the suites look at: the data at rest, and what follows from it, one row a thing."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from timbreflow.data.manifest import (
+    CLIP_NOTES_SCHEMA,
+    MANIFEST_SCHEMA,
+    ROLES,
+    SPLITS,
+    check_columns,
+)
+from timbreflow.data.mels import MelShards, read_mel_index
+from timbreflow.errors import TimbreflowError
+from timbreflow.files import read_json
+from timbreflow.rendering.timbres import Timbre
+from timbreflow.validation.config import Promise, ValidationConfig
+
+PIECE_GROUP = {"train": "train", "validation": "validation", "test": "test", "test_seen": "test"}
+"""Splits that may share pieces share a name."""
+TIMBRE_SIDE = {"train": "train", "validation": "train", "test": "test", "test_seen": "train"}
+"""Splits that may share timbres share a name."""
+
+
+def clip_table(audio: Path, config: ValidationConfig, promise: Promise) -> pd.DataFrame:
+    """The manifest with rms_dbfs, silent, clipped and timbre_side ("train", "test", or "mixed" for layers of both).
+
+    Raises:
+        TimbreflowError: the manifest is missing or lacks a column.
+    """
+    path = audio / "manifest.parquet"
+    clips = _read(path)
+    check_columns(pq.read_schema(path), MANIFEST_SCHEMA, path)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        clips["rms_dbfs"] = 20 * np.log10(clips["rms"].to_numpy(dtype=np.float64))
+    clips["silent"] = ~(clips["rms_dbfs"] >= config.silent_rms_dbfs)
+    clips["clipped"] = clips["peak"] >= config.clipped_peak
+    sides = {text: _timbre_side(text, promise) for text in clips["timbre"].dropna().unique()}
+    clips["timbre_side"] = clips["timbre"].map(sides)
+    return clips
+
+
+def note_table(audio: Path, clips: pd.DataFrame) -> pd.DataFrame:
+    """The notes of clips with known_clip (its clip is in the manifest) and the clip's duration as clip_seconds.
+
+    Raises:
+        TimbreflowError: the table is missing or lacks a column.
+    """
+    path = audio / "clip_notes.parquet"
+    notes = _read(path)
+    check_columns(pq.read_schema(path), CLIP_NOTES_SCHEMA, path)
+    seconds = clips.drop_duplicates("clip_id").set_index("clip_id")["duration"]
+    notes["known_clip"] = notes["clip_id"].isin(seconds.index)
+    notes["clip_seconds"] = notes["clip_id"].map(seconds)
+    return notes
+
+
+def triple_table(clips: pd.DataFrame, notes: pd.DataFrame) -> pd.DataFrame:
+    """One row a triple: roles, and whether its three clips keep the promise of a triple.
+
+    Columns: triple_id; roles (sorted, joined by +); n_splits; same_notes (content and target play the same notes);
+    same_timbre (style and target); other_timbre (content and target differ); other_notes (style is no part of the
+    content's segment). The last four are False where a role is missing.
+    """
+    fingerprints = _fingerprints(notes)
+    rows = []
+    for triple_id, group in clips.groupby("triple_id", sort=True):
+        row: dict[str, object] = {
+            "triple_id": triple_id,
+            "roles": "+".join(sorted(group["role"].astype(str))),
+            "n_splits": group["split"].nunique(),
+            "same_notes": False,
+            "same_timbre": False,
+            "other_timbre": False,
+            "other_notes": False,
+        }
+        clip = {role: part.iloc[0] for role, part in group.groupby("role") if role in ROLES}
+        if len(clip) == len(ROLES):
+            content, style, target = (clip[role] for role in ROLES)
+            played = fingerprints.get(content["clip_id"])
+            row["same_notes"] = played is not None and played == fingerprints.get(target["clip_id"])
+            row["same_timbre"] = style["timbre_id"] == target["timbre_id"]
+            row["other_timbre"] = content["timbre_id"] != target["timbre_id"]
+            same_track = (content["piece_id"], content["track"]) == (style["piece_id"], style["track"])
+            # start is stored in single precision
+            apart = abs(float(content["start"]) - float(style["start"])) >= float(content["duration"]) - 1e-3
+            row["other_notes"] = not same_track or apart
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def split_table(clips: pd.DataFrame, promise: Promise) -> pd.DataFrame:
+    """One row a split: n_triples and promised."""
+    counts = clips.groupby("split")["triple_id"].nunique()
+    names = sorted(set(counts.index) | set(SPLITS))
+    return pd.DataFrame(
+        {
+            "split": names,
+            "n_triples": [int(counts.get(name, 0)) for name in names],
+            "promised": [promise.triples.get(name, 0) for name in names],
+        }
+    )
+
+
+def piece_table(clips: pd.DataFrame) -> pd.DataFrame:
+    """One row a piece: the groups of splits that use it, sorted and joined by +."""
+    return _memberships(zip(clips["piece_id"], clips["split"].map(PIECE_GROUP), strict=True), "piece_id", "groups")
+
+
+def timbre_table(clips: pd.DataFrame, promise: Promise) -> pd.DataFrame:
+    """One row a part of a timbre: the sides ("train", "test") that it sounds on, sorted and joined by +.
+
+    Parts are whole timbres, programs (or SoundFonts where test has its own) and settings of effects.
+    """
+    pairs: set[tuple[str, str]] = set()
+    for timbre_id, text, split in clips[["timbre_id", "timbre", "split"]].drop_duplicates().itertuples(index=False):
+        side = TIMBRE_SIDE.get(split, str(split))
+        pairs.add((f"timbre {timbre_id}", side))
+        timbre = Timbre.from_text(text)
+        for layer in timbre.layers:
+            part = f"soundfont {layer.soundfont}" if promise.test_soundfonts else f"program {layer.program}"
+            pairs.add((part, side))
+        pairs.update((f"effect {effect.setting}", side) for effect in timbre.effects)
+    return _memberships(sorted(pairs), "part", "sides")
+
+
+def mel_table(mels: Path, clips: pd.DataFrame) -> pd.DataFrame:
+    """One row of the index: finite, n_features, n_frames, mean and std of its values, and in_manifest.
+
+    A clip of the manifest that the index lacks is a row with indexed False.
+
+    Raises:
+        TimbreflowError: the index or a shard is missing or corrupt.
+    """
+    index = read_mel_index(mels)
+    shards = MelShards(mels, open_files=1)
+    parts = []
+    for name, group in index.groupby("shard", sort=True):
+        array = shards.shard(str(name))
+        if group["row"].min() < 0 or group["row"].max() >= len(array):
+            raise TimbreflowError(f"{mels / str(name)} has fewer rows than its index says; run extract_mels again.")
+        rows = []
+        for row in group["row"]:
+            values = np.asarray(array[row], dtype=np.float32)
+            finite = bool(np.isfinite(values).all())
+            rows.append(
+                (finite, *values.shape, *((float(values.mean()), float(values.std())) if finite else (0.0, 0.0)))
+            )
+        columns = ["finite", "n_features", "n_frames", "mean", "std"]
+        parts.append(group.assign(**dict(zip(columns, zip(*rows, strict=True), strict=True))))
+    table = pd.concat(parts, ignore_index=True)
+    known = clips.drop_duplicates("clip_id").set_index("clip_id")
+    same = (
+        known.reindex(table["clip_id"])[["triple_id", "split", "role", "timbre_id"]].to_numpy()
+        == table[["triple_id", "split", "role", "timbre_id"]].to_numpy()
+    )
+    table["in_manifest"] = same.all(axis=1)
+    table["indexed"] = True
+    missing = [name for name in known.index if name not in set(table["clip_id"])]
+    return pd.concat([table, pd.DataFrame({"clip_id": missing, "indexed": False})], ignore_index=True)
+
+
+def statistics_table(mels: Path) -> tuple[pd.DataFrame, dict[str, int]]:
+    """One row a feature: mean and std; and the settings {sample_rate, hop_length, n_features} that they belong to.
+
+    Raises:
+        TimbreflowError: statistics.json is missing or lacks something.
+    """
+    path = mels / "statistics.json"
+    value = read_json(path)
+    try:
+        table = pd.DataFrame({"mean": value["mean"], "std": value["std"]}, dtype=np.float64)
+        features = value["features"]
+        n_features = features["n_mels"] if features["kind"] == "log_mel" else features["n_fft"] // 2 + 1
+        settings = {name: int(features[name]) for name in ("sample_rate", "hop_length")}
+    except (KeyError, TypeError, ValueError) as error:
+        raise TimbreflowError(f"{path} lacks means, deviations or settings; run extract_mels again.") from error
+    table.insert(0, "feature", np.arange(len(table)))
+    return table, {**settings, "n_features": int(n_features)}
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise TimbreflowError(f"{path} is missing; run the stage that makes it.")
+    try:
+        # ParquetFile, not read_table: the latter takes folder names such as split=train for columns.
+        return pq.ParquetFile(path).read().to_pandas()
+    except (OSError, ValueError) as error:
+        raise TimbreflowError(f"{path} is not a readable Parquet file; delete it and run its stage again.") from error
+
+
+def _timbre_side(text: str, promise: Promise) -> str:
+    sides = set()
+    for layer in Timbre.from_text(text).layers:
+        if promise.test_soundfonts:
+            held_out = layer.soundfont in promise.test_soundfonts
+        else:
+            held_out = layer.program in promise.held_out_programs
+        sides.add("test" if held_out else "train")
+    return sides.pop() if len(sides) == 1 else "mixed"
+
+
+def _fingerprints(notes: pd.DataFrame) -> dict[str, int]:
+    """A number for the notes of each clip; equal notes in any order give equal numbers."""
+    hashes = pd.util.hash_pandas_object(notes[["onset", "duration", "pitch", "velocity"]], index=False)
+    # Wrapping addition does not depend on the order, and a note that comes twice counts twice.
+    totals = hashes.groupby(notes["clip_id"].to_numpy()).sum()
+    return {str(clip_id): int(total) for clip_id, total in totals.items()}
+
+
+def _memberships(pairs: Iterable[tuple[str, str]], name: str, groups: str) -> pd.DataFrame:
+    members: dict[str, set[str]] = {}
+    for thing, group in pairs:
+        members.setdefault(thing, set()).add(str(group))
+    things = sorted(members)
+    return pd.DataFrame({name: things, groups: ["+".join(sorted(members[thing])) for thing in things]})
