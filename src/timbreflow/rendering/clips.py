@@ -14,7 +14,7 @@ RMS_DBFS = -23.0
 PEAK = 0.99
 
 SILENCE_DBFS = -60.0
-"""Below this before scaling, nothing worth hearing sounds: music comes out of the synthesizer at -35 to -12 dBFS."""
+"""Below this before scaling, nothing worth hearing sounds: music comes out of the synthesizer at -50 to -20 dBFS."""
 
 FADE_SECONDS = 0.02
 """The clip ends in the middle of sounds; this much of a fade avoids a click."""
@@ -46,12 +46,15 @@ def render_recipe(recipe: ClipRecipe, notes: Notes, synthesizer: Synthesizer) ->
         synthesizer: with the timbre's fonts loaded.
 
     Returns:
-        The clip, or None when it is silent: no note sounds, or the presets do not reach these pitches.
+        The clip, or None when it would not be what the notes say: it is silent, or the first layer's preset does not
+        reach one of the pitches.
 
     Raises:
         TimbreflowError: a font or preset of the timbre is not loaded.
     """
     timbre, sample_rate = recipe.timbre, synthesizer.sample_rate
+    if not all(synthesizer.reaches(timbre.layers[0], pitch) for pitch in sorted(set(notes.pitch.tolist()))):
+        return None
     audio = synthesizer.play(notes, timbre.layers, timbre.synthesis, seconds=recipe.seconds)
     if _rms(audio) < 10 ** (SILENCE_DBFS / 20):
         return None

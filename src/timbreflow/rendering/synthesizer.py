@@ -8,7 +8,7 @@ Samples are taken as floats, because the 16-bit output is dithered from a runnin
 
 import ctypes
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +23,7 @@ BLOCK = 64
 """Samples that FluidSynth renders at a time: events fall on multiples of it (4 ms at 16 kHz)."""
 
 GAIN = 0.5
-"""FluidSynth's output gain: dense music peaks near .4, which is what the overdrive's gain builds on."""
+"""FluidSynth's output gain: music then peaks between .05 and .3, which is what the overdrive's gain builds on."""
 
 POLYPHONY = 256
 
@@ -41,6 +41,11 @@ GENERATORS = {
 """Fields of `Synthesis` and the SoundFont 2.04 generators (section 8.1.2) that they are added to."""
 
 _ATTENUATION = 48
+
+_PROBE = Notes.of([0.0], [0.3], [0], [100])
+"""The note that tells whether a preset sounds at a pitch, in its first .3 s and above this amplitude."""
+
+_PROBE_AMPLITUDE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,7 @@ class Synthesizer:
             },
         )
         self._fonts: dict[str, int] = {}
+        self._reached: dict[tuple[str, int, int, int], bool] = {}
         for name, path in soundfonts.items():
             number = self._owner.sfload(str(path))
             if number < 0:
@@ -178,6 +184,18 @@ class Synthesizer:
             library.delete_fluid_synth(synth)
         mono: np.ndarray = (stereo[:n_samples, 0] + stereo[:n_samples, 1]) * np.float32(0.5)
         return mono
+
+    def reaches(self, layer: Layer, pitch: int) -> bool:
+        """Whether a preset sounds at a pitch: SoundFonts leave keys out, and some of their samples are empty.
+
+        Raises:
+            TimbreflowError: the font or the preset is not loaded.
+        """
+        key = (layer.soundfont, layer.bank, layer.program, pitch)
+        if key not in self._reached:
+            audio = self.play(replace(_PROBE, pitch=np.array([pitch], np.uint8)), [layer], None, seconds=0.3)
+            self._reached[key] = bool(np.max(np.abs(audio)) > _PROBE_AMPLITUDE)
+        return self._reached[key]
 
     def _select(self, synth: int, channel: int, number: int, layer: Layer, synthesis: Synthesis | None) -> None:
         library = self._library.fluidsynth

@@ -100,7 +100,7 @@ def run_one(shard: Shard, config: RenderConfig, *, layout: Layout) -> None:
     """Render one shard into scratch; returns at once when it is already there.
 
     Raises:
-        TimbreflowError: the notes hold no segments, or every attempt at a triple was silent.
+        TimbreflowError: the notes hold no segments, or every attempt at a triple had silent notes.
     """
     if shard.folder(layout).is_dir():
         return
@@ -151,7 +151,8 @@ def finish(config: RenderConfig, *, layout: Layout) -> StageReport:
     reused = int(read_json(plan_file)["reused"]) if plan_file.is_file() else 0
     report = _report(manifest, logs, config, reused)
     write_json(layout.results(STAGE) / "metrics.json", report.metrics)
-    shutil.rmtree(scratch)
+    # Half-finished work under other keys belongs to parameters or notes that are no more.
+    shutil.rmtree(scratch.parent)
     return report
 
 
@@ -168,7 +169,7 @@ class _Worker:
         self._palettes: dict[str, Palette] = {}
 
     def render_triple(self, split: str, number: int) -> tuple[list[tuple[ClipRecipe, RenderedClip, Notes]], int]:
-        """The three clips of a triple with their recipes and notes, and the number of silent attempts before it."""
+        """The three clips of a triple with their recipes and notes, and the number of failed attempts before it."""
         for attempt in range(_ATTEMPTS):
             recipe = self._draw(split, number, attempt)
             rendered = []
@@ -181,8 +182,8 @@ class _Worker:
             else:
                 return rendered, attempt
         raise TimbreflowError(
-            f"Triple {number} of the split {split} was silent in {_ATTEMPTS} attempts; check that the SoundFonts of "
-            "render_triples.soundfonts hold pitched instruments."
+            f"Triple {number} of the split {split} had silent notes in each of {_ATTEMPTS} attempts; check that the "
+            "SoundFonts of render_triples.soundfonts hold instruments for the pitches of this music."
         )
 
     def _draw(self, split: str, number: int, attempt: int) -> TripleRecipe:
