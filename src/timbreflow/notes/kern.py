@@ -129,7 +129,7 @@ def _read_data(tokens: list[str], spines: list[_Spine], now: Fraction, measure_s
             duration = _duration(word, duration)
             if duration is None:
                 continue
-            spine.end = now + duration
+            spine.end = max(spine.end, now + duration)
             if "r" not in word:
                 _add_note(spine.part, word, now, duration, beat)
     ends = [spine.end for spine in spines if spine.part is not None and spine.end > now]

@@ -1,5 +1,6 @@
 """What of a file is still read: the limits that every reader keeps."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,8 @@ class ReadLimits:
         piece = Piece(tuple(tracks))
         if piece.n_notes > self.max_notes:
             raise Reject("too_large", f"it holds {piece.n_notes} notes; the limit is {self.max_notes}.")
+        if not math.isfinite(piece.duration):
+            raise Reject("broken", "a note of it never ends.")
         if piece.duration > self.max_duration:
             raise Reject("too_long", f"it lasts {piece.duration:.0f} s; the limit is {self.max_duration:.0f} s.")
         return piece

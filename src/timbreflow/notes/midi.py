@@ -39,17 +39,14 @@ def read_midi(data: bytes, limits: ReadLimits) -> Piece:
     data = _unwrap(data)
     if data[:4] == b"MThd" and b"MTrk" not in data:
         raise Reject("broken", "it ends after its header: no track follows.")
-    last_tick = _last_tick(data)
-    if last_tick > limits.max_ticks:
-        raise Reject("too_many_ticks", f"it runs to tick {last_tick}; the limit is {limits.max_ticks}.")
     try:
         score: Any = symusic.Score.from_midi(data)  # symusic's types know only its generic base
         if score.tpq <= 0:
             raise Reject("broken", "its header says 0 ticks per quarter note.")
         ticks = [np.asarray(track.notes.numpy()["time"], np.int64) for track in score.tracks]
-        end = max([int(score.end()), *(int(times.max()) for times in ticks if len(times))])
+        end = max([_last_tick(data), int(score.end()), *(int(times.max()) for times in ticks if len(times))])
         if end > limits.max_ticks or any(len(times) and times.min() < 0 for times in ticks):
-            raise Reject("too_many_ticks", f"it runs past tick {limits.max_ticks}.")
+            raise Reject("too_many_ticks", f"it runs past tick {limits.max_ticks}, the limit.")
         if len(score.tempos) and min(tempo.mspq for tempo in score.tempos) <= 0:
             raise Reject("broken", "it sets a tempo of 0 microseconds per quarter note.")
         seconds = score.to("second")
@@ -59,7 +56,7 @@ def read_midi(data: bytes, limits: ReadLimits) -> Piece:
     return limits.check_piece([track for track in tracks if track is not None])
 
 
-def _track(track: Any) -> Track | None:
+def _track(track: symusic.core.TrackSecond) -> Track | None:
     """A symusic track in seconds, or None where no note of it can be heard."""
     columns = track.notes.numpy()
     kept = (columns["duration"] > 0) & (columns["velocity"] > 0) & (columns["time"] >= 0)

@@ -51,18 +51,23 @@ ryansMammoth (ABC, mostly one voice), leadSheet ('all rights reserved'), schoenb
 until recently), demos and theoryExercises (not music).
 """
 
-RESTRICTED_FILES = frozenset(
-    {
-        # CCARH 1994, "rights to all derivative electronic formats reserved"
-        "bach/bwv277.krn",
-        "bach/bwv281.krn",
-        "bach/bwv366.krn",
-        # the edition they were read from is marked (c) Ut Orpheus 2003
-        "monteverdi/madrigal.5.4.mxl",
-        "monteverdi/madrigal.5.5.mxl",
-    }
-)
-"""Files of allowed directories that carry a restriction of their own."""
+_CCARH = "CCARH 1994, 'rights to all derivative electronic formats reserved'"
+_UT_ORPHEUS = "read from an edition that is marked (c) Ut Orpheus 2003"
+_TWIN = "the same music in another encoding, which could end up on the other side of a split"
+
+LEFT_OUT_FILES: dict[str, str] = {
+    "bach/bwv277.krn": _CCARH,
+    "bach/bwv281.krn": _CCARH,
+    "bach/bwv366.krn": _CCARH,
+    "monteverdi/madrigal.5.4.mxl": _UT_ORPHEUS,
+    "monteverdi/madrigal.5.5.mxl": _UT_ORPHEUS,
+    "monteverdi/madrigal.3.1_old.mxl": _TWIN,
+    "beethoven/opus18no1/movement1.krn": _TWIN,
+    "beethoven/opus18no1/movement2.krn": _TWIN,
+    "beethoven/opus18no1/movement3.krn": _TWIN,
+    "beethoven/opus18no1/movement4.krn": _TWIN,
+}
+"""Files of allowed directories that are not read, and why."""
 
 
 def music21_scores(directory: str | None = None) -> list[tuple[str, Path]]:
@@ -85,6 +90,6 @@ def music21_scores(directory: str | None = None) -> list[tuple[str, Path]]:
     for name in sorted(ALLOWED) if directory is None else [directory]:
         for file in (corpus / name).rglob("*"):
             label = file.relative_to(corpus).as_posix()
-            if file.suffix.lower() in SCORE_SUFFIXES and label not in RESTRICTED_FILES:
+            if file.suffix.lower() in SCORE_SUFFIXES and label not in LEFT_OUT_FILES:
                 found.append((label, file))
     return sorted(found)

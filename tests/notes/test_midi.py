@@ -1,0 +1,177 @@
+"""MIDI files: the same notes as pretty_midi reads, and a true reason for each file that gives none."""
+
+import io
+import random
+import resource
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pretty_midi
+import pytest
+
+from timbreflow.notes.limits import ReadLimits
+from timbreflow.notes.midi import read_midi
+from timbreflow.notes.pieces import Reject
+
+END = b"\x00\xff\x2f\x00"
+
+
+def variable_length(value: int) -> bytes:
+    """A MIDI delta time."""
+    digits = [value & 0x7F]
+    while value := value >> 7:
+        digits.append(value & 0x7F | 0x80)
+    return bytes(reversed(digits))
+
+
+def one_note(delta: int = 0, duration: int = 480) -> bytes:
+    """Events of one note, `delta` ticks after the one before."""
+    return variable_length(delta) + b"\x90\x3c\x50" + variable_length(duration) + b"\x80\x3c\x00"
+
+
+def midi_file(*tracks: bytes, division: int = 480) -> bytes:
+    """A format 1 file of these event streams."""
+    header = b"MThd" + struct.pack(">IHHh", 6, 1, len(tracks), division)
+    return header + b"".join(b"MTrk" + struct.pack(">I", len(events)) + events for events in tracks)
+
+
+def reason(data: bytes, limits: ReadLimits) -> str:
+    """Why a file is rejected; it has to be."""
+    with pytest.raises(Reject) as caught:
+        read_midi(data, limits)
+    assert caught.value.detail.endswith(".")
+    return caught.value.reason
+
+
+def test_same_notes_as_pretty_midi_with_tempo_changes_programs_and_drums(limits: ReadLimits) -> None:
+    midi = pretty_midi.PrettyMIDI(initial_tempo=90, resolution=480)
+    generator = random.Random(3)
+    for program, is_drum in ((0, False), (40, False), (40, True), (73, False)):
+        part = pretty_midi.Instrument(program, is_drum, name=f"{program} {is_drum}")
+        for k in range(200):
+            start = 0.25 * k + generator.uniform(0, 0.1)
+            part.notes.append(pretty_midi.Note(generator.randint(1, 127), 30 + k % 70, start, start + 0.1))
+        midi.instruments.append(part)
+    # pretty_midi keeps its tempo map in private fields; several tempos can be set in no other way.
+    midi._tick_scales = [(0, 60.0 / (90 * 480)), (4000, 60.0 / (47 * 480)), (20000, 60.0 / (173.5 * 480))]
+    midi._update_tick_to_time(200_000)
+    file = io.BytesIO()
+    midi.write(file)
+    reference = pretty_midi.PrettyMIDI(io.BytesIO(file.getvalue()))
+    piece = read_midi(file.getvalue(), limits)
+    assert len(reference.get_tempo_changes()[1]) == 3
+    assert len(piece.tracks) == len(reference.instruments) == 4
+    by_kind = {(part.program, part.is_drum): part for part in reference.instruments}
+    for track in piece.tracks:
+        part = by_kind[track.program, track.is_drum]
+        notes = sorted(part.notes, key=lambda note: (note.start, note.pitch))
+        np.testing.assert_allclose(track.notes.onset, [note.start for note in notes], atol=1e-4)
+        np.testing.assert_allclose(track.notes.duration, [note.end - note.start for note in notes], atol=1e-4)
+        assert track.notes.pitch.tolist() == [note.pitch for note in notes]
+        assert track.notes.velocity.tolist() == [note.velocity for note in notes]
+        assert track.name == part.name
+
+
+def test_a_change_of_program_makes_two_tracks(limits: ReadLimits) -> None:
+    events = b"\x00\xc0\x05" + one_note() + b"\x00\xc0\x09" + one_note() + END
+    assert [track.program for track in read_midi(midi_file(events), limits).tracks] == [5, 9]
+
+
+def test_riff_wrapper_and_odd_headers_are_read(limits: ReadLimits) -> None:
+    plain = midi_file(one_note() + END)
+    wrapped = b"RIFF" + struct.pack("<I", len(plain) + 12) + b"RMIDdata" + struct.pack("<I", len(plain)) + plain
+    without_end = midi_file(one_note())
+    too_many_promised = plain[:11] + b"\x09" + plain[12:]
+    for data in (plain, wrapped, without_end, too_many_promised):
+        assert read_midi(data, limits).n_notes == 1
+
+
+BROKEN: dict[str, bytes] = {
+    "empty": b"",
+    "text": b"Dear diary, this is not music.",
+    "cut": midi_file(one_note() * 50 + END)[:120],
+    "header only": midi_file(one_note() + END)[:14],
+    "random": random.Random(1).randbytes(5000),
+    "header and random": midi_file(b"")[:14] + random.Random(2).randbytes(5000),
+    "claims 2 GB": midi_file(one_note())[:14] + b"MTrk\x7f\xff\xff\xff" + one_note() + END,
+    "division 0": midi_file(one_note() + END, division=0),
+    "film frames": midi_file(one_note() + END, division=-(25 << 8) + 40),
+    "tempo 0": midi_file(b"\x00\xff\x51\x03\x00\x00\x00" + one_note() + END),
+    "endless text": midi_file(b"\x00\xff\x01\xff\xff\xff\x7f" + END),
+    "endless number": midi_file(b"\xff" * 40),
+    "velocity 200": midi_file(b"\x00\x90\x3c\xc8" + one_note() + END),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_files_are_rejected_as_broken(name: str, limits: ReadLimits) -> None:
+    assert reason(BROKEN[name], limits) == "broken"
+
+
+def test_a_file_that_claims_gigabytes_gets_none(limits: ReadLimits) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    reason(BROKEN["claims 2 GB"], limits)
+    reason(midi_file(one_note(0x0FFFFFFF) * 7 + END), limits)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        one_note() + one_note(20_000_000),
+        one_note(0, 20_000_000),
+        one_note() + variable_length(20_000_000) + b"\xff\x2f\x00",
+        # 2^32 ticks and a few: symusic's counter would be back at its start
+        one_note() + (variable_length(2**28 - 1) + b"\xff\x01\x00") * 16 + one_note(16),
+        one_note() + (variable_length(2**28 - 1) + b"\xff\x01\x00") * 9 + one_note(),
+    ],
+    ids=["late note", "long note", "late end", "once around", "negative"],
+)
+def test_more_than_ten_million_ticks(events: bytes, limits: ReadLimits) -> None:
+    assert reason(midi_file(events + END), limits) == "too_many_ticks"
+
+
+def test_ticks_up_to_the_limit_are_read(limits: ReadLimits) -> None:
+    long_but_quick = b"\x00\xff\x51\x03\x00\x27\x10" + one_note() + one_note(9_999_000 - 480, 100) + END
+    assert read_midi(midi_file(long_but_quick), limits).n_notes == 2
+
+
+def test_no_notes_and_drums_only(limits: ReadLimits, song: Callable[..., bytes]) -> None:
+    assert reason(midi_file(END), limits) == "no_notes"
+    assert reason(midi_file(b"\x00\x90\x3c\x50" + END), limits) == "no_notes"  # never ends
+    assert reason(song(programs=(), drums=True), limits) == "drums_only"
+    tracks = read_midi(song(programs=(3,), drums=True), limits).tracks
+    assert sorted(track.is_drum for track in tracks) == [False, True]
+
+
+def test_each_limit_has_its_reason(limits: ReadLimits, song: Callable[..., bytes]) -> None:
+    data = song()  # 48 notes, 11.9 s
+    assert reason(data, replace(limits, max_bytes=len(data) - 1)) == "too_large"
+    assert reason(data, replace(limits, max_notes=47)) == "too_large"
+    assert reason(data, replace(limits, max_duration=11.0)) == "too_long"
+    assert reason(data, replace(limits, max_ticks=1000)) == "too_many_ticks"
+    assert reason(data, replace(limits, min_notes=49)) == "too_few_notes"
+
+
+def test_damaged_files_never_raise_anything_but_reject(limits: ReadLimits, song: Callable[..., bytes]) -> None:
+    generator = random.Random(7)
+    good = song(drums=True)
+    rejected = 0
+    for _ in range(3000):
+        data = bytearray(good)
+        for _ in range(generator.choice((1, 3, 10))):
+            where = generator.randrange(len(data) - 20)
+            if generator.random() < 0.7:
+                data[where] = generator.randrange(256)
+            else:
+                data[where : where + generator.randrange(8)] = generator.randbytes(generator.randrange(8))
+        try:
+            piece = read_midi(bytes(data), limits)
+        except Reject:
+            rejected += 1
+        else:
+            assert all(np.isfinite(track.notes.onset).all() and track.notes.onset.min() >= 0 for track in piece.tracks)
+            assert all(track.notes.duration.min() > 0 for track in piece.tracks)
+    assert 0 < rejected < 3000

@@ -1,0 +1,30 @@
+"""A piece is known by its notes, and counts its voices."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from timbreflow.notes.pieces import Piece, Track
+from timbreflow.notes.tables import Notes
+
+LINE = Notes.of([0, 1, 2], [1, 1, 1], [60, 62, 64], [80, 80, 80])
+OTHER = Notes.of([0, 1, 2], [1, 1, 1], [60, 62, 65], [80, 80, 80])
+
+
+def test_id_is_of_the_notes_alone() -> None:
+    piece = Piece((Track(LINE, 0, False, "a"), Track(OTHER, 4, False, "b")))
+    renamed = Piece((Track(OTHER, 9, False, "x"), Track(LINE, 8, False, "y")))
+    assert piece.piece_id == renamed.piece_id
+    assert len(piece.piece_id) == 16
+    assert piece.piece_id != Piece((Track(LINE, 0, False, "a"),)).piece_id
+    louder = Notes(LINE.onset, LINE.duration, LINE.pitch, LINE.velocity + np.uint8(1))
+    assert Piece((Track(louder, 0, False, ""),)).piece_id != Piece((Track(LINE, 0, False, ""),)).piece_id
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 12)), min_size=1, max_size=20))
+def test_voices_is_the_mean_number_sounding_while_any_sounds(spans: list[tuple[int, int]]) -> None:
+    notes = Notes.of([a for a, _ in spans], [b for _, b in spans], [60] * len(spans), [80] * len(spans))
+    counts = np.zeros(60)
+    for first, length in spans:
+        counts[first : first + length] += 1
+    assert np.isclose(Track(notes, 0, False, "").voices, counts.sum() / np.count_nonzero(counts))

@@ -1,0 +1,123 @@
+"""Stage collect_midi: shards, resuming, metrics, and `timbreflow collect`."""
+
+import io
+import json
+from pathlib import Path
+
+import pretty_midi
+import pytest
+
+from timbreflow.errors import TimbreflowError
+from timbreflow.notes.collect import CollectConfig
+from timbreflow.notes.tables import SCHEMAS, NoteTables, table_file
+from timbreflow.stages import collect_midi
+from timbreflow.stages.layout import Layout
+from timbreflow.stages.report import StageReport
+
+CONFIG = CollectConfig(
+    sources=("songs",),
+    fractions={},
+    max_bytes=1_000_000,
+    max_ticks=10_000_000,
+    max_duration=3600.0,
+    max_notes=100_000,
+    min_notes=4,
+    files_per_shard=4,
+)
+
+
+def song(seed: int) -> bytes:
+    """A short scale, another one for each seed."""
+    midi = pretty_midi.PrettyMIDI()
+    part = pretty_midi.Instrument(seed % 100)
+    part.notes = [pretty_midi.Note(80, 30 + seed + k, 0.5 * k, 0.5 * k + 0.4) for k in range(16)]
+    midi.instruments.append(part)
+    file = io.BytesIO()
+    midi.write(file)
+    return file.getvalue()
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    """A checkout with ten songs, one of them twice, and a broken file."""
+    (tmp_path / "songs").mkdir()
+    for number in range(10):
+        (tmp_path / "songs" / f"{number}.mid").write_bytes(song(number))
+    (tmp_path / "songs" / "twin.mid").write_bytes(song(0))
+    (tmp_path / "songs" / "broken.mid").write_bytes(b"no")
+    return Layout(tmp_path)
+
+
+def run(layout: Layout, config: CollectConfig = CONFIG) -> StageReport:
+    """The stage in one process."""
+    for shard in collect_midi.plan(config, layout=layout):
+        collect_midi.run_one(shard, config, layout=layout)
+    return collect_midi.finish(config, layout=layout)
+
+
+def test_the_stage_writes_tables_and_metrics(layout: Layout) -> None:
+    report = run(layout)
+    metrics = json.loads((layout.results("collect_midi") / "metrics.json").read_text())
+    assert metrics["n_pieces"] == 10 and metrics["n_notes"] == 160
+    assert metrics["rejects"] == {"broken": 1, "duplicate": 1}
+    assert report.metrics["n_rejects"] == 2.0
+    assert report.tables["rejects"] == [{"reason": "broken", "files": 1}, {"reason": "duplicate", "files": 1}]
+    assert "10 pieces" in report.summary
+    assert len(NoteTables.read(layout.notes).pieces) == 10
+    assert not list(layout.root.glob(".scratch/collect_midi/*"))
+
+
+def test_shards_do_not_change_the_bytes_and_order_of_work_does_not_either(layout: Layout) -> None:
+    run(layout)
+    first = {name: table_file(layout.notes, name, 0).read_bytes() for name in SCHEMAS}
+    for shard in reversed(collect_midi.plan(CONFIG, layout=layout)):
+        collect_midi.run_one(shard, CONFIG, layout=layout)
+    collect_midi.finish(CONFIG, layout=layout)
+    assert {name: table_file(layout.notes, name, 0).read_bytes() for name in SCHEMAS} == first
+
+
+def test_finished_shards_are_kept_and_missing_ones_named(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = collect_midi.plan(CONFIG, layout=layout)
+    assert len(shards) == 3
+    collect_midi.run_one(shards[0], CONFIG, layout=layout)
+    with pytest.raises(TimbreflowError, match="2 of 3 shards are missing"):
+        collect_midi.finish(CONFIG, layout=layout)
+    read = []
+    real = collect_midi.collect_shard
+    monkeypatch.setattr(collect_midi, "collect_shard", lambda plan, *rest: (read.append(plan), real(plan, *rest)))
+    run(layout)
+    assert read == [shards[1].plan, shards[2].plan]
+
+
+def test_a_failed_run_keeps_the_old_tables(layout: Layout) -> None:
+    run(layout)
+    for path in (layout.root / "songs").iterdir():
+        path.write_bytes(b"text")
+    with pytest.raises(TimbreflowError, match="no usable piece.*12 broken"):
+        run(layout)
+    assert len(NoteTables.read(layout.notes).pieces) == 10
+
+
+def test_collect_with_processes_equals_the_stage(layout: Layout) -> None:
+    run(layout)
+    out = layout.root / "new" / "tables"
+    totals = collect_midi.collect(["songs"], out, CONFIG, root=layout.root, corpora=layout.corpora, workers=2)
+    assert totals.n_pieces == 10
+    for name in SCHEMAS:
+        assert table_file(out, name, 0).read_bytes() == table_file(layout.notes, name, 0).read_bytes()
+    assert sorted(path.name for path in out.parent.iterdir()) == ["tables"]
+    lines = collect_midi.describe(totals, out)
+    assert lines[0].startswith("10 pieces")
+    assert any(line.startswith("broken.mid: broken: ") for line in lines[1:])
+
+
+def test_collect_replaces_tables_but_no_other_folder(layout: Layout) -> None:
+    out = layout.root / "out"
+    for _ in range(2):
+        collect_midi.collect(["songs/1.mid"], out, CONFIG, root=layout.root, corpora=layout.corpora)
+    assert len(NoteTables.read(out).pieces) == 1
+    (out / "thesis.txt").write_text("years of work")
+    for target in (out, layout.root / "songs" / "1.mid"):
+        with pytest.raises(TimbreflowError, match="name a"):
+            collect_midi.collect(["songs"], target, CONFIG, root=layout.root, corpora=layout.corpora)
+    assert (out / "thesis.txt").exists()
