@@ -175,6 +175,9 @@ class _Worker:
             rendered = []
             for clip_recipe in recipe.clips:
                 notes = segment_notes(self.tables, clip_recipe.segment, self.config.clip_seconds)
+                # Transposition drops notes that leave MIDI's range.
+                if _n_onsets(notes) < self.config.min_onsets:
+                    break
                 clip = render_recipe(clip_recipe, notes, self.synthesizer)
                 if clip is None:
                     break
@@ -265,7 +268,7 @@ def _row(
         "n_effects": len(timbre.effects),
         "timbre": timbre.to_text(),
         "class_id": class_id(first.program),
-        "n_onsets": len(set(notes.onset.tolist())),
+        "n_onsets": _n_onsets(notes),
         "n_samples": len(clip.audio),
         "peak": clip.peak,
         "rms": clip.rms,
@@ -274,6 +277,11 @@ def _row(
     if set(row) != set(MANIFEST_SCHEMA.names):
         raise AssertionError("the manifest's columns and its rows have drifted apart")
     return row
+
+
+def _n_onsets(notes: Notes) -> int:
+    """Number of distinct onsets: a chord is one."""
+    return len(set(notes.onset.tolist()))
 
 
 def _note_rows(clip_id: str, notes: Notes) -> pd.DataFrame:
