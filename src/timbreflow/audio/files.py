@@ -136,7 +136,7 @@ def stream_audio(path: str | Path, *, block: int) -> Iterator[np.ndarray]:
     Raises:
         TimbreflowError: as `read_audio`, but a fault is met only when its block is read.
     """
-    with _opened(path) as sound:
+    with _opened(path, kind=_ForwardOnly) as sound:
         empty = True
         while True:
             audio = sound.read(block, dtype="float32", always_2d=True).T
@@ -214,7 +214,7 @@ class AudioWriter:
     def write(self, audio: np.ndarray) -> None:
         """Append audio [C, n] float; samples beyond [-1, 1] are clipped."""
         require_valid(audio, f"the sound for {self.path}")
-        # libsndfile's own clipping is off by default and integer formats would wrap.
+        # Lossy encoders get the same samples as the others, which libsndfile clips itself.
         self._sound.write(np.clip(audio, -1.0, 1.0).astype(np.float32).T)
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: object) -> None:
@@ -265,8 +265,19 @@ def decode_audio(data: bytes, *, name: str = "the audio data") -> tuple[np.ndarr
     return audio, rate
 
 
+class _ForwardOnly(soundfile.SoundFile):
+    """Reads block after block without the seek that soundfile does after each.
+
+    In an mp3 that seek lands elsewhere: with soundfile 0.14 and libsndfile 1.2, blocks after the first few are shifted
+    against the whole.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
 @contextmanager
-def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
+def _opened(path: str | Path, kind: type[soundfile.SoundFile] = soundfile.SoundFile) -> Iterator[soundfile.SoundFile]:
     path = Path(path)
     if not path.exists():
         raise TimbreflowError(f"{path} is missing; check the path.")
@@ -274,14 +285,16 @@ def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
         raise TimbreflowError(f"{path} is not a file; name one sound file.")
     if path.stat().st_size == 0:
         raise TimbreflowError(f"{path} is empty (0 bytes); record or download it again.")
-    with _sound(path, str(path)) as sound:
+    with _sound(path, str(path), kind) as sound:
         yield sound
 
 
 @contextmanager
-def _sound(source: Path | BinaryIO, name: str) -> Iterator[soundfile.SoundFile]:
+def _sound(
+    source: Path | BinaryIO, name: str, kind: type[soundfile.SoundFile] = soundfile.SoundFile
+) -> Iterator[soundfile.SoundFile]:
     try:
-        with soundfile.SoundFile(source) as sound:
+        with kind(source) as sound:
             yield sound
     except soundfile.LibsndfileError as error:
         raise TimbreflowError(
