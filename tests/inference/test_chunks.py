@@ -49,7 +49,8 @@ def test_the_whole_has_exactly_the_length_that_was_asked_for(plan: ChunkPlan, n:
 def test_silence_stays_silence() -> None:
     plan = ChunkPlan(length=100, fade=10, margin=8, max_lag=5)
     whole = np.concatenate(list(overlap_add(cut([np.zeros(357, np.float32)], plan), plan, 357)))
-    assert whole.shape == (357,) and not whole.any()
+    assert whole.shape == (357,)
+    assert not whole.any()
 
 
 @pytest.mark.parametrize("lag", [-7, -1, 0, 3, 8])
@@ -80,7 +81,7 @@ def test_a_fade_between_strangers_keeps_its_power() -> None:
 
 
 @pytest.mark.parametrize(
-    "length, fade, margin, max_lag",
+    ("length", "fade", "margin", "max_lag"),
     [(100, 0, 0, 0), (100, 10, 5, -1), (100, 10, 5, 6), (100, 51, 0, 0), (100, 20, 16, 1)],
 )
 def test_a_plan_without_room_is_refused(length: int, fade: int, margin: int, max_lag: int) -> None:

@@ -65,10 +65,12 @@ def test_a_run_holds_parameters_curves_artifacts_datasets_and_tags(root: Path, t
         run.write_run_json(tmp_path / "run.json")
     stored = connect(root).get_run(run.run_id)
     assert stored.info.status == "FINISHED"
-    assert stored.data.params["train_glow.p249"] == "249" and len(stored.data.params) == 250
+    assert stored.data.params["train_glow.p249"] == "249"
+    assert len(stored.data.params) == 250
     assert len(connect(root).get_metric_history(run.run_id, "loss")) == 1000
     assert stored.data.metrics["loss"] == pytest.approx(0.001)
-    assert stored.data.tags["pipeline"] == "7" and len(stored.data.tags["dvc_lock_md5"]) == 32
+    assert stored.data.tags["pipeline"] == "7"
+    assert len(stored.data.tags["dvc_lock_md5"]) == 32
     assert stored.inputs.dataset_inputs[0].dataset.digest == "d" * 32
     assert [file.path for file in connect(root).list_artifacts(run.run_id)] == ["curve.txt"]
     assert stored.info.artifact_uri.startswith((root / ".mlflow" / "artifacts").as_uri())
@@ -106,7 +108,7 @@ def test_a_store_that_fails_for_a_while_loses_nothing(root: Path, monkeypatch: p
     assert [point.value for point in connect(root).get_metric_history(run.run_id, "loss")] == [5.0, 4.0]
 
 
-@pytest.mark.parametrize("error, status", [(ValueError("broken"), "FAILED"), (KeyboardInterrupt(), "KILLED")])
+@pytest.mark.parametrize(("error", "status"), [(ValueError("broken"), "FAILED"), (KeyboardInterrupt(), "KILLED")])
 def test_a_stage_that_dies_ends_its_run(root: Path, error: BaseException, status: str) -> None:
     with pytest.raises(type(error)), open_run("train_glow", {}, root=root) as run:
         run.log(1, {"loss": 3.0})
@@ -140,4 +142,6 @@ def test_lineage_names_the_commit_only_inside_git(tmp_path: Path) -> None:
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
     commit = git_commit(tmp_path)
-    assert commit is not None and len(commit) == 40 and lineage(tmp_path) == {"git_commit": commit}
+    assert commit is not None
+    assert len(commit) == 40
+    assert lineage(tmp_path) == {"git_commit": commit}

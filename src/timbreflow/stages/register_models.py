@@ -92,5 +92,5 @@ def _data_tags(layout: Layout) -> Mapping[str, str]:
     path: Path = layout.results("validate_data") / "passed.json"
     if not path.is_file():
         return {}
-    digest = read_json(path).get("data_digest")
+    digest = read_json(path).get("digest")
     return {"data_digest": str(digest)} if digest else {}

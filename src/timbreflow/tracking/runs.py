@@ -73,7 +73,7 @@ class Run:
         if len(self._waiting) >= FLUSH_VALUES or time.monotonic() - self._flushed >= FLUSH_SECONDS:
             try:
                 self.flush()
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 self._flushed = time.monotonic()
                 logger.warning("MLflow did not take %d values (%s); trying again.", len(self._waiting), error)
 

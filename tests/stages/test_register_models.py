@@ -1,0 +1,107 @@
+"""Stage register_models with real bundles and a real registry."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.inference.tiny import save_bundles
+from timbreflow.errors import TimbreflowError
+from timbreflow.evaluation.gate import CriterionConfig, GateConfig, RegisterConfig
+from timbreflow.inference.catalogue import Candidate
+from timbreflow.stages.layout import Layout
+from timbreflow.stages.register_models import candidates, run
+from timbreflow.tracking.connection import connect
+from timbreflow.tracking.registry import register_candidate
+
+CONFIG = RegisterConfig(
+    gate=GateConfig(
+        set="test",
+        criteria={"lsd": CriterionConfig("lower", 0.02, 20.0), "timbre": CriterionConfig("lower", 0.05, 0.2)},
+    )
+)
+METRICS: dict[str, Any] = {
+    "metric_digest": "m",
+    "test_digest": "t",
+    "test": {
+        "glow": {"lsd": 15.0, "timbre": 0.3, "pitch": 0.5},
+        "vqvae_base": {"lsd": 14.0, "timbre": 0.1, "pitch": 0.4},
+    },
+}
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    layout = Layout(tmp_path)
+    folders = save_bundles(tmp_path / "made")
+    layout.model("glow").parent.mkdir(parents=True)
+    folders["glow"].rename(layout.model("glow"))
+    folders["vqvae"].rename(layout.model("vqvae-base"))
+    write(layout, "evaluate", "metrics.json", METRICS)
+    write(layout, "validate_data", "passed.json", {"suites": ["manifest"], "digest": "d" * 64})
+    return layout
+
+
+def write(layout: Layout, stage: str, name: str, value: object) -> None:
+    layout.results(stage).mkdir(parents=True, exist_ok=True)
+    (layout.results(stage) / name).write_text(json.dumps(value))
+
+
+def test_both_models_become_challengers_and_the_results_repeat(layout: Layout) -> None:
+    register = partial(register_candidate, root=layout.root)
+    report = run(CONFIG, layout=layout, register=register)
+    path = layout.results("register_models") / "metrics.json"
+    first = path.read_bytes()
+    assert json.loads(first) == {
+        "timbreflow-glow": {"lsd": 15.0, "timbre": 0.3, "limits_passed": 1, "limits": 2},
+        "timbreflow-vqvae": {"lsd": 14.0, "timbre": 0.1, "limits_passed": 2, "limits": 2},
+    }
+    assert report.metrics["timbreflow-glow/limits_passed"] == 1.0
+    assert len(report.tables["gate"]) == 4
+    assert "timbreflow-vqvae version 1 registered" in report.summary
+    for name in ("timbreflow-vqvae", "timbreflow-glow"):
+        version = connect(layout.root).get_model_version_by_alias(name, "challenger")
+        assert version.tags["data_digest"] == "d" * 64
+
+    again = run(CONFIG, layout=layout, register=register)
+    assert again.summary.count("was registered already") == 2
+    assert path.read_bytes() == first
+
+
+def test_candidates_hold_what_the_gate_compares(layout: Layout) -> None:
+    found = {candidate.model.registered: candidate for candidate in candidates(CONFIG, layout=layout)}
+    assert found["timbreflow-vqvae"].evaluation == {
+        "metric_digest": "m",
+        "test_digest": "t",
+        "test": {"vqvae_base": METRICS["test"]["vqvae_base"]},
+    }
+
+
+def forbidden(candidate: Candidate) -> str:
+    raise AssertionError(f"registered {candidate.model.name} before all was checked")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"test": {"glow": METRICS["test"]["glow"]}}, "vqvae_base"),
+        ({"test": {}, "test_seen": METRICS["test"]}, "vqvae_base"),
+        ({"metric_digest": None}, "metric_digest"),
+    ],
+)
+def test_an_evaluation_that_lacks_something_is_refused(layout: Layout, change: dict[str, Any], message: str) -> None:
+    write(layout, "evaluate", "metrics.json", METRICS | change)
+    with pytest.raises(TimbreflowError, match=f"{message}.*dvc repro evaluate"):
+        run(CONFIG, layout=layout, register=forbidden)
+    assert not layout.results("register_models").exists()
+
+
+def test_a_missing_model_or_evaluation_is_refused(layout: Layout) -> None:
+    (layout.model("glow") / "weights.safetensors").unlink()
+    with pytest.raises(TimbreflowError, match="dvc repro train_glow"):
+        run(CONFIG, layout=layout, register=forbidden)
+    (layout.results("evaluate") / "metrics.json").unlink()
+    with pytest.raises(TimbreflowError, match="metrics.json is missing"):
+        run(CONFIG, layout=layout, register=forbidden)

@@ -1,0 +1,13 @@
+"""Tiny real models, built once."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.inference.tiny import save_bundles
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of an untrained VQ-VAE and Glow."""
+    return save_bundles(tmp_path_factory.mktemp("bundles"))

@@ -1,0 +1,340 @@
+"""Registration, resolution and promotion in real sqlite stores."""
+
+import base64
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+import soundfile
+
+from tests.inference.tiny import melody
+from timbreflow.errors import TimbreflowError
+from timbreflow.evaluation.gate import CriterionConfig, GateConfig
+from timbreflow.inference.catalogue import Candidate, KnownModel, known_model
+from timbreflow.tracking.connection import connect
+from timbreflow.tracking.promotion import promote, rollback
+from timbreflow.tracking.registry import check, register_bundle, registered, resolve
+from timbreflow.tracking.runs import open_run
+
+GATE = GateConfig(
+    set="test",
+    criteria={"lsd": CriterionConfig("lower", 0.02, 20.0), "note_score": CriterionConfig("higher", 0.05, 0.3)},
+)
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with its tables, copied for each test: making them takes seconds."""
+    root = tmp_path_factory.mktemp("template")
+    connect(root).search_experiments()
+    return root / ".mlflow" / "mlflow.db"
+
+
+@pytest.fixture
+def root(empty_store: Path, tmp_path: Path) -> Iterator[Path]:
+    (tmp_path / ".mlflow").mkdir()
+    shutil.copy(empty_store, tmp_path / ".mlflow" / "mlflow.db")
+    yield tmp_path
+    # Another test's store must not be asked through an experiment id that only this one has.
+    os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
+
+
+def evaluation(lsd: float, note_score: float, *, system: str = "glow", digest: str = "m1") -> dict[str, Any]:
+    return {
+        "metric_digest": digest,
+        "test_digest": "t1",
+        "test": {system: {"lsd": lsd, "note_score": note_score, "pitch": 0.5}},
+    }
+
+
+def variant(bundle: Path, folder: Path, marker: str) -> Path:
+    """The same model with other bytes: another hash."""
+    shutil.copytree(bundle, folder)
+    from safetensors.torch import load_file, save_file
+
+    save_file(load_file(folder / "weights.safetensors"), folder / "weights.safetensors", metadata={"marker": marker})
+    return folder
+
+
+def versions(root: Path, name: str = "timbreflow-glow") -> dict[str, list[str]]:
+    client = connect(root)
+    found = {
+        str(version.version): client.get_model_version(name, str(version.version)).aliases
+        for version in client.search_model_versions(f"name='{name}'")
+    }
+    return dict(sorted(found.items()))
+
+
+def test_registering_twice_makes_one_version(root: Path, bundles: dict[str, Path]) -> None:
+    (root / "dvc.lock").write_text("schema: '2.0'\n")
+    with open_run("train_glow", {}, root=root) as run:
+        run.write_run_json(root / "results" / "train_glow" / "run.json")
+    first = register_bundle("glow", bundles["glow"], evaluation(15, 0.6), root=root, tags={"data_digest": "d1"})
+    second = register_bundle("timbreflow-glow", bundles["glow"], evaluation(14, 0.7), root=root)
+    assert first.created
+    assert not second.created
+    assert first.version == second.version == "1"
+    assert versions(root) == {"1": ["challenger"]}
+    stored = connect(root).get_model_version("timbreflow-glow", "1")
+    assert stored.run_id == run.run_id == stored.tags["run_id"]
+    assert stored.tags["data_digest"] == "d1"
+    assert len(stored.tags["dvc_lock_md5"]) == 32
+    assert stored.tags["metric_digest"] == "m1"
+    assert stored.tags["test_digest"] == "t1"
+    # The figures are the newest ones.
+    assert json.loads(stored.tags["evaluation"])["test"]["glow"]["lsd"] == 14
+    assert registered("glow", stored.tags["weights_sha256"], root=root) == "1"
+    assert registered("glow", "0" * 64, root=root) is None
+
+
+def test_other_weights_are_a_new_challenger_and_old_ones_get_the_alias_back(
+    root: Path, bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    other = variant(bundles["glow"], tmp_path / "other", "a")
+    for folder in (bundles["glow"], other):
+        register_bundle("glow", folder, evaluation(15, 0.6), root=root)
+    assert versions(root) == {"1": [], "2": ["challenger"]}
+    again = register_bundle("glow", bundles["glow"], evaluation(15, 0.6), root=root)
+    assert versions(root) == {"1": ["challenger"], "2": []}
+    assert "version 1 was registered already and is the challenger" in again.sentence
+
+
+def test_check_registers_what_is_missing(root: Path, bundles: dict[str, Path]) -> None:
+    candidates = [
+        Candidate(known_model(kind), bundles[kind], evaluation(15, 0.6, system=known_model(kind).system), {})
+        for kind in ("vqvae", "glow")
+    ]
+    register_bundle("glow", bundles["glow"], candidates[1].evaluation, root=root)
+    sentences = check(candidates, root=root)
+    assert sentences[0] == "timbreflow-vqvae version 1 registered and is the challenger."
+    assert sentences[1] == "timbreflow-glow version 1 was registered already."
+
+
+def test_a_run_that_the_store_does_not_know_is_only_named(root: Path, bundles: dict[str, Path]) -> None:
+    """As after a fresh clone: run.json comes from DVC, the database does not."""
+    path = root / "results" / "train_glow" / "run.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"run_id": "f" * 32, "experiment": "timbreflow"}))
+    register_bundle("glow", bundles["glow"], evaluation(15, 0.6), root=root)
+    stored = connect(root).get_model_version("timbreflow-glow", "1")
+    assert stored.tags["run_id"] == "f" * 32
+    assert not stored.run_id
+
+
+def test_a_folder_that_is_no_bundle_is_refused(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(TimbreflowError, match="lacks config.json or weights.safetensors"):
+        register_bundle("glow", tmp_path, evaluation(15, 0.6), root=root)
+    with pytest.raises(TimbreflowError, match="no model 'wave'"):
+        register_bundle("wave", tmp_path, evaluation(15, 0.6), root=root)
+
+
+def test_the_registered_version_plays(root: Path, bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    register_bundle("glow", bundles["glow"], evaluation(15, 0.6), root=root)
+    soundfile.write(root / "a.wav", melody(1, 16000), 16000)
+    data = (root / "a.wav").read_bytes()
+    model = mlflow.pyfunc.load_model("models:/timbreflow-glow@challenger")
+    answer = model.predict(pd.DataFrame({"content": [data], "style": [data]}))["audio"][0]
+    (root / "out.wav").write_bytes(answer)
+    assert soundfile.info(root / "out.wav").frames == 16000
+
+
+def test_names_find_the_champion_then_the_released_then_the_trained(root: Path, bundles: dict[str, Path]) -> None:
+    with pytest.raises(TimbreflowError, match="no glow to use.*make run"):
+        resolve("glow", root=root)
+    trained = root / "data" / "models" / "glow"
+    shutil.copytree(bundles["glow"], trained)
+    assert resolve("glow", root=root).folder == trained
+    register_bundle("glow", trained, evaluation(15, 0.6), root=root)
+    # A challenger is not in use yet.
+    assert "last trained here" in resolve("timbreflow-glow", root=root).description
+    released = root / "released" / "glow"
+    shutil.copytree(bundles["glow"], released)
+    found = resolve("glow", root=root)
+    assert found.folder == released
+    assert "released" in found.description
+    shutil.rmtree(released)
+    promote("glow", GATE, root=root)
+    found = resolve("glow", root=root)
+    assert "champion, version 1" in found.description
+    assert (found.folder / "weights.safetensors").read_bytes() == (trained / "weights.safetensors").read_bytes()
+
+
+def test_addresses_and_folders_are_found(root: Path, bundles: dict[str, Path]) -> None:
+    register_bundle("glow", bundles["glow"], evaluation(15, 0.6), root=root)
+    for address in ("models:/timbreflow-glow@challenger", "models:/timbreflow-glow/1"):
+        assert "version 1 of timbreflow-glow" in resolve(address, root=root).description
+    assert resolve(str(bundles["vqvae"]), root=root).folder == bundles["vqvae"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("models:/timbreflow-glow@champion", "has no models:/timbreflow-glow@champion"),
+        ("models:/timbreflow-glow/7", "has no models:/timbreflow-glow/7"),
+        ("models:/nobody@champion", "has no models:/nobody@champion"),
+        ("models:/timbreflow-glow", "not a model's address"),
+        ("wave", "no model 'wave'"),
+        (".", "is not a model"),
+    ],
+)
+def test_what_is_not_there_is_said(root: Path, bundles: dict[str, Path], wanted: str, message: str) -> None:
+    register_bundle("glow", bundles["glow"], evaluation(15, 0.6), root=root)
+    with pytest.raises(TimbreflowError, match=message):
+        resolve(wanted, root=root)
+
+
+def test_looking_for_a_model_makes_no_store(tmp_path: Path) -> None:
+    for wanted in ("vqvae", "models:/timbreflow-glow@champion"):
+        with pytest.raises(TimbreflowError):
+            resolve(wanted, root=tmp_path)
+    with pytest.raises(TimbreflowError, match="make run"):
+        promote("glow", GATE, root=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_promotion_refusal_and_rollback(root: Path, bundles: dict[str, Path], tmp_path: Path) -> None:
+    register_bundle("glow", bundles["glow"], evaluation(15, 0.6), root=root)
+    first = promote("glow", GATE, root=root)
+    assert first.promoted
+    assert "absolute limits" in first.opponent
+    with pytest.raises(TimbreflowError, match="no.* to go back to"):
+        rollback("glow", root=root)
+    with pytest.raises(TimbreflowError, match="is the champion already"):
+        promote("glow", GATE, root=root)
+
+    register_bundle("glow", variant(bundles["glow"], tmp_path / "worse", "w"), evaluation(15.2, 0.5), root=root)
+    refused = promote("glow", GATE, root=root)
+    assert not refused.promoted
+    assert [(check.metric, check.challenger, check.opponent) for check in refused.decision.failed] == [
+        ("note_score", 0.5, 0.6)
+    ]
+    failed = next(line for line in refused.table().splitlines() if "FAILED" in line)
+    assert "note_score" in failed
+    assert "0.5" in failed
+    assert "0.6" in failed
+    assert versions(root) == {"1": ["champion"], "2": ["challenger"]}
+
+    register_bundle("glow", variant(bundles["glow"], tmp_path / "better", "b"), evaluation(14, 0.65), root=root)
+    assert promote("timbreflow-glow", GATE, root=root).promoted
+    assert versions(root) == {"1": [], "2": [], "3": ["challenger", "champion"]}
+    assert "version 1 is the champion again, in place of version 3" in rollback("glow", root=root)
+    assert versions(root)["1"] == ["champion"]
+    with pytest.raises(TimbreflowError, match="first champion"):
+        rollback("glow", root=root)
+
+
+def test_a_challenger_over_the_absolute_limits_is_refused(root: Path, bundles: dict[str, Path]) -> None:
+    register_bundle("glow", bundles["glow"], evaluation(25, 0.6), root=root)
+    refused = promote("glow", GATE, root=root)
+    assert not refused.promoted
+    assert versions(root) == {"1": ["challenger"]}
+    with pytest.raises(TimbreflowError, match="no champion to roll back"):
+        rollback("glow", root=root)
+
+
+def test_the_released_model_is_the_opponent_where_there_is_no_champion(root: Path, bundles: dict[str, Path]) -> None:
+    released = root / "released" / "glow"
+    shutil.copytree(bundles["glow"], released)
+    (released / "metrics.json").write_text(json.dumps(evaluation(10, 0.9)))
+    register_bundle("glow", bundles["glow"], evaluation(15, 0.6), root=root)
+    refused = promote("glow", GATE, root=root)
+    assert "released" in refused.opponent
+    assert len(refused.decision.failed) == 2
+
+
+def test_figures_of_other_metric_code_are_measured_again(root: Path, bundles: dict[str, Path], tmp_path: Path) -> None:
+    register_bundle("glow", bundles["glow"], evaluation(15, 0.6, digest="old"), root=root)
+    promote("glow", GATE, root=root)
+    register_bundle("glow", variant(bundles["glow"], tmp_path / "b", "b"), evaluation(14, 0.6), root=root)
+    with pytest.raises(TimbreflowError, match="other metric code"):
+        promote("glow", GATE, root=root)
+    asked: list[Path] = []
+
+    def evaluate(model: KnownModel, folder: Path) -> dict[str, Any]:
+        assert model.system == "glow"
+        asked.append(folder)
+        return evaluation(12, 0.6)
+
+    refused = promote("glow", GATE, root=root, evaluate=evaluate)
+    assert len(asked) == 1
+    assert (asked[0] / "weights.safetensors").read_bytes() == (bundles["glow"] / "weights.safetensors").read_bytes()
+    assert not refused.promoted
+    assert refused.decision.failed[0].opponent == 12
+    assert "again" in refused.opponent
+
+
+def test_both_are_measured_again_when_both_are_old(root: Path, bundles: dict[str, Path], tmp_path: Path) -> None:
+    register_bundle("glow", bundles["glow"], evaluation(15, 0.6, digest="older"), root=root)
+    promote("glow", GATE, root=root)
+    register_bundle("glow", variant(bundles["glow"], tmp_path / "b", "b"), evaluation(99, 0.0, digest="old"), root=root)
+    assert promote("glow", GATE, root=root, evaluate=lambda model, folder: evaluation(12, 0.6)).promoted
+
+
+def test_a_missing_challenger_is_said(root: Path) -> None:
+    with pytest.raises(TimbreflowError, match="no challenger; register one"):
+        promote("vqvae", GATE, root=root)
+
+
+@pytest.mark.slow
+def test_mlflow_serves_audio_over_http(root: Path, bundles: dict[str, Path]) -> None:
+    register_bundle("glow", bundles["glow"], evaluation(15, 0.6), root=root)
+    soundfile.write(root / "content.flac", melody(1.5, 22050), 22050)
+    soundfile.write(root / "style.wav", melody(1, 16000), 16000)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": f"sqlite:///{root}/.mlflow/mlflow.db",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/timbreflow-glow@challenger"]
+    command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    with open(root / "serve.log", "wb") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"{address}/ping", timeout=2)
+                break
+            except OSError:
+                assert server.poll() is None, (root / "serve.log").read_text()
+                time.sleep(1)
+
+        def ask(content: bytes) -> Any:
+            row = [base64.b64encode(data).decode() for data in (content, (root / "style.wav").read_bytes())]
+            body = {"dataframe_split": {"columns": ["content", "style"], "data": [row]}, "params": {"seed": 3}}
+            request = urllib.request.Request(
+                f"{address}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
+            )
+            with urllib.request.urlopen(request, timeout=120) as response:
+                return json.load(response)
+
+        answer = ask((root / "content.flac").read_bytes())
+        (root / "out.wav").write_bytes(base64.b64decode(answer["predictions"][0]["audio"]))
+        audio, rate = soundfile.read(root / "out.wav")
+        assert rate == 22050
+        assert len(audio) == round(1.5 * 22050)
+        assert audio.std() > 1e-3
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            ask(b"not a sound")
+        assert caught.value.code == 400
+        assert "content of row 0" in caught.value.read().decode()
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(timeout=30)
