@@ -101,23 +101,30 @@ def test_a_failed_run_keeps_the_old_tables(layout: Layout) -> None:
 def test_collect_with_processes_equals_the_stage(layout: Layout) -> None:
     run(layout)
     out = layout.root / "new" / "tables"
-    totals = collect_midi.collect(["songs"], out, CONFIG, root=layout.root, corpora=layout.corpora, workers=2)
-    assert totals.n_pieces == 10
+    report = collect_midi.collect(["songs"], out, CONFIG, root=layout.root, workers=2)
+    assert report.summary.startswith("10 pieces")
+    assert report.summary.endswith("2 files rejected (1 broken, 1 duplicate).")
     for name in SCHEMAS:
         assert table_file(out, name, 0).read_bytes() == table_file(layout.notes, name, 0).read_bytes()
     assert sorted(path.name for path in out.parent.iterdir()) == ["tables"]
-    lines = collect_midi.describe(totals, out)
-    assert lines[0].startswith("10 pieces")
-    assert any(line.startswith("broken.mid: broken: ") for line in lines[1:])
+
+
+def test_workers_come_from_the_environment(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(layout.root)
+    monkeypatch.setenv("TIMBREFLOW_WORKERS", "1")
+    assert collect_midi.collect(["songs"], Path("out"), CONFIG).metrics["n_pieces"] == 10
+    monkeypatch.setenv("TIMBREFLOW_WORKERS", "many")
+    with pytest.raises(TimbreflowError, match="TIMBREFLOW_WORKERS is 'many'"):
+        collect_midi.collect(["songs"], Path("out"), CONFIG)
 
 
 def test_collect_replaces_tables_but_no_other_folder(layout: Layout) -> None:
     out = layout.root / "out"
     for _ in range(2):
-        collect_midi.collect(["songs/1.mid"], out, CONFIG, root=layout.root, corpora=layout.corpora)
+        collect_midi.collect(["songs/1.mid"], out, CONFIG, root=layout.root, workers=1)
     assert len(NoteTables.read(out).pieces) == 1
     (out / "thesis.txt").write_text("years of work")
     for target in (out, layout.root / "songs" / "1.mid"):
         with pytest.raises(TimbreflowError, match="name a"):
-            collect_midi.collect(["songs"], target, CONFIG, root=layout.root, corpora=layout.corpora)
+            collect_midi.collect(["songs"], target, CONFIG, root=layout.root, workers=1)
     assert (out / "thesis.txt").exists()

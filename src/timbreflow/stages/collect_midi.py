@@ -3,6 +3,7 @@
 Also the work of `timbreflow collect SOURCE… --out DIR`.
 """
 
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from timbreflow.notes.collect import (
     merge_shards,
     plan_shards,
 )
-from timbreflow.notes.tables import SCHEMAS, read_rejects
+from timbreflow.notes.tables import SCHEMAS
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import StageReport
 
@@ -75,43 +76,53 @@ def finish(config: CollectConfig, *, layout: Layout) -> StageReport:
     path = layout.results(STAGE) / "metrics.json"
     write_json(path, metrics)
     shutil.rmtree(layout.scratch(STAGE, shards[0].key), ignore_errors=True)
-    reasons = [{"reason": reason, "files": count} for reason, count in totals.rejects.items()]
-    return StageReport(
-        summary=_sentence(totals),
-        metrics={name: float(value) for name, value in metrics.items() if not isinstance(value, dict)},
-        tables={"rejects": reasons},
-        files={"metrics": path},
-    )
+    return _report(totals, {"metrics": path})
 
 
 def collect(
-    sources: Sequence[str], out: Path, config: CollectConfig, *, root: Path, corpora: Path, workers: int = 1
-) -> Totals:
+    sources: Sequence[str],
+    out: Path,
+    config: CollectConfig,
+    *,
+    root: Path | None = None,
+    corpora: Path | None = None,
+    workers: int | None = None,
+) -> StageReport:
     """Write the note tables of any sources to a folder of the caller's choice.
 
     Args:
         sources: as `CollectConfig.sources`; they replace those of `config`.
         out: is made, or replaced where it holds nothing but note tables.
         config: limits.
-        root: what relative sources are relative to, usually the current folder.
-        corpora: folder of fetched corpora.
-        workers: processes to read with.
+        root: what relative sources are relative to; None is the current folder.
+        corpora: folder of fetched corpora; None is data/corpora below `root`.
+        workers: processes to read with; None is TIMBREFLOW_WORKERS, else the number of cores.
 
     Raises:
         TimbreflowError: `out` holds something else; a source does not exist; no usable piece at all.
     """
+    out = Path(out)
+    root = Path.cwd() if root is None else root
     _refuse_foreign(out)
     fractions = {source: share for source, share in config.fractions.items() if source in sources}
     config = replace(config, sources=tuple(sources), fractions=fractions)
-    plans = plan_shards(config, root=root, corpora=corpora)
+    plans = plan_shards(config, root=root, corpora=Layout(root).corpora if corpora is None else corpora)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".collect-") as scratch:
         folders = [Path(scratch, f"{number:05d}") for number in range(len(plans))]
         for folder in folders:
             folder.mkdir()
-        _collect_all(plans, folders, config, workers)
+        _collect_all(plans, folders, config, _default_workers() if workers is None else workers)
         with atomic_directory(out) as temporary:
-            return merge_shards(folders, temporary, config)
+            totals = merge_shards(folders, temporary, config)
+    return _report(totals, {"tables": out})
+
+
+def _default_workers() -> int:
+    text = os.environ.get("TIMBREFLOW_WORKERS", "")
+    if text and not (text.isdigit() and int(text) > 0):
+        raise TimbreflowError(f"TIMBREFLOW_WORKERS is {text!r}; set it to a number of processes, or unset it.")
+    return int(text) if text else os.cpu_count() or 1
 
 
 def _collect_all(plans: list[ShardPlan], folders: list[Path], config: CollectConfig, workers: int) -> None:
@@ -155,15 +166,15 @@ def _metrics(totals: Totals) -> dict[str, int | float | dict[str, int]]:
     }
 
 
-def _sentence(totals: Totals) -> str:
-    return (
-        f"{totals.n_pieces} pieces, {totals.n_tracks} tracks, {totals.n_notes} notes, {totals.hours:.1f} h; "
-        f"{sum(totals.rejects.values())} files rejected."
+def _report(totals: Totals, files: dict[str, Path]) -> StageReport:
+    n_rejects = sum(totals.rejects.values())
+    reasons = ", ".join(f"{count} {reason}" for reason, count in totals.rejects.items())
+    return StageReport(
+        summary=(
+            f"{totals.n_pieces} pieces, {totals.n_tracks} tracks, {totals.n_notes} notes, {totals.hours:.1f} h; "
+            f"{n_rejects} files rejected{f' ({reasons})' if reasons else ''}."
+        ),
+        metrics={name: float(value) for name, value in _metrics(totals).items() if not isinstance(value, dict)},
+        tables={"rejects": [{"reason": reason, "files": count} for reason, count in totals.rejects.items()]},
+        files=files,
     )
-
-
-def describe(totals: Totals, out: Path) -> list[str]:
-    """What `timbreflow collect` prints: one line of totals, then one line for each rejected file."""
-    rejects = read_rejects(out)
-    lines = [f"{row.path}: {row.reason}: {row.detail}" for row in rejects.itertuples()]
-    return [_sentence(totals), *lines]
