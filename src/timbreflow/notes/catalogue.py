@@ -56,7 +56,7 @@ CATALOGUE: dict[str, Corpus] = {
     for corpus in (
         Corpus(
             "music21", "midi", "python", ("music21",), 0,
-            "public domain works; encodings free to use (restricted ones are left out, see notes/scores.py)",
+            "public domain works, free encodings",
             "corpus", "some 630 polyphonic scores, Machaut's time to Webern; also music21/bach and other composers",
         ),
         _debian(
