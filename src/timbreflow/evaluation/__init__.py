@@ -1,0 +1,1 @@
+"""Metrics, systems under test, statistics, the promotion gate and the report."""

@@ -1,0 +1,146 @@
+"""The gate of promotion: may a challenger take the champion's place?
+
+The challenger is held against an opponent (the champion, else the released model) on the same test clips with the
+same metric code, criterion by criterion; without an opponent, against absolute limits.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from timbreflow.errors import TimbreflowError
+
+DIGESTS = ("metric_digest", "test_digest")
+
+
+@dataclass(frozen=True)
+class CriterionConfig:
+    """What one metric must fulfil.
+
+    Args:
+        better: whether lower or higher values are better.
+        slack: share of the opponent's value by which the challenger may be worse; negative: must be better by that.
+        limit: worst value that passes where there is no opponent.
+    """
+
+    better: Literal["lower", "higher"]
+    slack: float
+    limit: float
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """The gate's criteria.
+
+    Args:
+        set: test set whose figures decide.
+        criteria: metric name, as in metrics.json, to criterion.
+    """
+
+    set: str
+    criteria: dict[str, CriterionConfig]
+
+
+@dataclass(frozen=True)
+class RegisterConfig:
+    """Section `register_models` of params.yaml.
+
+    Args:
+        gate: what promotion asks for.
+    """
+
+    gate: GateConfig
+
+
+@dataclass(frozen=True)
+class Check:
+    """One criterion, judged.
+
+    Args:
+        criterion: the demand in words, such as "lsd <= 14.28 (champion 14.00)".
+        metric: name of the metric.
+        challenger: the challenger's figure.
+        opponent: the opponent's figure; None where an absolute limit was applied.
+        limit: the worst figure that passes.
+        passed: whether the challenger's figure is at least as good as `limit`.
+    """
+
+    criterion: str
+    metric: str
+    challenger: float
+    opponent: float | None
+    limit: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Decision:
+    """All checks; passed when every one is."""
+
+    passed: bool
+    checks: tuple[Check, ...]
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that were not passed."""
+        return tuple(check for check in self.checks if not check.passed)
+
+
+def decide(challenger: Mapping[str, float], opponent: Mapping[str, float] | None, gate: GateConfig) -> Decision:
+    """Judge a challenger.
+
+    Args:
+        challenger: metric name to figure, the challenger's row of `gate.set` in metrics.json.
+        opponent: the same for the opponent, measured with the same digests; None: absolute limits.
+        gate: criteria.
+
+    Raises:
+        TimbreflowError: there is no criterion, or a figure is missing or not finite.
+    """
+    if not gate.criteria:
+        raise TimbreflowError("the gate has no criteria; name at least one below register_models.gate in params.yaml.")
+    checks = tuple(
+        _check(metric, criterion, _figure(challenger, metric, "challenger"), opponent)
+        for metric, criterion in sorted(gate.criteria.items())
+    )
+    return Decision(passed=all(check.passed for check in checks), checks=checks)
+
+
+def comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two metrics.json were made by the same metric code and weights on the same test clips."""
+    return all(first.get(digest) is not None and first.get(digest) == second.get(digest) for digest in DIGESTS)
+
+
+def row(metrics: Mapping[str, Any], system: str, gate: GateConfig) -> dict[str, float]:
+    """A system's figures on the gate's set, out of a whole metrics.json.
+
+    Raises:
+        TimbreflowError: the set or the system is not in it.
+    """
+    try:
+        return dict(metrics[gate.set][system])
+    except KeyError as error:
+        raise TimbreflowError(
+            f"metrics.json has no figures of {system} on {gate.set} ({error} is missing); run `dvc repro evaluate`."
+        ) from error
+
+
+def _check(metric: str, criterion: CriterionConfig, figure: float, opponent: Mapping[str, float] | None) -> Check:
+    lower = criterion.better == "lower"
+    if opponent is None:
+        other, limit = None, criterion.limit
+        origin = "absolute limit"
+    else:
+        other = _figure(opponent, metric, "opponent")
+        limit = other + (1.0 if lower else -1.0) * criterion.slack * abs(other)
+        origin = f"opponent {other:.4g}"
+    passed = figure <= limit if lower else figure >= limit
+    sign = "<=" if lower else ">="
+    return Check(f"{metric} {sign} {limit:.4g} ({origin})", metric, figure, other, limit, passed)
+
+
+def _figure(figures: Mapping[str, float], metric: str, owner: str) -> float:
+    value = figures.get(metric)
+    if value is None or not abs(float(value)) < float("inf"):
+        raise TimbreflowError(f"the {owner} has no finite figure for {metric}; evaluate it again.")
+    return float(value)

@@ -1,0 +1,207 @@
+"""The rows of the table: everything that turns content and style into sound.
+
+A system is anything with `copies`, `parameters` and `transfer`; a new row is one more entry of `SYSTEMS`, and the loop
+that evaluates them does not change.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from timbreflow.audio.features import FeatureConfig, FeatureExtractor
+from timbreflow.audio.inversion import GriffinLimInverter
+from timbreflow.errors import TimbreflowError
+from timbreflow.files import stable_hash
+from timbreflow.models.bundle import load_bundle
+
+Role = Literal["content", "style", "target"]
+
+
+@dataclass(frozen=True)
+class SystemContext:
+    """What systems are built from.
+
+    Args:
+        features: features of the pipeline; the oracle goes through them, models bring their own.
+        model_folder: maps a model's name (vqvae-base) to the folder of its weights.
+        device: where models run.
+        temperature: of models that sample.
+        griffin_lim_iterations: iterations of inversion.
+        griffin_lim_momentum: momentum of inversion.
+    """
+
+    features: FeatureConfig
+    model_folder: Callable[[str], Path]
+    device: torch.device
+    temperature: float
+    griffin_lim_iterations: int
+    griffin_lim_momentum: float
+
+    def inverter(self, features: FeatureConfig) -> GriffinLimInverter:
+        """The one inversion that all rows share."""
+        return GriffinLimInverter(features, n_iter=self.griffin_lim_iterations, momentum=self.griffin_lim_momentum)
+
+
+class System(Protocol):
+    """One row.
+
+    Attributes:
+        copies: role whose sound is given back unchanged; None for systems that make sound.
+        parameters: number of learned weights; 0 where nothing is learned.
+    """
+
+    copies: Role | None
+    parameters: int
+
+    def transfer(self, content: Tensor, style: Tensor, target: Tensor, *, seed: int) -> Tensor:
+        """Sound [B, N] from sounds [B, N] at the pipeline's rate. Only the oracle may look at the target."""
+
+
+@dataclass(frozen=True)
+class SystemSpec:
+    """How a row is called and built.
+
+    Args:
+        label: name in tables.
+        description: one sentence for the report.
+        kind: reference rows copy, the ceiling knows the answer, baselines and models compete.
+        build: makes the system.
+    """
+
+    label: str
+    description: str
+    kind: Literal["reference", "baseline", "model", "ceiling"]
+    build: Callable[[SystemContext], System]
+
+
+class Copied:
+    """Gives one of the inputs back.
+
+    Args:
+        role: which one.
+    """
+
+    def __init__(self, role: Role) -> None:
+        self.copies: Role | None = role
+        self.parameters = 0
+
+    def transfer(self, content: Tensor, style: Tensor, target: Tensor, *, seed: int) -> Tensor:
+        """The input of the role, unchanged."""
+        return {"content": content, "style": style, "target": target}[self.copies or "content"]
+
+
+class Oracle:
+    """The target's own spectrogram through the same inversion: what a perfect model would score.
+
+    Args:
+        context: features and inversion.
+    """
+
+    copies: Role | None = None
+    parameters = 0
+
+    def __init__(self, context: SystemContext) -> None:
+        self._extract = FeatureExtractor(context.features).to(context.device)
+        self._invert = context.inverter(context.features)
+
+    @torch.inference_mode()
+    def transfer(self, content: Tensor, style: Tensor, target: Tensor, *, seed: int) -> Tensor:
+        """The target [B, N], analysed and resynthesised."""
+        return self._invert(self._extract(target), seed=seed)
+
+
+class ModelSystem:
+    """A trained transfer model: features, normalisation, transfer, denormalisation, inversion.
+
+    Args:
+        context: features and inversion.
+        name: model whose weights are loaded, such as vqvae-base.
+
+    Raises:
+        TimbreflowError: the weights are missing, or work at another sample rate.
+    """
+
+    copies: Role | None = None
+
+    def __init__(self, context: SystemContext, name: str) -> None:
+        bundle = load_bundle(context.model_folder(name))
+        if bundle.features.sample_rate != context.features.sample_rate:
+            raise TimbreflowError(
+                f"the model {name} works at {bundle.features.sample_rate} Hz and the test clips are at "
+                f"{context.features.sample_rate} Hz; train it again with the present audio section of params.yaml."
+            )
+        if bundle.normalizer is None:
+            raise TimbreflowError(f"the model {name} has no feature statistics; it is no transfer model.")
+        self._model: Any = bundle.model.to(context.device).eval()
+        self._normalizer = bundle.normalizer
+        self._extract = FeatureExtractor(bundle.features).to(context.device)
+        self._invert = context.inverter(bundle.features)
+        self._temperature = context.temperature
+        self._device = context.device
+        self.parameters = sum(parameter.numel() for parameter in bundle.model.parameters())
+
+    @torch.inference_mode()
+    def transfer(self, content: Tensor, style: Tensor, target: Tensor, *, seed: int) -> Tensor:
+        """The content [B, N] with the style's timbre; the target is not looked at."""
+        generator = torch.Generator(device=self._device).manual_seed(seed)
+        normalised = self._model.transfer(
+            self._normalizer.normalize(self._extract(content)),
+            self._normalizer.normalize(self._extract(style)),
+            temperature=self._temperature,
+            generator=generator,
+        )
+        return self._invert(self._normalizer.denormalize(normalised), seed=seed)
+
+
+def _model(name: str) -> Callable[[SystemContext], System]:
+    return lambda context: ModelSystem(context, name)
+
+
+SYSTEMS: dict[str, SystemSpec] = {
+    "content_copied": SystemSpec(
+        "content copied",
+        "The content as it came: all notes, none of the timbre.",
+        "reference",
+        lambda context: Copied("content"),
+    ),
+    "style_copied": SystemSpec(
+        "style copied",
+        "The style as it came: all of the timbre, none of the notes.",
+        "reference",
+        lambda context: Copied("style"),
+    ),
+    "vqvae_paper": SystemSpec(
+        "VQ-VAE, 2021 recipe", "Trained on recordings of one timbre against themselves.", "model", _model("vqvae-paper")
+    ),
+    "vqvae_base": SystemSpec("VQ-VAE base", "Trained on true triples.", "model", _model("vqvae-base")),
+    "glow": SystemSpec(
+        "Glow", "Normalizing flow conditioned on content and style, trained on true triples.", "model", _model("glow")
+    ),
+    "oracle": SystemSpec(
+        "oracle", "The target's own spectrogram through the same inversion: the ceiling.", "ceiling", Oracle
+    ),
+}
+"""Every row that can be asked for, in the order of the table."""
+
+
+def build_systems(names: tuple[str, ...], context: SystemContext) -> dict[str, System]:
+    """Build the rows of that name, in the order of `SYSTEMS`.
+
+    Raises:
+        TimbreflowError: a name is unknown, or the weights of a model cannot be loaded.
+    """
+    unknown = sorted(set(names) - set(SYSTEMS))
+    if unknown:
+        raise TimbreflowError(
+            f"evaluate.systems in params.yaml names {unknown[0]}, which is no system; choose from {', '.join(SYSTEMS)}."
+        )
+    return {name: spec.build(context) for name, spec in SYSTEMS.items() if name in names}
+
+
+def batch_seed(seed: int, split: str, batch: int) -> int:
+    """Seed of one batch of a set, the same for every system."""
+    return stable_hash("evaluate", seed, split, batch) % 2**31
