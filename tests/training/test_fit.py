@@ -5,14 +5,15 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.training.fit import FitConfig, FitResult, build_optimizer, fit, learning_rate, update_ema
+from timbreflow.training.fit import FitResult, build_optimizer, fit, update_ema
+from timbreflow.training.fit_config import FitConfig, learning_rate
 from timbreflow.training.seeding import seed_everything
 
 CONFIG = FitConfig(
@@ -294,6 +295,30 @@ def test_bfloat16_trains_and_keeps_float32_weights(tmp_path: Path) -> None:
     assert set(seen) == {torch.bfloat16}
     assert model.linear.weight.dtype == torch.float32
     assert result.best_loss < 0.5 * result.curves[0]["val_error"] + 0.1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_trains_and_resumes_on_cuda(tmp_path: Path, precision: Literal["float32", "bfloat16"]) -> None:
+    config = dataclasses.replace(CONFIG, precision=precision)
+
+    def on_gpu(kill_at: int) -> FitResult:
+        return fit(
+            new_model(),
+            Regression(),
+            lambda start: batches(start, kill_at=kill_at),
+            validation(),
+            config,
+            workdir=tmp_path,
+            log=lambda step, values: None,
+            device="cuda",
+        )
+
+    with pytest.raises(Killed):
+        on_gpu(30)
+    result = on_gpu(-1)
+    assert result.resumed_at == 28 and result.best_loss < result.curves[0]["val_error"]
 
 
 @pytest.mark.parametrize(

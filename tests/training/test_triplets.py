@@ -1,6 +1,7 @@
 """Triplets on real shards: right timbres, numbered draws, bounded cache; coefficients equal librosa's."""
 
 from pathlib import Path
+from typing import Any
 
 import librosa
 import numpy as np
@@ -30,7 +31,7 @@ def tone(seed: int, timbre: str) -> np.ndarray:
 
 
 def write_triples(root: Path, *, n: int, timbres: tuple[str, ...], split: str = "train") -> None:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for triple in range(n):
         own, other = timbres[triple % len(timbres)], timbres[(triple + 1) % len(timbres)]
         for role, timbre, notes in (("content", other, triple), ("style", own, triple + 500), ("target", own, triple)):

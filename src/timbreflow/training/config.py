@@ -9,7 +9,7 @@ from timbreflow.models.glow.model import GlowConfig
 from timbreflow.models.triplet import TripletConfig
 from timbreflow.models.vqvae import VQVAEConfig
 from timbreflow.training.auxiliary import AuxiliaryWeights
-from timbreflow.training.fit import FitConfig
+from timbreflow.training.fit_config import FitConfig
 
 
 @dataclass(frozen=True)

@@ -17,63 +17,12 @@ from tqdm import tqdm
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import stable_hash
 from timbreflow.training.checkpoint import FitState, load_checkpoint, save_checkpoint, snapshot
+from timbreflow.training.fit_config import FitConfig, learning_rate
 from timbreflow.training.seeding import seed_everything
 
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 30.0
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """Settings of the loop. The budget is in steps, never in minutes, so that a run can be repeated.
-
-    Args:
-        steps: optimizer steps.
-        batch_size: examples a batch; a step sees batch_size * grad_accumulation of them.
-        learning_rate: peak rate of AdamW, reached after warm-up.
-        warmup_steps: steps of linear warm-up from 0.
-        schedule: after warm-up, "cosine" falls to 0 at the last step and "constant" stays.
-        weight_decay: of matrices and kernels; biases, gains and other vectors are not decayed.
-        grad_clip: largest norm of the whole gradient; 0 = do not clip.
-        ema_decay: d of ema <- d ema + (1 - d) weights, lowered in the first steps to (1 + n) / (10 + n).
-        precision: "bfloat16" runs the forward pass under autocast; weights and optimizer stay float32.
-        log_every: steps between two calls of the metric logger.
-        validate_every: steps between two validations (the last step is always validated).
-        checkpoint_every: steps between two checkpoints.
-        patience: stop after so many validations without a better one; 0 = never.
-        seed: of everything random in the loop.
-        grad_accumulation: batches a step.
-    """
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    warmup_steps: int
-    schedule: Literal["cosine", "constant"]
-    weight_decay: float
-    grad_clip: float
-    ema_decay: float
-    precision: Literal["float32", "bfloat16"]
-    log_every: int
-    validate_every: int
-    checkpoint_every: int
-    patience: int
-    seed: int
-    grad_accumulation: int
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be run."""
-        for name in ("steps", "batch_size", "log_every", "validate_every", "checkpoint_every", "grad_accumulation"):
-            if getattr(self, name) < 1:
-                raise TimbreflowError(f"fit.{name} is {getattr(self, name)}; set it to 1 or more in params.yaml.")
-        for name in ("learning_rate", "warmup_steps", "weight_decay", "grad_clip", "patience"):
-            if getattr(self, name) < 0:
-                raise TimbreflowError(f"fit.{name} is {getattr(self, name)}; set it to 0 or more in params.yaml.")
-        if not 0 <= self.ema_decay < 1:
-            raise TimbreflowError(
-                f"fit.ema_decay is {self.ema_decay}; set it to at least 0 and below 1 in params.yaml."
-            )
 
 
 class Batch(Protocol):
@@ -271,16 +220,6 @@ def training_step(
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return means
-
-
-def learning_rate(config: FitConfig, step: int) -> float:
-    """Rate of step number `step` (from 0): linear warm-up, then half a cosine to 0, or constant."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    if config.schedule == "constant":
-        return config.learning_rate
-    progress = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def build_optimizer(model: nn.Module, config: FitConfig) -> torch.optim.Optimizer:

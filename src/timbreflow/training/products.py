@@ -14,7 +14,8 @@ from timbreflow.audio.features import FeatureConfig, Normalizer
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_file, read_json, stable_hash, write_json
 from timbreflow.models.bundle import ModelBundle, save_bundle
-from timbreflow.training.fit import BatchT, FitConfig, FitResult, ModelT, Objective, fit
+from timbreflow.training.fit import BatchT, FitResult, ModelT, Objective, fit
+from timbreflow.training.fit_config import FitConfig
 
 
 def read_passed(path: Path) -> Any:

@@ -1,0 +1,327 @@
+"""The three training stages on a tiny data set written by the real writers: outputs, resumption, refusals."""
+
+import csv
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from timbreflow.audio.features import FeatureConfig, FeatureExtractor
+from timbreflow.audio.files import encode_flac
+from timbreflow.data.manifest import MANIFEST_SCHEMA, write_clip_notes, write_manifest
+from timbreflow.data.mels import RunningStatistics, write_mel_index, write_mels, write_statistics
+from timbreflow.data.shards import write_shard
+from timbreflow.errors import TimbreflowError
+from timbreflow.files import read_json, write_json
+from timbreflow.models.bundle import load_bundle, weights_sha256
+from timbreflow.models.encoders import ContentConfig, StyleConfig
+from timbreflow.models.glow.model import GlowConfig
+from timbreflow.models.quantizer import QuantizerConfig
+from timbreflow.models.timbre_embedder import TimbreEmbedder
+from timbreflow.models.triplet import TripletConfig, TripletNetwork
+from timbreflow.models.vqvae import VQVAEConfig
+from timbreflow.stages import train_glow, train_timbre_metric, train_vqvae
+from timbreflow.stages.layout import Layout
+from timbreflow.stages.report import StageReport, ignore_metrics
+from timbreflow.training.auxiliary import AuxiliaryWeights
+from timbreflow.training.config import GlowTraining, TimbreMetricTraining, VQVAETraining
+from timbreflow.training.fit_config import FitConfig
+
+RATE, SAMPLES = 16_000, 16_000
+FEATURES = FeatureConfig(
+    kind="log_mel",
+    sample_rate=RATE,
+    n_fft=1024,
+    win_length=1000,
+    hop_length=500,
+    n_mels=24,
+    fmin=30.0,
+    fmax=8000.0,
+    floor=0.01,
+)
+FIT = FitConfig(
+    steps=6,
+    batch_size=4,
+    learning_rate=1e-3,
+    warmup_steps=2,
+    schedule="cosine",
+    weight_decay=0.01,
+    grad_clip=1.0,
+    ema_decay=0.9,
+    precision="float32",
+    log_every=2,
+    validate_every=3,
+    checkpoint_every=2,
+    patience=0,
+    seed=1,
+    grad_accumulation=1,
+)
+LOSSES = AuxiliaryWeights(commitment=0.25, roll=0.5, roll_pos_weight=10.0, contrastive=0.1, contrastive_temperature=0.1)
+CONTENT = ContentConfig(encoder="residual", width=16, downsample=2, n_blocks=1, instance_norm=False, roll_width=8)
+QUANTIZER = QuantizerConfig(
+    codebook_size=16, code_dim=8, heads=1, distance="euclidean", decay=0.9, dead_code_threshold=0.2, kmeans_iters=3
+)
+STYLE = StyleConfig(encoder="tokens", width=16, dim=8, n_tokens=2, n_blocks=1, chunk_frames=8, roll_bins=1, noise=0.01)
+BASE = VQVAETraining(
+    features="log_mel",
+    pairs="mixed",
+    model=VQVAEConfig(
+        n_features=24,
+        content=CONTENT,
+        quantizer=QUANTIZER,
+        style=STYLE,
+        decoder="film",
+        width=16,
+        n_blocks=1,
+        condition_dropout=0.1,
+    ),
+    fit=FIT,
+    reconstruction="l1",
+    losses=LOSSES,
+    validation_triples=8,
+)
+PAPER = VQVAETraining(
+    features="log_stft",
+    pairs="self_supervised",
+    model=VQVAEConfig(
+        n_features=513,
+        content=dataclasses.replace(CONTENT, encoder="strided", downsample=4, roll_width=0),
+        quantizer=QUANTIZER,
+        style=dataclasses.replace(STYLE, encoder="gru", n_tokens=1, chunk_frames=0, roll_bins=0, noise=0.0),
+        decoder="gru",
+        width=16,
+        n_blocks=1,
+        condition_dropout=0.0,
+    ),
+    fit=FIT,
+    reconstruction="mse",
+    losses=dataclasses.replace(LOSSES, commitment=0.5, roll=0.0, contrastive=0.0),
+    validation_triples=8,
+)
+GLOW = GlowTraining(
+    pairs="triples",
+    model=GlowConfig(
+        n_features=24,
+        content=CONTENT,
+        quantizer=QUANTIZER,
+        style=STYLE,
+        context_width=16,
+        n_context_blocks=1,
+        n_levels=2,
+        n_steps=1,
+        hidden=16,
+        n_layers=1,
+        kernel=3,
+        bound=3.0,
+        style_norm=True,
+        condition_dropout=0.1,
+    ),
+    fit=FIT,
+    noise=0.1,
+    l1=0.5,
+    l1_every=2,
+    losses=LOSSES,
+    validation_triples=8,
+)
+METRIC = TimbreMetricTraining(
+    model=TripletConfig(n_coefficients=12, channels=16, kernels=(4, 4)),
+    fit=FIT,
+    margin=0.1,
+    hard_negatives=0.25,
+    validation_triplets=8,
+    cache_mb=16,
+)
+
+
+def sound(pitch: int, brightness: float) -> np.ndarray:
+    time = np.arange(SAMPLES) / RATE
+    numbers = np.arange(1, 12)
+    frequencies = 440 * 2 ** ((pitch - 69) / 12) * numbers
+    waves = np.exp(-numbers / brightness)[:, None] * np.sin(2 * np.pi * frequencies[:, None] * time)
+    wave = waves.sum(0) * np.exp(-2 * time)
+    return np.asarray(0.1 * wave / np.sqrt(np.mean(wave**2)), dtype=np.float32)
+
+
+def write_data(root: Path) -> Layout:
+    """8 training and 8 validation triples of 1 s, four timbres a split, through the writers of data/."""
+    layout = Layout(root)
+    empty = {field.name: "" if str(field.type) == "string" else 0 for field in MANIFEST_SCHEMA}
+    extractor = FeatureExtractor(FEATURES)
+    statistics = RunningStatistics(FEATURES.n_features)
+    manifest: list[dict[str, Any]] = []
+    notes: list[dict[str, Any]] = []
+    index: list[dict[str, Any]] = []
+    random = np.random.default_rng(0)
+    for split in ("train", "validation"):
+        clips: dict[str, np.ndarray] = {}
+        facts: dict[str, dict[str, Any]] = {}
+        for triple in range(8):
+            first, second = random.choice(np.arange(50, 75), 2, replace=False)
+            own, other = triple % 4, (triple + 1) % 4
+            for role, pitch, timbre in (("content", first, other), ("style", second, own), ("target", first, own)):
+                clip_id = f"{split}-{triple}-{role}"
+                clips[clip_id] = sound(int(pitch), 1.0 + 2 * timbre)
+                facts[clip_id] = {
+                    "clip_id": clip_id,
+                    "triple_id": f"{split}-{triple}",
+                    "split": split,
+                    "role": role,
+                    "timbre_id": f"{split}-timbre-{timbre}",
+                    "program": timbre,
+                }
+                notes.append({"clip_id": clip_id, "onset": 0.0, "duration": 1.0, "pitch": int(pitch), "velocity": 90})
+        tar = f"{split}/shard-00000.tar"
+        entries = write_shard(layout.audio / tar, [(name, encode_flac(wave, RATE)) for name, wave in clips.items()])
+        for row, entry in enumerate(entries):
+            place = {"shard": tar, "offset": entry.offset, "nbytes": entry.nbytes, "n_samples": SAMPLES}
+            manifest.append({**empty, **facts[entry.clip_id], **place})
+            index.append({**facts[entry.clip_id], "shard": f"{split}/shard-00000.npy", "row": row})
+        mels = extractor(torch.from_numpy(np.stack([clips[entry.clip_id] for entry in entries]))).numpy()
+        write_mels(layout.mels / f"{split}/shard-00000.npy", mels)
+        if split == "train":
+            statistics.update(mels)
+    write_manifest(layout.audio, manifest)
+    write_clip_notes(layout.audio, notes)
+    write_mel_index(layout.mels, index)
+    write_statistics(layout.mels, statistics.normalizer(), FEATURES)
+    write_json(layout.results("validate_data") / "passed.json", {"data": "1234", "suites": ["manifest"]})
+    return layout
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return write_data(tmp_path)
+
+
+Run = Callable[..., StageReport]
+
+
+def run_metric(layout: Layout, log: Any = ignore_metrics, **changes: Any) -> StageReport:
+    config = dataclasses.replace(METRIC, **changes)
+    return train_timbre_metric.run(config, FEATURES, layout=layout, log=log, device="cpu")
+
+
+def run_base(layout: Layout, log: Any = ignore_metrics, **changes: Any) -> StageReport:
+    return train_vqvae.run("base", dataclasses.replace(BASE, **changes), FEATURES, layout=layout, log=log, device="cpu")
+
+
+def run_paper(layout: Layout, log: Any = ignore_metrics, **changes: Any) -> StageReport:
+    config = dataclasses.replace(PAPER, **changes)
+    return train_vqvae.run("paper", config, FEATURES, layout=layout, log=log, device="cpu")
+
+
+def run_glow(layout: Layout, log: Any = ignore_metrics, **changes: Any) -> StageReport:
+    return train_glow.run(dataclasses.replace(GLOW, **changes), FEATURES, layout=layout, log=log, device="cpu")
+
+
+STAGES = {
+    "timbre_metric": (run_metric, "train_timbre_metric"),
+    "vqvae-base": (run_base, "train_vqvae/base"),
+    "vqvae-paper": (run_paper, "train_vqvae/paper"),
+    "glow": (run_glow, "train_glow"),
+}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stage_writes_weights_curves_and_numbers(layout: Layout, name: str) -> None:
+    run, results = STAGES[name]
+    logged: list[int] = []
+    report = run(layout, log=lambda step, values: logged.append(step))
+    bundle = load_bundle(layout.model(name))
+    assert not bundle.model.training and bundle.training["data"] == {"data": "1234", "suites": ["manifest"]}
+    metrics = read_json(layout.results(results) / "metrics.json")
+    assert metrics == report.metrics and metrics["steps"] == 6
+    assert metrics["parameters"] == sum(p.numel() for p in bundle.model.parameters())
+    assert not [key for key in metrics if "second" in key]
+    with (layout.results(results) / "curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["3", "6"]
+    assert {"train_loss", "val_loss"} <= set(rows[0]) and all(value for row in rows for value in row.values())
+    if name != "timbre_metric":
+        assert "val_l1" in rows[0] and metrics["val_l1"] > 0
+    assert logged and not list((layout.root / ".scratch").rglob("step-*"))
+
+
+def test_paper_keeps_its_own_features(layout: Layout) -> None:
+    run_paper(layout)
+    bundle = load_bundle(layout.model("vqvae-paper"))
+    assert bundle.features == dataclasses.replace(FEATURES, kind="log_stft")
+    assert bundle.normalizer is not None and len(bundle.normalizer.mean) == 513
+
+
+def test_metric_of_the_bundle_embeds_sound(layout: Layout) -> None:
+    run_metric(layout)
+    network = load_bundle(layout.model("timbre_metric")).model
+    assert isinstance(network, TripletNetwork)
+    embed = TimbreEmbedder(network)
+    pair = np.stack([sound(60, 1.0), sound(64, 8.0)])
+    assert embed(pair).shape == (2, 16)
+    assert np.allclose(embed(pair)[1], embed(pair[1:])[0], atol=1e-4)
+
+
+class Killed(BaseException):
+    """Stands for a kill."""
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_killed_stage_goes_on_and_ends_with_the_same_weights(
+    layout: Layout, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, _ = STAGES[name]
+    run(layout)
+    whole = weights_sha256(layout.model(name))
+
+    def kill(step: int, values: Mapping[str, float]) -> None:
+        if step >= 5 or (step == 4 and "train/loss" in values):
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(layout, log=kill)
+    with caplog.at_level("INFO", logger="timbreflow"):
+        run(layout)
+    assert "resumed at step 2 of 6" in caplog.text
+    assert weights_sha256(layout.model(name)) == whole
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_nothing_is_trained_on_data_that_has_not_passed(layout: Layout, name: str) -> None:
+    run, results = STAGES[name]
+    (layout.results("validate_data") / "passed.json").unlink()
+    with pytest.raises(TimbreflowError, match="run validate_data"):
+        run(layout)
+    assert not layout.model(name).exists() and not layout.results(results).exists()
+
+
+def test_other_data_starts_anew(layout: Layout, caplog: pytest.LogCaptureFixture) -> None:
+    def kill(step: int, values: Mapping[str, float]) -> None:
+        if step == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_base(layout, log=kill)
+    write_json(layout.results("validate_data") / "passed.json", {"data": "5678", "suites": ["manifest"]})
+    with caplog.at_level("INFO", logger="timbreflow"):
+        run_base(layout)
+    assert "resumed" not in caplog.text
+
+
+def test_model_of_another_size_is_refused(layout: Layout) -> None:
+    model = dataclasses.replace(BASE.model, n_features=80)
+    with pytest.raises(TimbreflowError, match=r"train_vqvae.base.model.n_features is 80, .* 24 rows"):
+        run_base(layout, model=model)
+
+
+def test_mels_of_other_settings_are_refused(layout: Layout) -> None:
+    other = dataclasses.replace(FEATURES, fmax=7000.0)
+    with pytest.raises(TimbreflowError, match="run extract_mels"):
+        train_glow.run(GLOW, other, layout=layout, log=ignore_metrics, device="cpu")
+
+
+@pytest.mark.parametrize("change", [{"noise": 0.0}, {"l1": -1.0}, {"l1_every": 0}, {"validation_triples": 0}])
+def test_senseless_glow_settings_are_refused(change: dict[str, float]) -> None:
+    with pytest.raises(TimbreflowError, match=next(iter(change))):
+        dataclasses.replace(GLOW, **change)  # type: ignore[arg-type]
