@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from timbreflow.audio.features import FeatureConfig, FeatureExtractor, Normalizer
-from timbreflow.data.manifest import read_clip_notes, read_manifest, triple_positions
+from timbreflow.data.manifest import ROLES, read_clip_notes, read_manifest, triple_positions
 from timbreflow.data.mels import RunningStatistics
 from timbreflow.data.shards import AudioShards
 from timbreflow.data.triples import ClipNotes, Pairs, TripleBatch, is_self_supervised
@@ -138,14 +138,14 @@ def fit_normalizer(
     Args:
         dataset: of the training split.
         extractor: on `device`.
-        n_triples: triples whose target and content are taken; a few hundred settle mean and deviation.
+        n_triples: triples that are taken; a few hundred settle mean and deviation.
         device: where features are made.
     """
     statistics = RunningStatistics(extractor.n_features)
     # Ids are in sorted order, which may group pieces; an even stride spreads the sample.
     stride = max(1, len(dataset) // n_triples)
     for item in range(0, len(dataset), stride)[:n_triples]:
-        audio = torch.stack([dataset.audio("content", item), dataset.audio("target", item)]).to(device)
+        audio = torch.stack([dataset.audio(role, item) for role in ROLES]).to(device)
         with torch.no_grad():
             statistics.update(extractor(audio).cpu().numpy())
     return statistics.normalizer()

@@ -11,14 +11,13 @@ from pathlib import Path
 import pandas as pd
 
 from timbreflow.data.splits import program_split
-from timbreflow.errors import TimbreflowError
 from timbreflow.files import sha256_file, write_json
 from timbreflow.rendering.config import RenderConfig
 from timbreflow.rendering.programs import PITCHED_PROGRAMS
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import MetricLogger, StageReport, ignore_metrics
 from timbreflow.validation.config import Promise, ValidationConfig
-from timbreflow.validation.run import Outcome, run_suites
+from timbreflow.validation.run import InvalidData, Outcome, run_suites
 from timbreflow.validation.suites import build_suites
 from timbreflow.validation.tables import (
     clip_table,
@@ -46,7 +45,8 @@ def run(
         log: takes the figures as step 0.
 
     Raises:
-        TimbreflowError: an expectation failed (it is named, with its suite, column and rows), or a file is missing.
+        InvalidData: an expectation failed; it is named, with its suite, column and rows.
+        TimbreflowError: a file is missing or cannot be read.
     """
     results = layout.results(STAGE)
     # First of all: whatever happens below, the data of now has not passed.
@@ -74,18 +74,13 @@ def run(
     metrics = _metrics(clips, outcome)
     write_json(results / "metrics.json", metrics)
     log(0, metrics)
-    index = results / "data_docs" / "index.html"
     if outcome.failures:
-        others = len(outcome.failures) - 1
-        raise TimbreflowError(
-            f"The data failed validation: {outcome.failures[0]}{f', and {others} more' if others else ''}; "
-            f"open {index}, then correct params.yaml or run render_triples and extract_mels again."
-        )
+        raise InvalidData(outcome.failures, results / "data_docs")
     write_json(results / "passed.json", {"suites": sorted(outcome.expectations), "digest": data_digest(layout)})
     total = sum(outcome.expectations.values())
     summary = f"{total} expectations in {len(outcome.expectations)} suites hold for {len(clips)} clips."
     rows = [{"suite": name, "expectations": count} for name, count in outcome.expectations.items()]
-    return StageReport(summary, metrics, {"suites": rows}, {"data docs": index})
+    return StageReport(summary, metrics, {"suites": rows}, {"data docs": results / "data_docs" / "index.html"})
 
 
 def promised(render: RenderConfig) -> Promise:

@@ -11,7 +11,11 @@ import pandas as pd
 from great_expectations.core.expectation_validation_result import ExpectationValidationResult
 from great_expectations.data_context.types.base import ProgressBarsConfig
 
+from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_directory
+
+NAMED_FAILURES = 3
+"""Failed expectations that the error message names."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,23 @@ class Outcome:
 
     expectations: dict[str, int]
     failures: list[Failure]
+
+
+class InvalidData(TimbreflowError):
+    """Data that failed a suite.
+
+    Attributes:
+        failures: all that failed; the message names the first few.
+    """
+
+    def __init__(self, failures: list[Failure], docs: Path) -> None:
+        self.failures = failures
+        named = "; ".join(str(failure) for failure in failures[:NAMED_FAILURES])
+        more = len(failures) - NAMED_FAILURES
+        super().__init__(
+            f"The data failed validation ({named}{f'; and {more} more' if more > 0 else ''}); "
+            f"open {docs / 'index.html'}, then correct params.yaml or run render_triples and extract_mels again."
+        )
 
 
 def run_suites(
