@@ -5,6 +5,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -81,7 +82,7 @@ def test_logging_is_batched(root: Path, monkeypatch: pytest.MonkeyPatch) -> None
     calls: list[int] = []
     genuine = MlflowClient.log_batch
 
-    def counting(self: MlflowClient, run_id: str, **kwargs: object) -> object:
+    def counting(self: MlflowClient, run_id: str, **kwargs: Any) -> object:
         calls.append(1)
         return genuine(self, run_id, **kwargs)
 
@@ -96,7 +97,7 @@ def test_logging_is_batched(root: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_store_that_fails_for_a_while_loses_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def locked(self: MlflowClient, run_id: str, **kwargs: object) -> None:
+    def locked(self: MlflowClient, run_id: str, **kwargs: Any) -> None:
         raise MlflowException("database is locked")
 
     monkeypatch.setattr(runs, "FLUSH_SECONDS", 0.0)

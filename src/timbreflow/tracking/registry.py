@@ -130,7 +130,7 @@ def resolve(wanted: str, *, root: Path) -> ResolvedModel:
         return _from_registry(wanted, root)
     if wanted in {name for model in MODELS for name in (model.name, model.registered)}:
         return _by_name(known_model(wanted), root)
-    folder = Path(wanted)
+    folder = Path(wanted).expanduser()
     if is_bundle(folder):
         return ResolvedModel(folder, f"the model in {folder}")
     if folder.exists():
