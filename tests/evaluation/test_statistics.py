@@ -49,7 +49,7 @@ def test_bootstrap_refuses_what_has_no_mean() -> None:
 def test_frechet_distance_of_shifted_and_scaled_normals() -> None:
     points = np.random.default_rng(4).standard_normal((4000, 3))
     assert frechet_distance(points, points) == pytest.approx(0.0, abs=1e-8)
-    assert frechet_distance(points, points + [1.0, 2.0, 0.0]) == pytest.approx(5.0, rel=1e-6)
+    assert frechet_distance(points, points + np.array([1.0, 2.0, 0.0])) == pytest.approx(5.0, rel=1e-6)
     # Covariance I against 4 I: the squared difference of deviations, one a dimension.
     assert frechet_distance(points - points.mean(0), 2 * (points - points.mean(0))) == pytest.approx(3.0, rel=0.1)
 
