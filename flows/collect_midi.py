@@ -6,7 +6,7 @@ from flows.orchestration import entry, load, publish, run_shards, runner
 from timbreflow.stages import collect_midi as stage
 
 
-@flow(name="collect_midi", task_runner=runner())
+@flow(name="collect_midi", flow_run_name="collect_midi", task_runner=runner())
 def collect_midi() -> None:
     """One mapped task a shard."""
     params, layout = load()

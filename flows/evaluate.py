@@ -6,7 +6,7 @@ from flows.orchestration import entry, load, publish, run_stage, tracked
 from timbreflow.stages import evaluate as stage
 
 
-@flow(name="evaluate")
+@flow(name="evaluate", flow_run_name="evaluate")
 def evaluate() -> None:
     """One task; the table and a link to the report are its artifacts."""
     params, layout = load()

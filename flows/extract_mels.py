@@ -6,7 +6,7 @@ from flows.orchestration import entry, load, publish, run_shards, runner
 from timbreflow.stages import extract_mels as stage
 
 
-@flow(name="extract_mels", task_runner=runner())
+@flow(name="extract_mels", flow_run_name="extract_mels", task_runner=runner())
 def extract_mels() -> None:
     """One mapped task a shard."""
     params, layout = load()

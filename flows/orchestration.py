@@ -1,5 +1,6 @@
 """What every flow shares: its parameters, its task runner, tracking, artifacts, and how it ends in a shell."""
 
+import logging
 import os
 import re
 import sys
@@ -18,6 +19,8 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
+from prefect.server.api.server import SubprocessASGIServer
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from flows import ROOT
@@ -31,8 +34,10 @@ PARENT_RUN = "TIMBREFLOW_PARENT_RUN"
 """Environment variable by which flows.pipeline tells its id to the flows that DVC starts."""
 PROGRESS_SECONDS = 2.0
 
-plain_task = task(cache_policy=NO_CACHE, persist_result=False)
-"""A Prefect task that keeps nothing: only DVC caches."""
+
+def plain_task(function: Callable[..., Any], **options: Any) -> Any:
+    """A Prefect task that keeps nothing: only DVC caches."""
+    return task(function, cache_policy=NO_CACHE, persist_result=False, **options)
 
 
 def load() -> tuple[Params, Layout]:
@@ -55,13 +60,13 @@ def runner() -> TaskRunner[Any]:
             case "processes":
                 return ProcessPoolTaskRunner(max_workers=workers)
             case "dask":
-                from prefect_dask import DaskTaskRunner
+                from prefect_dask.task_runners import DaskTaskRunner
 
                 if address := os.environ.get("TIMBREFLOW_DASK_ADDRESS"):
                     return DaskTaskRunner(address=address)
                 return DaskTaskRunner(cluster_kwargs={"n_workers": workers, "threads_per_worker": 1})
             case "ray":
-                from prefect_ray import RayTaskRunner
+                from prefect_ray.task_runners import RayTaskRunner
 
                 if address := os.environ.get("TIMBREFLOW_RAY_ADDRESS"):
                     return RayTaskRunner(address=address)
@@ -124,7 +129,7 @@ class _Progress:
     def __init__(self, stage: str, steps: int) -> None:
         self._steps = steps
         self._shown = time.monotonic()
-        self._id = create_progress_artifact(progress=0.0, key=f"{_key(stage)}-progress", description=stage)
+        self._id: Any = create_progress_artifact(progress=0.0, key=f"{_key(stage)}-progress", description=stage)
 
     def show(self, step: int, *, done: bool = False) -> None:
         now = time.monotonic()
@@ -149,10 +154,39 @@ def entry(flow: Flow[Any, Any] | Callable[..., Any], *arguments: Any) -> None:
     """Run a flow as a command: tagged with its parent, and a TimbreflowError as one sentence and exit code 2."""
     parent = os.environ.get(PARENT_RUN)
     try:
-        with tags(*([f"pipeline:{parent}"] if parent else [])):
+        with _server(), tags(*([f"pipeline:{parent}"] if parent else [])):
             flow(*arguments)
     except TimbreflowError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@contextmanager
+def _server() -> Iterator[None]:
+    """Where no server answers, one for as long as the flow runs, which its worker processes share."""
+    if os.environ.get("PREFECT_API_URL"):
+        yield
+        return
+    server = SubprocessASGIServer()
+    server.start(timeout=120)
+    os.environ["PREFECT_API_URL"] = server.api_url
+    try:
+        with temporary_settings({PREFECT_API_URL: server.api_url}):
+            yield
+    finally:
+        del os.environ["PREFECT_API_URL"]
+        server.stop()
+
+
+def _one_sentence(record: logging.LogRecord) -> bool:
+    """Log what a person can mend without the traceback that Prefect adds to every exception."""
+    if record.exc_info and isinstance(record.exc_info[1], TimbreflowError):
+        record.exc_info = None
+    return True
+
+
+for _logger in ("prefect.flow_runs", "prefect.task_runs"):
+    logging.getLogger(_logger).addFilter(_one_sentence)
 
 
 def _key(text: str) -> str:

@@ -22,7 +22,7 @@ def _run(*command: str) -> None:
         raise TimbreflowError(f"`{' '.join(command)}` failed; its reason stands above.")
 
 
-@flow(name="pipeline")
+@flow(name="pipeline", flow_run_name="pipeline")
 def pipeline() -> None:
     """One task a stage, then the check that the registry holds what was trained."""
     stages = list(YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"])

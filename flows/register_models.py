@@ -10,7 +10,7 @@ from timbreflow.stages import register_models as stage
 from timbreflow.tracking.registry import register_candidate
 
 
-@flow(name="register_models")
+@flow(name="register_models", flow_run_name="register_models")
 def register_models() -> None:
     """One task; a version whose weights are registered already is kept."""
     params, layout = load()

@@ -6,11 +6,11 @@ from flows.orchestration import entry, load, publish, run_shards, runner
 from timbreflow.stages import render_triples as stage
 
 
-@flow(name="render_triples", task_runner=runner())
+@flow(name="render_triples", flow_run_name="render_triples", task_runner=runner())
 def render_triples() -> None:
     """One mapped task a shard."""
     params, layout = load()
-    publish("render_triples", run_shards(stage, params.render_triples, params.audio, layout=layout))
+    publish("render_triples", run_shards(stage, params.render_triples, layout=layout))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from flows.orchestration import entry, load, publish, run_stage, tracked
 from timbreflow.stages import train_glow as stage
 
 
-@flow(name="train_glow")
+@flow(name="train_glow", flow_run_name="train_glow")
 def train_glow() -> None:
     """One task, with its curves in MLflow."""
     params, layout = load()

@@ -6,7 +6,7 @@ from flows.orchestration import entry, load, publish, run_stage, tracked
 from timbreflow.stages import train_timbre_metric as stage
 
 
-@flow(name="train_timbre_metric")
+@flow(name="train_timbre_metric", flow_run_name="train_timbre_metric")
 def train_timbre_metric() -> None:
     """One task, with its curves in MLflow."""
     params, layout = load()

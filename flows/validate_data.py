@@ -6,7 +6,7 @@ from flows.orchestration import entry, load, publish, run_stage
 from timbreflow.stages import validate_data as stage
 
 
-@flow(name="validate_data")
+@flow(name="validate_data", flow_run_name="validate_data")
 def validate_data() -> None:
     """One task; its Data Docs are linked."""
     params, layout = load()

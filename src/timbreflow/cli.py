@@ -73,16 +73,17 @@ def transfer(
 
     from timbreflow.inference.transfer import TimbreTransfer
     from timbreflow.tracking.registry import resolve
+    from timbreflow.training.devices import resolve_device
 
     resolved = resolve(model, root=project_root())
-    print(f"model: {resolved.description}", file=sys.stderr)
-    session = TimbreTransfer.load(resolved.folder)
+    _say(f"model: {resolved.description}")
+    session = TimbreTransfer.load(resolved.folder, device=resolve_device())
     if pairs is not None:
-        written = session.transfer_pairs(pairs, out, temperature=temperature, seed=seed)
-        print(f"wrote {len(written)} files to {out}", file=sys.stderr)
+        written = session.transfer_pairs(pairs, out, temperature=temperature, seed=seed, report=_say)
+        _say(f"wrote {len(written)} files to {out}")
     elif content is not None and style is not None:
-        session.transfer_file(content, style, out, temperature=temperature, seed=seed)
-        print(f"wrote {out}", file=sys.stderr)
+        result = session.transfer_file(content, style, out, temperature=temperature, seed=seed)
+        _say(" ".join([f"wrote {result.path}.", *result.notes]))
 
 
 @app.command(help_epilogue="For example\n\n    timbreflow collect music21 ~/midi lmd_full.tar.gz --out notes")
@@ -108,7 +109,13 @@ def list_sources() -> None:
     from timbreflow.notes.corpora import list_corpora
 
     rows = [
-        (status.name, status.kind, status.size, status.licence, "yes" if status.present else "no")
+        (
+            status.name,
+            status.kind,
+            f"{status.size / 1e6:.1f} MB" if status.size else "-",
+            status.licence,
+            "yes" if status.present else "no",
+        )
         for status in list_corpora(project_root())
     ]
     _print_table(("name", "kind", "size", "licence", "present"), rows)
@@ -237,6 +244,15 @@ def main() -> None:
         sys.exit(_fail(str(error)))
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:
+        # The reader, `head` for instance, has seen enough; what Python flushes at exit goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _say(sentence: str) -> None:
+    """What is not the result itself goes to standard error."""
+    print(sentence, file=sys.stderr)
 
 
 def _fail(sentence: str) -> int:

@@ -166,5 +166,11 @@ def _cross_check(params: Params, source: str) -> None:
         raise TimbreflowError(
             f"{source}: render_triples.clip_seconds must be a whole number of frames of audio.hop_length samples."
         )
-    if params.train_glow.features != "log_mel":
-        raise TimbreflowError(f"{source}: train_glow.features must be log_mel.")
+    if params.render_triples.sample_rate != params.audio.sample_rate:
+        raise TimbreflowError(f"{source}: render_triples.sample_rate must equal audio.sample_rate.")
+    for name, n_features in (
+        ("vqvae.base", params.train_vqvae.base.model.n_features),
+        ("glow", params.train_glow.model.n_features),
+    ):
+        if n_features != params.audio.n_mels:
+            raise TimbreflowError(f"{source}: train_{name}.model.n_features must equal audio.n_mels.")

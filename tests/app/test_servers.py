@@ -44,7 +44,7 @@ def test_without_a_server_flows_fall_back_to_this_checkouts_database(
     monkeypatch.delenv("PREFECT_HOME", raising=False)
     environment = servers.prefect_environment(tmp_path)
     assert environment["PREFECT_HOME"] == str(tmp_path / ".prefect")
-    assert environment["PREFECT_API_URL"] == ""
+    assert "PREFECT_API_URL" not in environment
 
 
 def test_a_process_that_is_no_server_of_ours_is_never_stopped(tmp_path: Path) -> None:

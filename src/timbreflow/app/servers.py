@@ -62,9 +62,9 @@ def prefect_environment(root: Path) -> dict[str, str]:
     A PREFECT_API_URL that the caller has set stays as it is, so that a lab's own server is used.
     """
     url = os.environ.get("PREFECT_API_URL") or running_url(PREFECT, root)
-    return {
+    address = {"PREFECT_API_URL": f"{url.removesuffix('/api')}/api"} if url else {}
+    return address | {
         "PREFECT_HOME": os.environ.get("PREFECT_HOME", str(root / ".prefect")),
-        "PREFECT_API_URL": f"{url.removesuffix('/api')}/api" if url else "",
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

@@ -32,7 +32,7 @@ class Corpus:
     contents: str
 
 
-def _debian(
+def _debian(  # noqa: PLR0917 - one row of a table
     name: str, kind: CorpusKind, size: int, licence: str, inside: str, contents: str, package: str = ""
 ) -> Corpus:
     return Corpus(name, kind, "debian", (package or name,), size, licence, inside, contents)

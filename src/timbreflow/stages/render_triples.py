@@ -300,8 +300,6 @@ def _report(manifest: pd.DataFrame, logs: list[dict[str, Any]], config: RenderCo
         "redrawn": float(sum(log["redrawn"] for log in logs)),
         "audio_seconds": sounding,
         "bytes": float(manifest["nbytes"].sum()),
-        "render_seconds": seconds,
-        "times_real_time": sounding / seconds,
     }
     rows = []
     for split in SPLITS:
