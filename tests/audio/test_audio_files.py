@@ -41,7 +41,9 @@ def test_every_format_keeps_channels_rate_length_and_sound(
     info = audio_info(path)
     assert (info.sample_rate, info.channels, info.n_samples) == (RATE, 2, RATE)
     audio, rate = read_audio(path)
-    assert rate == RATE and audio.dtype == np.float32 and audio.shape == stereo.shape
+    assert rate == RATE
+    assert audio.dtype == np.float32
+    assert audio.shape == stereo.shape
     middle = slice(5000, 35000)
     assert np.abs(audio[:, middle] - stereo[:, middle]).max() < tolerance
     decoded, _ = decode_audio(path.read_bytes())
@@ -54,7 +56,9 @@ def test_every_format_keeps_channels_rate_length_and_sound(
 def test_resampling_keeps_pitch_and_level(tmp_path: Path, stereo: np.ndarray) -> None:
     write_audio(tmp_path / "a.wav", stereo, RATE)
     audio, rate = read_audio(tmp_path / "a.wav", sample_rate=16000)
-    assert rate == 16000 and audio.shape == (2, 16000) and audio.flags.c_contiguous
+    assert rate == 16000
+    assert audio.shape == (2, 16000)
+    assert audio.flags.c_contiguous
     assert np.abs(np.fft.rfft(audio[0])).argmax() == 440
     assert abs(rms_dbfs(audio) - rms_dbfs(stereo)) < 0.1
 

@@ -14,7 +14,7 @@ from timbreflow.errors import TimbreflowError
 
 MEL = FeatureConfig("log_mel", 16000, 2048, 2000, 500, 128, 0.0, 8000.0, 0.01)
 STFT = dataclasses.replace(MEL, kind="log_stft")
-EXTRACTORS = {config.kind: FeatureExtractor(config) for config in (MEL, STFT)}
+EXTRACTORS: dict[str, FeatureExtractor] = {config.kind: FeatureExtractor(config) for config in (MEL, STFT)}
 
 
 @settings(deadline=None, max_examples=25)
@@ -71,7 +71,8 @@ def test_gradients_reach_the_sound() -> None:
         audio = torch.randn(1, 4000, requires_grad=True)
         extractor(audio).sum().backward()
         assert audio.grad is not None
-        assert torch.isfinite(audio.grad).all() and float(audio.grad.abs().sum()) > 0
+        assert torch.isfinite(audio.grad).all()
+        assert float(audio.grad.abs().sum()) > 0
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,8 @@ def test_normalisation_comes_back(n_features: int, n_frames: int, seed: int) -> 
     features = torch.randn(2, n_features, n_frames, generator=generator)
     assert torch.allclose(normalizer.denormalize(normalizer.normalize(features)), features, atol=1e-5)
     again = Normalizer.from_statistics(normalizer.statistics())
-    assert torch.equal(again.mean, normalizer.mean) and torch.equal(again.std, normalizer.std)
+    assert torch.equal(again.mean, normalizer.mean)
+    assert torch.equal(again.std, normalizer.std)
 
 
 def test_statistics_that_cannot_normalise_are_refused() -> None:

@@ -13,12 +13,15 @@ def test_the_transforms_that_we_use_work_with_gradients() -> None:
     audio = torch.randn(2, 4000, requires_grad=True)
     mel = transforms.MelSpectrogram(16000, n_fft=512, hop_length=128, n_mels=32)(audio)
     mfcc = transforms.MFCC(16000, n_mfcc=13, melkwargs={"n_fft": 512, "hop_length": 128, "n_mels": 32})(audio)
-    assert mel.shape == (2, 32, 32) and mfcc.shape == (2, 13, 32)
+    assert mel.shape == (2, 32, 32)
+    assert mfcc.shape == (2, 13, 32)
     (mel.sum() + mfcc.sum()).backward()
-    assert audio.grad is not None and torch.isfinite(audio.grad).all()
+    assert audio.grad is not None
+    assert torch.isfinite(audio.grad).all()
     spectrum = transforms.Spectrogram(n_fft=512, hop_length=128, power=1.0)(audio.detach())
     sound = transforms.GriffinLim(n_fft=512, hop_length=128, power=1.0, n_iter=4, length=4000)(spectrum)
-    assert sound.shape == (2, 4000) and torch.isfinite(sound).all()
+    assert sound.shape == (2, 4000)
+    assert torch.isfinite(sound).all()
 
 
 @pytest.mark.parametrize("error", ["ImportError", "OSError"])

@@ -7,8 +7,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.data.tiny_audio import COUNTS, write_tiny_audio
 
+from tests.data.tiny_audio import COUNTS, write_tiny_audio
 from timbreflow.data.manifest import (
     MANIFEST_SCHEMA,
     read_clip_notes,
@@ -24,7 +24,9 @@ def test_tables_come_back_as_they_were_and_byte_for_byte(tmp_path: Path) -> None
     write_tiny_audio(tmp_path / "a")
     clips, notes = read_manifest(tmp_path / "a"), read_clip_notes(tmp_path / "a")
     write_manifest(tmp_path / "b", clips)
-    write_manifest(tmp_path / "c", clips.to_dict("records"))
+    write_manifest(
+        tmp_path / "c", [{str(key): value for key, value in row.items()} for row in clips.to_dict("records")]
+    )
     write_clip_notes(tmp_path / "b", notes)
     pd.testing.assert_frame_equal(read_manifest(tmp_path / "b"), clips)
     for other, name in (("b", "manifest"), ("c", "manifest"), ("b", "clip_notes")):

@@ -98,7 +98,8 @@ def test_statistics_travel_with_their_settings(tmp_path: Path) -> None:
     write_statistics(tmp_path, normalizer, FEATURES)
     again, features = read_statistics(tmp_path)
     assert features == FEATURES
-    assert torch.equal(again.mean, normalizer.mean) and torch.equal(again.std, normalizer.std)
+    assert torch.equal(again.mean, normalizer.mean)
+    assert torch.equal(again.std, normalizer.std)
     write_statistics(tmp_path, Normalizer(mean=torch.zeros(3), std=torch.ones(3)), FEATURES)
     with pytest.raises(TimbreflowError, match="3 means for 32 features"):
         read_statistics(tmp_path)

@@ -49,7 +49,8 @@ def test_loaders_give_the_same_batches_in_this_process_and_in_workers(tmp_path: 
     here, there = (make_loader(dataset, 3, seed=4, workers=workers, start_step=2) for workers in (0, 2))
     for first, second in zip(islice(here, 3), islice(there, 3), strict=True):
         assert first.content.shape == (3, 8000)
-        assert torch.equal(first.content, second.content) and torch.equal(first.timbre, second.timbre)
+        assert torch.equal(first.content, second.content)
+        assert torch.equal(first.timbre, second.timbre)
 
 
 def test_an_ordered_pass_ends_with_the_short_batch(tmp_path: Path) -> None:

@@ -31,8 +31,10 @@ def test_items_have_the_promised_shapes_and_are_normalised(layout: Layout) -> No
     assert len(dataset) == COUNTS["train"]
     batch = next(iter(make_loader(dataset, 4, seed=0, shuffle=False)))
     for features in (batch.content, batch.style, batch.target):
-        assert features.shape == (4, 32, 64) and features.dtype == torch.float32
-    assert batch.content_roll.shape == (4, 128, 64) and batch.content_roll.dtype == torch.bool
+        assert features.shape == (4, 32, 64)
+        assert features.dtype == torch.float32
+    assert batch.content_roll.shape == (4, 128, 64)
+    assert batch.content_roll.dtype == torch.bool
     assert batch.timbre.dtype == torch.int64
     everything = torch.cat([batch.content, batch.style, batch.target]).transpose(0, 1).flatten(1)
     assert everything.mean(dim=1).abs().max() < 1e-2
@@ -87,13 +89,15 @@ def test_the_roll_lies_where_the_sound_lies(layout: Layout) -> None:
 def test_features_from_sound_equal_stored_ones(layout: Layout) -> None:
     stored = TripleDataset(layout.mels, layout.audio, split="validation")
     sound = AudioTripleDataset(layout.audio, FEATURES, split="validation")
-    assert sound.triple_ids == stored.triple_ids and sound.timbres == stored.timbres
+    assert sound.triple_ids == stored.triple_ids
+    assert sound.timbres == stored.timbres
     made = to_features(sound.collate([sound[0], sound[1]]).to("cpu"), FeatureExtractor(FEATURES), stored.normalizer)
     kept = collate([stored[0], stored[1]])
     assert isinstance(made, TripleBatch)
     for name in ("content", "style", "target"):
         assert (getattr(made, name) - getattr(kept, name)).abs().max() < 1e-2
-    assert torch.equal(made.content_roll, kept.content_roll) and torch.equal(made.timbre, kept.timbre)
+    assert torch.equal(made.content_roll, kept.content_roll)
+    assert torch.equal(made.timbre, kept.timbre)
     assert len(made) == 2
 
 

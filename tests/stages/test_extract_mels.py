@@ -44,12 +44,12 @@ def test_every_clip_has_its_features_at_its_row(layout: Layout) -> None:
     clips = read_manifest(layout.audio)
     assert sorted(index.index) == sorted(clips["clip_id"])
     shards, sound, extractor = MelShards(layout.mels), AudioShards(layout.audio), FeatureExtractor(FEATURES)
-    for clip in clips.itertuples():
-        row = index.loc[clip.clip_id]
+    for _, clip in clips.iterrows():
+        row = index.loc[clip["clip_id"]]
         stored = shards.read(row["shard"], int(row["row"]))
-        audio = torch.from_numpy(sound.read(clip.shard, clip.offset, clip.nbytes))
+        audio = torch.from_numpy(sound.read(clip["shard"], clip["offset"], clip["nbytes"]))
         assert np.abs(stored - extractor(audio[None])[0].numpy()).max() < 1e-2
-        assert (row["role"], row["split"], row["triple_id"]) == (clip.role, clip.split, clip.triple_id)
+        assert (row["role"], row["split"], row["triple_id"]) == (clip["role"], clip["split"], clip["triple_id"])
     assert report.metrics["clips"] == 3 * sum(COUNTS.values())
     assert read_json(layout.results("extract_mels") / "metrics.json") == report.metrics
 

@@ -66,8 +66,10 @@ def test_good_data_passes_and_leaves_docs_and_a_digest(layout: Layout) -> None:
     ]
     assert passed["digest"] == validate_data.data_digest(layout)
     metrics = read_json(results / "metrics.json")
-    assert metrics == report.metrics and logged == [len(metrics)]
-    assert metrics["failed_expectations"] == 0 and metrics["silent_fraction"] == 0
+    assert metrics == report.metrics
+    assert logged == [len(metrics)]
+    assert metrics["failed_expectations"] == 0
+    assert metrics["silent_fraction"] == 0
     assert metrics["clips"] == 3 * sum(COUNTS.values())
     assert report.files["data docs"] == results / "data_docs" / "index.html"
     assert "manifest" in report.files["data docs"].read_text()
@@ -93,7 +95,7 @@ def edit_notes(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Layo
     return lambda layout: write_clip_notes(layout.audio, change(read_clip_notes(layout.audio)))
 
 
-def at(clip_id: str, column: str, value: object) -> Callable[[pd.DataFrame], None]:
+def at(clip_id: str, column: str, value: str | float) -> Callable[[pd.DataFrame], None]:
     def change(clips: pd.DataFrame) -> None:
         clips.loc[clips["clip_id"] == clip_id, column] = value
 

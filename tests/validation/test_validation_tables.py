@@ -38,7 +38,8 @@ def test_the_promise_is_read_from_the_params() -> None:
 
 
 def test_sound_clips_are_neither_silent_nor_clipped(clips: pd.DataFrame) -> None:
-    assert not clips["silent"].any() and not clips["clipped"].any()
+    assert not clips["silent"].any()
+    assert not clips["clipped"].any()
     assert (clips["rms_dbfs"] + 23).abs().max() < 0.01
     sides = clips.groupby("split")["timbre_side"].unique()
     assert {split: list(side) for split, side in sides.items()} == {
@@ -91,14 +92,14 @@ def test_pieces_and_timbres_name_their_sides(clips: pd.DataFrame) -> None:
         moved.loc[moved["split"] == "train", ["timbre_id", "timbre"]].iloc[0].to_list()
     )
     both = timbre_table(moved, PROMISE)
-    both = both.loc[both["sides"] == "test+train", "part"].tolist()
-    assert [part.split()[0] for part in both] == ["program", "timbre"]
+    shared = both.loc[both["sides"] == "test+train", "part"].tolist()
+    assert [str(part).split()[0] for part in shared] == ["program", "timbre"]
 
 
 def test_counts_stand_beside_what_was_promised(clips: pd.DataFrame) -> None:
     table = split_table(clips[clips["split"] != "test"], PROMISE).set_index("split")
-    assert table.loc["train"].tolist() == [4, 4]
-    assert table.loc["test"].tolist() == [0, 2]
+    assert list(table.loc["train"]) == [4, 4]
+    assert list(table.loc["test"]) == [0, 2]
 
 
 def test_limits_out_of_range_are_refused() -> None:

@@ -1,6 +1,7 @@
 """Audio shards: uncompressed tars of FLAC whose bytes depend on their clips alone, read clip by clip at random."""
 
 import io
+import itertools
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ def write_shard(path: Path, clips: Iterable[tuple[str, bytes]]) -> list[ShardEnt
         TimbreflowError: two clips share an id.
     """
     ordered = sorted(clips)
-    for (first, _), (second, _) in zip(ordered, ordered[1:], strict=False):
+    for (first, _), (second, _) in itertools.pairwise(ordered):
         if first == second:
             raise TimbreflowError(f"{path} would hold the clip {first} twice; give every clip its own id.")
     entries: list[ShardEntry] = []

@@ -4,15 +4,17 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import great_expectations as gx
 import pandas as pd
-from great_expectations.core.expectation_validation_result import ExpectationValidationResult
-from great_expectations.data_context.types.base import ProgressBarsConfig
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_directory
+from timbreflow.validation.engine import gx
+
+if TYPE_CHECKING:
+    from great_expectations import ExpectationSuite
+    from great_expectations.core.expectation_validation_result import ExpectationValidationResult
 
 NAMED_FAILURES = 3
 """Failed expectations that the error message names."""
@@ -70,7 +72,7 @@ class InvalidData(TimbreflowError):
 
 def run_suites(
     tables: Mapping[str, pd.DataFrame],
-    suites: Mapping[str, gx.ExpectationSuite],
+    suites: "Mapping[str, ExpectationSuite]",
     *,
     workdir: Path,
     docs: Path,
@@ -87,7 +89,8 @@ def run_suites(
     workdir.mkdir(parents=True)
     context = gx.get_context(mode="file", project_root_dir=workdir)
     context.enable_analytics(False)
-    context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
+    bars = gx.data_context.types.base.ProgressBarsConfig
+    context.variables.progress_bars = bars(globally=False, metric_calculations=False)
     source = context.data_sources.add_pandas("timbreflow")
     expectations: dict[str, int] = {}
     failures: list[Failure] = []
@@ -110,7 +113,7 @@ def run_suites(
     return Outcome(expectations, failures)
 
 
-def _failure(suite: str, result: ExpectationValidationResult) -> Failure:
+def _failure(suite: str, result: "ExpectationValidationResult") -> Failure:
     config = result.expectation_config
     kwargs: dict[str, Any] = dict(config.kwargs) if config else {}
     if "column_list" in kwargs:

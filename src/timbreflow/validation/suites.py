@@ -1,20 +1,15 @@
 """What every table must be like, as Great Expectations suites."""
 
-# mypy: disable-error-code="attr-defined"
-# great_expectations is typed, but does not mark the names that it means to export.
-
-import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-# Read by great_expectations when it is imported.
-os.environ["GX_ANALYTICS_ENABLED"] = "false"
+from timbreflow.data.manifest import CLIP_NOTES_SCHEMA, MANIFEST_SCHEMA, ROLES, SPLITS
+from timbreflow.validation.config import Promise, ValidationConfig
+from timbreflow.validation.engine import gx, gxe
 
-import great_expectations.expectations as gxe  # noqa: E402
-from great_expectations import ExpectationSuite  # noqa: E402
-from great_expectations.expectations.expectation import Expectation  # noqa: E402
-
-from timbreflow.data.manifest import CLIP_NOTES_SCHEMA, MANIFEST_SCHEMA, ROLES, SPLITS  # noqa: E402
-from timbreflow.validation.config import Promise, ValidationConfig  # noqa: E402
+if TYPE_CHECKING:
+    from great_expectations import ExpectationSuite
+    from great_expectations.expectations.expectation import Expectation
 
 DERIVED_CLIP_COLUMNS = ["rms_dbfs", "silent", "clipped", "timbre_side"]
 DERIVED_NOTE_COLUMNS = ["known_clip", "clip_seconds"]
@@ -22,7 +17,7 @@ SINGLE_PRECISION = 1e-3
 """Slack of times in seconds that are stored as float32."""
 
 
-def build_suites(config: ValidationConfig, promise: Promise, settings: dict[str, int]) -> dict[str, ExpectationSuite]:
+def build_suites(config: ValidationConfig, promise: Promise, settings: dict[str, int]) -> "dict[str, ExpectationSuite]":
     """Suites by the name of their table (see validation/tables.py).
 
     Args:
@@ -40,10 +35,10 @@ def build_suites(config: ValidationConfig, promise: Promise, settings: dict[str,
         "mels": _mels(settings["n_features"], promise.n_samples // settings["hop_length"]),
         "statistics": _statistics(settings["n_features"]),
     }
-    return {name: ExpectationSuite(name=name, expectations=list(suite)) for name, suite in suites.items()}
+    return {name: gx.ExpectationSuite(name=name, expectations=list(suite)) for name, suite in suites.items()}
 
 
-def _manifest(config: ValidationConfig, promise: Promise, seconds: float) -> list[Expectation]:
+def _manifest(config: ValidationConfig, promise: Promise, seconds: float) -> "list[Expectation]":
     sides = [("train", "train"), ("validation", "train"), ("test_seen", "train"), ("test", "test")]
     return [
         gxe.ExpectTableColumnsToMatchSet(column_set=[*MANIFEST_SCHEMA.names, *DERIVED_CLIP_COLUMNS], exact_match=True),
@@ -74,7 +69,7 @@ def _manifest(config: ValidationConfig, promise: Promise, seconds: float) -> lis
     ]
 
 
-def _triples() -> list[Expectation]:
+def _triples() -> "list[Expectation]":
     promises = ("same_notes", "same_timbre", "other_timbre", "other_notes")
     return [
         _only("roles", ["+".join(sorted(ROLES))]),
@@ -83,14 +78,14 @@ def _triples() -> list[Expectation]:
     ]
 
 
-def _splits(promise: Promise) -> list[Expectation]:
+def _splits(promise: Promise) -> "list[Expectation]":
     return [
         gxe.ExpectTableRowCountToEqual(value=len(promise.triples)),
         gxe.ExpectColumnPairValuesToBeEqual(column_A="n_triples", column_B="promised"),
     ]
 
 
-def _clip_notes() -> list[Expectation]:
+def _clip_notes() -> "list[Expectation]":
     return [
         gxe.ExpectTableColumnsToMatchSet(
             column_set=[*CLIP_NOTES_SCHEMA.names, *DERIVED_NOTE_COLUMNS], exact_match=True
@@ -105,7 +100,7 @@ def _clip_notes() -> list[Expectation]:
     ]
 
 
-def _mels(n_features: int, n_frames: int) -> list[Expectation]:
+def _mels(n_features: int, n_frames: int) -> "list[Expectation]":
     return [
         _only("indexed", [True]),
         gxe.ExpectColumnValuesToBeUnique(column="clip_id"),
@@ -118,7 +113,7 @@ def _mels(n_features: int, n_frames: int) -> list[Expectation]:
     ]
 
 
-def _statistics(n_features: int) -> list[Expectation]:
+def _statistics(n_features: int) -> "list[Expectation]":
     # Half precision ends at 65504, so a mean beyond it cannot be of stored values.
     return [
         gxe.ExpectTableRowCountToEqual(value=n_features),
@@ -128,13 +123,13 @@ def _statistics(n_features: int) -> list[Expectation]:
     ]
 
 
-def _present(columns: Sequence[str]) -> list[Expectation]:
+def _present(columns: Sequence[str]) -> "list[Expectation]":
     return [gxe.ExpectColumnValuesToNotBeNull(column=column) for column in columns]
 
 
-def _only(column: str, values: Sequence[object], *, mostly: float = 1.0) -> Expectation:
+def _only(column: str, values: Sequence[object], *, mostly: float = 1.0) -> "Expectation":
     return gxe.ExpectColumnValuesToBeInSet(column=column, value_set=list(values), mostly=mostly)
 
 
-def _between(column: str, low: float | None, high: float | None) -> Expectation:
+def _between(column: str, low: float | None, high: float | None) -> "Expectation":
     return gxe.ExpectColumnValuesToBeBetween(column=column, min_value=low, max_value=high)
