@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from prefect import Flow, get_run_logger, tags, task
+from prefect import Flow, Task, get_run_logger, tags
 from prefect.artifacts import (
     create_link_artifact,
     create_markdown_artifact,
@@ -37,7 +37,7 @@ PROGRESS_SECONDS = 2.0
 
 def plain_task(function: Callable[..., Any], **options: Any) -> Any:
     """A Prefect task that keeps nothing: only DVC caches."""
-    return task(function, cache_policy=NO_CACHE, persist_result=False, **options)
+    return Task(function, cache_policy=NO_CACHE, persist_result=False, **options)
 
 
 def load() -> tuple[Params, Layout]:

@@ -5,11 +5,11 @@ from functools import partial
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
-from timbreflow.stages.evaluate import evaluate_again
 
 from flows import ROOT
 from flows.orchestration import entry, load, plain_task
 from timbreflow.errors import TimbreflowError
+from timbreflow.stages.evaluate import evaluate_again
 from timbreflow.tracking import promotion
 
 
