@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.models.blocks import ResidualBlock, pad_frames
+from timbreflow.models.blocks import ResidualBlock, full_precision, pad_frames
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,10 @@ class ResidualContentEncoder(nn.Module):
             for i in range(config.n_blocks)
         )
         self.outlet = nn.Conv1d(width, code_dim, 1)
+        # Each channel of the code varies by 1 from the first step on. Without it the code is a constant and a little
+        # change, few codes are used, and the decoders learn to do without the content (Lancucki et al. 2020,
+        # "Robust Training of Vector Quantized Bottleneck Models").
+        self.norm = nn.BatchNorm1d(code_dim, affine=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, M, T] -> [B, D, ceil(T / downsample)]."""
@@ -103,7 +107,8 @@ class ResidualContentEncoder(nn.Module):
             h = stride(F.gelu(h))
         for block in self.blocks:
             h = block(h)
-        return self.outlet(F.gelu(h))[..., : -(-x.shape[-1] // self.config.downsample)]
+        code = self.norm(full_precision(self.outlet(F.gelu(h))))
+        return code[..., : -(-x.shape[-1] // self.config.downsample)]
 
 
 class StridedContentEncoder(nn.Module):
