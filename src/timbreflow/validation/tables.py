@@ -24,6 +24,8 @@ PIECE_GROUP = {"train": "train", "validation": "validation", "test": "test", "te
 """Splits that may share pieces share a name."""
 TIMBRE_SIDE = {"train": "train", "validation": "train", "test": "test", "test_seen": "train"}
 """Splits that may share timbres share a name."""
+START_PRECISION = 1e-3
+"""Seconds; starts are stored in single precision."""
 
 
 def clip_table(audio: Path, config: ValidationConfig, promise: Promise) -> pd.DataFrame:
@@ -66,31 +68,27 @@ def triple_table(clips: pd.DataFrame, notes: pd.DataFrame) -> pd.DataFrame:
     same_timbre (style and target); other_timbre (content and target differ); other_notes (style is no part of the
     content's segment). The last four are False where a role is missing.
     """
-    fingerprints = _fingerprints(notes)
-    rows = []
-    for triple_id, group in clips.groupby("triple_id", sort=True):
-        row: dict[str, object] = {
-            "triple_id": triple_id,
-            "roles": "+".join(sorted(group["role"].astype(str))),
-            "n_splits": group["split"].nunique(),
-            "same_notes": False,
-            "same_timbre": False,
-            "other_timbre": False,
-            "other_notes": False,
-        }
-        clip = {role: part.iloc[0] for role, part in group.groupby("role") if role in ROLES}
-        if len(clip) == len(ROLES):
-            content, style, target = (clip[role] for role in ROLES)
-            played = fingerprints.get(content["clip_id"])
-            row["same_notes"] = played is not None and played == fingerprints.get(target["clip_id"])
-            row["same_timbre"] = style["timbre_id"] == target["timbre_id"]
-            row["other_timbre"] = content["timbre_id"] != target["timbre_id"]
-            same_track = (content["piece_id"], content["track"]) == (style["piece_id"], style["track"])
-            # start is stored in single precision
-            apart = abs(float(content["start"]) - float(style["start"])) >= float(content["duration"]) - 1e-3
-            row["other_notes"] = not same_track or apart
-        rows.append(row)
-    return pd.DataFrame(rows)
+    groups = clips.assign(role=clips["role"].astype(str)).sort_values("role").groupby("triple_id", sort=True)
+    table = pd.DataFrame({"roles": groups["role"].agg("+".join), "n_splits": groups["split"].nunique()})
+    clips = clips.assign(notes=clips["clip_id"].map(_fingerprints(notes)))
+    roles = {
+        role: clips[clips["role"] == role].drop_duplicates("triple_id").set_index("triple_id").reindex(table.index)
+        for role in ROLES
+    }
+    content, style, target = (roles[role] for role in ROLES)
+    complete = content["clip_id"].notna() & style["clip_id"].notna() & target["clip_id"].notna()
+    same_track = (content["piece_id"] == style["piece_id"]) & (content["track"] == style["track"])
+    apart = (content["start"] - style["start"]).abs() >= content["duration"] - START_PRECISION
+    promises = {
+        "same_notes": content["notes"] == target["notes"],
+        "same_timbre": style["timbre_id"] == target["timbre_id"],
+        "other_timbre": content["timbre_id"] != target["timbre_id"],
+        "other_notes": ~same_track | apart,
+    }
+    for name, kept in promises.items():
+        # What cannot be compared is no promise kept; left missing, it would be passed over by the suite.
+        table[name] = complete & kept.fillna(False).astype(bool)
+    return table.reset_index()
 
 
 def split_table(clips: pd.DataFrame, promise: Promise) -> pd.DataFrame:
@@ -160,7 +158,7 @@ def mel_table(mels: Path, clips: pd.DataFrame) -> pd.DataFrame:
     )
     table["in_manifest"] = same.all(axis=1)
     table["indexed"] = True
-    missing = [name for name in known.index if name not in set(table["clip_id"])]
+    missing = known.index.difference(pd.Index(table["clip_id"]))
     return pd.concat([table, pd.DataFrame({"clip_id": missing, "indexed": False})], ignore_index=True)
 
 
@@ -204,12 +202,13 @@ def _timbre_side(text: str, promise: Promise) -> str:
     return sides.pop() if len(sides) == 1 else "mixed"
 
 
-def _fingerprints(notes: pd.DataFrame) -> dict[str, int]:
+def _fingerprints(notes: pd.DataFrame) -> "pd.Series[int]":
     """A number for the notes of each clip; equal notes in any order give equal numbers."""
     hashes = pd.util.hash_pandas_object(notes[["onset", "duration", "pitch", "velocity"]], index=False)
-    # Wrapping addition does not depend on the order, and a note that comes twice counts twice.
-    totals = hashes.groupby(notes["clip_id"].to_numpy()).sum()
-    return {str(clip_id): int(total) for clip_id, total in totals.items()}
+    # Wrapping addition does not depend on the order, and a note that comes twice counts twice. Signed, since a clip
+    # without notes turns an unsigned column into floats, and those cannot hold 64 bits.
+    totals = hashes.groupby(notes["clip_id"].to_numpy()).sum().to_numpy(dtype=np.uint64).astype(np.int64)
+    return pd.Series(totals, index=np.unique(notes["clip_id"].to_numpy(dtype=object)), dtype="Int64")
 
 
 def _memberships(pairs: Iterable[tuple[str, str]], name: str, groups: str) -> pd.DataFrame:
