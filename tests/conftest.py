@@ -13,4 +13,4 @@ os.environ.update(
 )
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 
-sys.path.append(str(Path(__file__).parent / "pipeline"))
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parent / "pipeline")]

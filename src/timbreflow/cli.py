@@ -96,10 +96,13 @@ def collect(*sources: str, out: Path) -> None:
     """
     from timbreflow.config import load_params
     from timbreflow.stages.collect_midi import collect as collect_sources
+    from timbreflow.stages.layout import Layout
 
     if not sources:
         raise TimbreflowError("Name at least one source, such as a folder of MIDI files or music21.")
-    report = collect_sources(sources, out, load_params(project_root() / "params.yaml").collect_midi)
+    root = project_root()
+    config = load_params(root / "params.yaml").collect_midi
+    report = collect_sources(sources, out, config, corpora=Layout(root).corpora)
     print(report.summary)
 
 
@@ -107,6 +110,7 @@ def collect(*sources: str, out: Path) -> None:
 def list_sources() -> None:
     """Show every source of music, SoundFonts and recordings: size, licence, and whether it is here."""
     from timbreflow.notes.corpora import list_corpora
+    from timbreflow.stages.layout import Layout
 
     rows = [
         (
@@ -116,7 +120,7 @@ def list_sources() -> None:
             status.licence,
             "yes" if status.present else "no",
         )
-        for status in list_corpora(project_root())
+        for status in list_corpora(Layout(project_root()).corpora)
     ]
     _print_table(("name", "kind", "size", "licence", "present"), rows)
 
@@ -129,11 +133,18 @@ def fetch(*names: str) -> None:
         names: names of `timbreflow corpus list`.
     """
     from timbreflow.notes.corpora import fetch as fetch_corpus
+    from timbreflow.rendering.soundfonts import install_soundfont
+    from timbreflow.stages.layout import Layout
 
     if not names:
         raise TimbreflowError("Name at least one source of `timbreflow corpus list`.")
+    layout = Layout(project_root())
     for name in names:
-        print(fetch_corpus(name, project_root()))
+        fetched = fetch_corpus(name, layout.corpora)
+        print(fetched.message)
+        if fetched.path is not None and fetched.path.suffix in (".sf2", ".sf3"):
+            font = install_soundfont(fetched.path, layout.soundfonts)
+            print(f"params.yaml, render_triples.soundfonts: - {{name: {font.name}, sha256: {font.sha256}, role: train}}")
 
 
 @app.command

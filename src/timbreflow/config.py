@@ -100,9 +100,11 @@ def preset_text(name: str) -> str:
         raise TimbreflowError(f"There is no preset {name!r}; choose one of {', '.join(preset_names())}.")
     yaml = YAML()
     yaml.width = 120
-    default = yaml.load((PRESETS / "default.yaml").read_text(encoding="utf-8"))
-    if name != "default":
-        _lay_over(default, yaml.load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8")), name)
+    text = (PRESETS / "default.yaml").read_text(encoding="utf-8")
+    if name == "default":
+        return text
+    default = yaml.load(text)
+    _lay_over(default, yaml.load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8")), name)
     stream = StringIO()
     yaml.dump(default, stream)
     return stream.getvalue()
@@ -161,13 +163,13 @@ def _cross_check(params: Params, source: str) -> None:
     """What no section can check alone."""
     if params.audio.kind != "log_mel":
         raise TimbreflowError(f"{source}: audio.kind must be log_mel, the features that extract_mels stores.")
+    if params.render_triples.sample_rate != params.audio.sample_rate:
+        raise TimbreflowError(f"{source}: render_triples.sample_rate must equal audio.sample_rate.")
     frames = params.render_triples.clip_seconds * params.audio.sample_rate / params.audio.hop_length
     if frames != int(frames):
         raise TimbreflowError(
             f"{source}: render_triples.clip_seconds must be a whole number of frames of audio.hop_length samples."
         )
-    if params.render_triples.sample_rate != params.audio.sample_rate:
-        raise TimbreflowError(f"{source}: render_triples.sample_rate must equal audio.sample_rate.")
     for name, n_features in (
         ("vqvae.base", params.train_vqvae.base.model.n_features),
         ("glow", params.train_glow.model.n_features),

@@ -93,23 +93,24 @@ def fetch(name: str, root: Path) -> Fetched:
     says how to.
 
     Args:
-        name: of a corpus in the catalogue.
+        name: of a corpus in the catalogue; a SoundFont's also by its file, such as FluidR3_GM.
         root: the folder that holds one folder a fetched corpus, such as data/corpora.
 
     Raises:
         TimbreflowError: no such corpus; the package manager is missing or fails; the package holds something else.
     """
-    corpus = CATALOGUE.get(name)
+    by_file = {Path(corpus.inside).stem: corpus for corpus in CATALOGUE.values() if corpus.kind == "soundfont"}
+    corpus = CATALOGUE.get(name) or by_file.get(name)
     if corpus is None:
         raise TimbreflowError(f"there is no corpus {name!r}; choose one of {', '.join(CATALOGUE)}.")
     path = corpus_path(corpus, root)
     if path.exists():
-        return Fetched(path, f"{name} is already at {path}.")
+        return Fetched(path, f"{corpus.name} is already at {path}.")
     if corpus.manager == "python":
         raise TimbreflowError(f"{path} is missing; install it with `pip install {corpus.packages[0]}`.")
     if corpus.manager == "manual":
         return Fetched(None, _manual(corpus))
-    with atomic_directory(Path(root) / name) as folder, tempfile.TemporaryDirectory() as downloads:
+    with atomic_directory(Path(root) / corpus.name) as folder, tempfile.TemporaryDirectory() as downloads:
         for package in corpus.packages:
             if corpus.manager == "debian":
                 _fetch_debian(package, Path(downloads), folder)
@@ -117,7 +118,7 @@ def fetch(name: str, root: Path) -> Fetched:
                 _fetch_npm(package, Path(downloads), folder)
         if not (folder / corpus.inside).exists():
             raise TimbreflowError(f"package {corpus.packages[0]} holds no {corpus.inside}; its layout has changed.")
-    return Fetched(path, f"{name} ({corpus.licence}) is now at {path}.")
+    return Fetched(path, f"{corpus.name} ({corpus.licence}) is now at {path}.")
 
 
 def _manual(corpus: Corpus) -> str:

@@ -1,6 +1,7 @@
 """SoundFont files: where they are, that they are the right ones, and which presets they hold."""
 
 import importlib.util
+import shutil
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.files import sha256_file
+from timbreflow.files import atomic_file, sha256_file
 from timbreflow.rendering.config import SoundFontSpec
 
 BUNDLED = "TimGM6mb"
@@ -63,6 +64,23 @@ def find_soundfont(spec: SoundFontSpec, folder: Path) -> Path:
             f"run `timbreflow corpus fetch {spec.name}` for that file, or name the new sha256 in params.yaml."
         )
     return path
+
+
+def install_soundfont(source: Path, folder: Path) -> SoundFontSpec:
+    """Copy a SoundFont to where `find_soundfont` looks.
+
+    Args:
+        source: .sf2 or .sf3 file.
+        folder: data/soundfonts.
+
+    Returns:
+        What params.yaml names it by, as a font to train on.
+    """
+    place = folder / source.name
+    if not (place.is_file() and sha256_file(place) == sha256_file(source)):
+        with atomic_file(place) as temporary:
+            shutil.copyfile(source, temporary)
+    return SoundFontSpec(name=source.stem, sha256=sha256_file(place), role="train")
 
 
 def bundled_soundfont() -> Path:

@@ -17,6 +17,9 @@ from timbreflow.models.glow.flow import Flow
 from timbreflow.models.glow.prior import gaussian_log_prob, sample_gaussian
 from timbreflow.models.quantizer import QuantizerConfig
 
+LARGEST_FEATURE = 10.0
+"""Normalised features of sound lie within some 5 deviations of 0."""
+
 
 @dataclass(frozen=True)
 class GlowConfig:
@@ -240,7 +243,9 @@ class Glow(nn.Module):
         """See `TransferModel.transfer`: samples from the prior of the content, decoded under the style."""
         code, tokens = self.content_path(content).code, self.style_encoder(style)
         conditions = self.condition(code, tokens, frames=content.shape[-1])
-        return self.sample(conditions, temperature=temperature, generator=generator)
+        made = self.sample(conditions, temperature=temperature, generator=generator)
+        # An inverse flow that has hardly been trained can overflow, and features are logarithms that get exponentiated.
+        return made.nan_to_num(nan=0.0).clamp(-LARGEST_FEATURE, LARGEST_FEATURE)
 
     def convert(self, source: Tensor, source_style: Tensor, target_style: Tensor) -> Tensor:
         """Encode a clip under its own style and decode its latents under another: keeps what no condition tells.

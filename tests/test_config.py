@@ -1,0 +1,106 @@
+"""params.yaml is read strictly, and every preset that ships can be built."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_params import dump, tiny
+
+from timbreflow.config import Params, as_mapping, load_params, parse_params, preset_names, preset_text, write_preset
+from timbreflow.errors import TimbreflowError
+from timbreflow.models.glow.model import Glow
+from timbreflow.models.vqvae import VQVAE
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def values() -> dict[str, Any]:
+    return as_mapping(load_params(ROOT / "params.yaml"))
+
+
+def test_params_yaml_is_the_default_preset() -> None:
+    assert (ROOT / "params.yaml").read_text(encoding="utf-8") == preset_text("default")
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_parses_and_its_tiny_models_can_be_built(name: str, tmp_path: Path) -> None:
+    write_preset(name, tmp_path / "params.yaml")
+    assert isinstance(load_params(tmp_path / "params.yaml"), Params)
+    small = parse_params(tiny(preset_text(name)), source=name)
+    VQVAE(small.train_vqvae.paper.model)
+    VQVAE(small.train_vqvae.base.model)
+    Glow(small.train_glow.model)
+
+
+@pytest.mark.parametrize("name", [name for name in preset_names() if name != "default"])
+def test_a_preset_is_the_default_with_differences(name: str) -> None:
+    default, other = preset_text("default"), preset_text(name)
+    assert default != other
+    assert default.splitlines()[3] == other.splitlines()[3]  # the comments and the order stay
+
+
+def test_unknown_preset(tmp_path: Path) -> None:
+    with pytest.raises(TimbreflowError, match="nonsense.*default"):
+        write_preset("nonsense", tmp_path / "params.yaml")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_round_trip(values: dict[str, Any]) -> None:
+    assert as_mapping(parse_params(values, source="test")) == values
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("train_glow", "fit", "stepz"), 3, "train_glow.fit.stepz is not a known parameter"),
+        (("nonsense",), {}, "nonsense is not a known parameter"),
+        (("train_glow", "noise"), "0.1", "train_glow.noise"),
+        (("train_glow", "fit", "steps"), 1.5, "train_glow.fit.steps"),
+        (("audio", "hop_length"), 4096, "hop_length"),
+        (("audio", "sample_rate"), 22050, "sample_rate"),
+        (("audio", "n_mels"), 80, "n_mels"),
+        (("render_triples", "clip_seconds"), 8.001, "clip_seconds"),
+        (("render_triples", "soundfonts", 0, "role"), "judge", "role"),
+        (("train_vqvae", "base", "pairs"), "quadruples", "pairs"),
+        (("train_glow", "noise"), 0.0, "noise"),
+    ],
+)
+def test_mistakes_are_named(path: tuple[str | int, ...], value: Any, words: str, values: dict[str, Any]) -> None:
+    place: Any = values
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(TimbreflowError, match=words):
+        parse_params(values, source="params.yaml")
+
+
+def test_a_missing_key_is_named(values: dict[str, Any]) -> None:
+    del values["train_glow"]["fit"]["seed"]
+    with pytest.raises(TimbreflowError, match=r"train_glow\.fit\.seed is missing"):
+        parse_params(values, source="params.yaml")
+
+
+@pytest.mark.parametrize(("text", "words"), [("a: [1", "not valid YAML"), ("", "params.yaml")])
+def test_a_broken_file_is_one_sentence(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(TimbreflowError, match=words):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_a_missing_file_names_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(TimbreflowError, match="timbreflow preset default"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_exponents_are_numbers(tmp_path: Path, values: dict[str, Any]) -> None:
+    text = dump(values).replace("learning_rate: 0.001", "learning_rate: 1e-3")
+    (tmp_path / "params.yaml").write_text(text)
+    assert load_params(tmp_path / "params.yaml").train_glow.fit.learning_rate == pytest.approx(1e-3)
+
+
+def test_sections_are_frozen() -> None:
+    params = load_params(ROOT / "params.yaml")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        params.train_glow.fit.steps = 1  # type: ignore[misc]
