@@ -144,7 +144,7 @@ def fetch(*names: str) -> None:
         print(fetched.message)
         if fetched.path is not None and fetched.path.suffix in (".sf2", ".sf3"):
             font = install_soundfont(fetched.path, layout.soundfonts)
-            print(f"params.yaml, render_triples.soundfonts: - {{name: {font.name}, sha256: {font.sha256}, role: train}}")
+            print(f"For render_triples.soundfonts: {{name: {font.name}, sha256: {font.sha256}, role: train}}")
 
 
 @app.command

@@ -1,4 +1,4 @@
-"""The pipeline as people run it, on tiny parameters: DVC runs flows, a second run does nothing, one change reruns little."""
+"""The pipeline as people run it, on tiny parameters: a second run does nothing, one change reruns little."""
 
 import json
 import os

@@ -68,6 +68,8 @@ def prefect_environment(root: Path) -> dict[str, str]:
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # What stages say, such as the time that is left of a training, belongs to the flow run's log.
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "timbreflow",
         "DO_NOT_TRACK": "1",
     }
 
