@@ -2,11 +2,11 @@
 
 from prefect import flow
 
-from flows.orchestration import entry, load, publish, run_shards, runner
+from flows.orchestration import entry, load, publish, run_shards
 from timbreflow.stages import collect_midi as stage
 
 
-@flow(name="collect_midi", flow_run_name="collect_midi", task_runner=runner())
+@flow(name="collect_midi", flow_run_name="collect_midi")
 def collect_midi() -> None:
     """One mapped task a shard."""
     params, layout = load()
@@ -14,4 +14,4 @@ def collect_midi() -> None:
 
 
 if __name__ == "__main__":
-    entry(collect_midi)
+    entry(collect_midi, sharded=True)

@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from flows.orchestration import entry, load, publish, run_stage, tracked
+from flows.orchestration import entry, load, run_tracked
 from timbreflow.stages import evaluate as stage
 
 
@@ -10,9 +10,7 @@ from timbreflow.stages import evaluate as stage
 def evaluate() -> None:
     """One task; the table and a link to the report are its artifacts."""
     params, layout = load()
-    with tracked("evaluate", params.evaluate, layout) as log:
-        report = run_stage(stage, params.evaluate, params.audio, layout=layout, log=log)
-    publish("evaluate", report)
+    run_tracked(stage, "evaluate", params.evaluate, params.evaluate, params.audio, layout=layout)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
 from prefect import flow
 
-from flows.orchestration import entry, load, publish, run_shards, runner
+from flows.orchestration import entry, load, publish, run_shards
 from timbreflow.stages import extract_mels as stage
 
 
-@flow(name="extract_mels", flow_run_name="extract_mels", task_runner=runner())
+@flow(name="extract_mels", flow_run_name="extract_mels")
 def extract_mels() -> None:
     """One mapped task a shard."""
     params, layout = load()
@@ -14,4 +14,4 @@ def extract_mels() -> None:
 
 
 if __name__ == "__main__":
-    entry(extract_mels)
+    entry(extract_mels, sharded=True)

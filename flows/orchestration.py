@@ -26,9 +26,11 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 from flows import ROOT
 from timbreflow.config import Params, as_mapping, load_params
 from timbreflow.errors import TimbreflowError
+from timbreflow.files import read_json
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import MetricLogger, StageReport
+from timbreflow.stages.report import StageReport
 from timbreflow.tracking.runs import open_run
+from timbreflow.workers import worker_count
 
 PARENT_RUN = "TIMBREFLOW_PARENT_RUN"
 """Environment variable by which flows.pipeline tells its id to the flows that DVC starts."""
@@ -52,7 +54,7 @@ def runner() -> TaskRunner[Any]:
         TimbreflowError: the name is unknown, or its extra is not installed.
     """
     name = os.environ.get("TIMBREFLOW_RUNNER", "processes")
-    workers = int(os.environ.get("TIMBREFLOW_WORKERS", os.cpu_count() or 1))
+    workers = worker_count()
     try:
         match name:
             case "threads":
@@ -100,29 +102,35 @@ def run_stage(stage: ModuleType, *arguments: Any, **keywords: Any) -> StageRepor
     return report
 
 
-@contextmanager
-def tracked(stage: str, section: Any, layout: Layout, *, steps: int | None = None) -> Iterator[MetricLogger]:
-    """An MLflow run for a stage, and a Prefect progress artifact when the number of steps is known.
+def run_tracked(
+    stage: ModuleType, results: str, section: Any, *arguments: Any, layout: Layout, steps: int | None = None
+) -> None:
+    """Run a stage as one task inside an MLflow run, with a progress artifact, and publish its report.
 
     Args:
-        stage: name of the results folder, such as `train_vqvae/base`; the run is named by it.
+        stage: module of the stage; its `run` gets `arguments`, `layout` and `log`.
+        results: name of the results folder, such as `train_vqvae/base`; the run is named by it.
         section: the stage's section of params.yaml, logged under the same dotted names.
+        arguments: of the stage.
         layout: paths of the checkout.
         steps: length of the training; None where there is none.
     """
-    dotted = stage.replace("/", ".")
-    with open_run(stage, {dotted: as_mapping(section)}, root=ROOT) as run:
-        progress = _Progress(stage, steps) if steps else None
+    with open_run(results, {results.replace("/", "."): as_mapping(section)}, root=ROOT) as run:
+        run.dataset("data", read_json(layout.results("validate_data") / "passed.json")["data_digest"])
+        progress = _Progress(results, steps) if steps else None
 
         def log(step: int, values: Mapping[str, float]) -> None:
             run.log(step, values)
             if progress:
                 progress.show(step)
 
-        yield log
+        report = run_stage(stage, *arguments, layout=layout, log=log)
         if progress:
             progress.show(steps or 0, done=True)
-        run.write_run_json(layout.results(stage) / "run.json")
+        for path in report.files.values():
+            run.artifact(path)
+        run.write_run_json(layout.results(results) / "run.json")
+    publish(results, report)
 
 
 class _Progress:
@@ -150,10 +158,18 @@ def publish(stage: str, report: StageReport) -> None:
         create_link_artifact(link=path.resolve().as_uri(), link_text=name, key=_key(f"{stage}-{name}"))
 
 
-def entry(flow: Flow[Any, Any] | Callable[..., Any], *arguments: Any) -> None:
-    """Run a flow as a command: tagged with its parent, and a TimbreflowError as one sentence and exit code 2."""
+def entry(flow: Flow[Any, Any], *arguments: Any, sharded: bool = False) -> None:
+    """Run a flow as a command: tagged with its parent, and a TimbreflowError as one sentence and exit code 2.
+
+    Args:
+        flow: the flow.
+        arguments: its arguments.
+        sharded: whether it maps shards, which then go to the runner that the environment chooses.
+    """
     parent = os.environ.get(PARENT_RUN)
     try:
+        if sharded:
+            flow = flow.with_options(task_runner=runner())
         with _server(), tags(*([f"pipeline:{parent}"] if parent else [])):
             flow(*arguments)
     except TimbreflowError as error:

@@ -2,11 +2,11 @@
 
 from prefect import flow
 
-from flows.orchestration import entry, load, publish, run_shards, runner
+from flows.orchestration import entry, load, publish, run_shards
 from timbreflow.stages import render_triples as stage
 
 
-@flow(name="render_triples", flow_run_name="render_triples", task_runner=runner())
+@flow(name="render_triples", flow_run_name="render_triples")
 def render_triples() -> None:
     """One mapped task a shard."""
     params, layout = load()
@@ -14,4 +14,4 @@ def render_triples() -> None:
 
 
 if __name__ == "__main__":
-    entry(render_triples)
+    entry(render_triples, sharded=True)

@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from flows.orchestration import entry, load, publish, run_stage, tracked
+from flows.orchestration import entry, load, run_tracked
 from timbreflow.stages import train_glow as stage
 
 
@@ -11,9 +11,7 @@ def train_glow() -> None:
     """One task, with its curves in MLflow."""
     params, layout = load()
     section = params.train_glow
-    with tracked("train_glow", section, layout, steps=section.fit.steps) as log:
-        report = run_stage(stage, section, params.audio, layout=layout, log=log)
-    publish("train_glow", report)
+    run_tracked(stage, "train_glow", section, section, params.audio, layout=layout, steps=section.fit.steps)
 
 
 if __name__ == "__main__":

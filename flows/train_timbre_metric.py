@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from flows.orchestration import entry, load, publish, run_stage, tracked
+from flows.orchestration import entry, load, run_tracked
 from timbreflow.stages import train_timbre_metric as stage
 
 
@@ -11,9 +11,7 @@ def train_timbre_metric() -> None:
     """One task, with its curves in MLflow."""
     params, layout = load()
     section = params.train_timbre_metric
-    with tracked("train_timbre_metric", section, layout, steps=section.fit.steps) as log:
-        report = run_stage(stage, section, params.audio, layout=layout, log=log)
-    publish("train_timbre_metric", report)
+    run_tracked(stage, "train_timbre_metric", section, section, params.audio, layout=layout, steps=section.fit.steps)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import sys
 
 from prefect import flow
 
-from flows.orchestration import entry, load, publish, run_stage, tracked
+from flows.orchestration import entry, load, run_tracked
 from timbreflow.stages import train_vqvae as stage
 
 
@@ -13,9 +13,8 @@ def train_vqvae(variant: str) -> None:
     """One task, with its curves in MLflow."""
     params, layout = load()
     section = getattr(params.train_vqvae, variant)
-    with tracked(f"train_vqvae/{variant}", section, layout, steps=section.fit.steps) as log:
-        report = run_stage(stage, variant, section, params.audio, layout=layout, log=log)
-    publish(f"train_vqvae-{variant}", report)
+    results = f"train_vqvae/{variant}"
+    run_tracked(stage, results, section, variant, section, params.audio, layout=layout, steps=section.fit.steps)
 
 
 if __name__ == "__main__":

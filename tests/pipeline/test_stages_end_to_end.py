@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import DRIVER, offline_browser
+from selenium.webdriver.common.by import By
 from tiny_params import tiny
 
 from timbreflow.audio.files import read_audio, write_audio
@@ -110,3 +112,28 @@ def test_a_planted_fault_stops_all_training(layout: Layout, params: Params, tmp_
     with pytest.raises(TimbreflowError, match="validate_data"):
         train_glow.run(params.train_glow, params.audio, layout=broken, log=ignore_metrics)
     assert (broken.model("glow") / "weights.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(DRIVER is None, reason="needs Debian's packages chromium and chromium-driver")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_report_works_in_a_browser_without_a_network(layout: Layout, width: int) -> None:
+    with offline_browser(width) as browser:
+        browser.get((layout.results("evaluate") / "report.html").as_uri())
+        assert browser.find_elements(By.TAG_NAME, "table")
+        assert browser.find_elements(By.TAG_NAME, "svg")
+        pictures = browser.find_elements(By.TAG_NAME, "img")
+        assert pictures
+        assert all(browser.execute_script("return arguments[0].naturalWidth", picture) > 0 for picture in pictures)
+        player = browser.find_element(By.TAG_NAME, "audio")
+        browser.set_script_timeout(30)
+        seconds = browser.execute_async_script(
+            "const [player, done] = arguments; player.muted = true;"
+            "player.addEventListener('timeupdate', () => player.currentTime > 0.3 && done(player.duration));"
+            "player.addEventListener('error', () => done('error ' + player.error.message)); player.play();",
+            player,
+        )
+        assert seconds == pytest.approx(8.0, abs=0.2)
+        overflow = browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
+        assert overflow <= 0
+        assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.training.devices import available_cores, resolve_device
+from timbreflow.training.devices import resolve_device
+from timbreflow.workers import available_cores
 
 
 def test_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:

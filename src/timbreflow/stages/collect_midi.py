@@ -3,7 +3,6 @@
 Also the work of `timbreflow collect SOURCE… --out DIR`.
 """
 
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from timbreflow.notes.collect import (
 from timbreflow.notes.tables import SCHEMAS
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import StageReport
+from timbreflow.workers import worker_count
 
 STAGE = "collect_midi"
 
@@ -112,17 +112,10 @@ def collect(
         folders = [Path(scratch, f"{number:05d}") for number in range(len(plans))]
         for folder in folders:
             folder.mkdir()
-        _collect_all(plans, folders, config, _default_workers() if workers is None else workers)
+        _collect_all(plans, folders, config, worker_count() if workers is None else workers)
         with atomic_directory(out) as temporary:
             totals = merge_shards(folders, temporary, config)
     return _report(totals, {"tables": out})
-
-
-def _default_workers() -> int:
-    text = os.environ.get("TIMBREFLOW_WORKERS", "")
-    if text and not (text.isdigit() and int(text) > 0):
-        raise TimbreflowError(f"TIMBREFLOW_WORKERS is {text!r}; set it to a number of processes, or unset it.")
-    return int(text) if text else os.cpu_count() or 1
 
 
 def _collect_all(plans: list[ShardPlan], folders: list[Path], config: CollectConfig, workers: int) -> None:

@@ -26,7 +26,8 @@ from timbreflow.inference.catalogue import KnownModel
 from timbreflow.models.bundle import WEIGHTS
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import MetricLogger, StageReport, ignore_metrics
-from timbreflow.training.devices import available_cores, resolve_device
+from timbreflow.training.devices import resolve_device
+from timbreflow.workers import available_cores
 
 STAGE = "evaluate"
 PLOTTED = ("lsd", "timbre", "timbre_mfcc", "pitch", "onset_f1", "note_score")

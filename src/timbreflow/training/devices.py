@@ -5,6 +5,7 @@ import os
 import torch
 
 from timbreflow.errors import TimbreflowError
+from timbreflow.workers import available_cores, worker_count
 
 VARIABLE = "TIMBREFLOW_DEVICE"
 
@@ -34,22 +35,6 @@ def resolve_device(name: str | None = None) -> torch.device:
     return torch.device(asked)
 
 
-def available_cores() -> int:
-    """Cores that this process may use, which in a container are fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def loader_workers(device: torch.device) -> int:
-    """Loader processes: none beside a model on the CPU, where they would take its cores; else TIMBREFLOW_WORKERS.
-
-    Raises:
-        TimbreflowError: TIMBREFLOW_WORKERS is not a whole number.
-    """
-    if device.type == "cpu":
-        return 0
-    asked = os.environ.get("TIMBREFLOW_WORKERS", "")
-    if asked and not asked.isdigit():
-        raise TimbreflowError(f"TIMBREFLOW_WORKERS is {asked!r}; set it to a whole number.")
-    return int(asked) if asked else available_cores()
+    """Loader processes: none beside a model on the CPU, where they would take its cores; else `worker_count`."""
+    return 0 if device.type == "cpu" else worker_count()
