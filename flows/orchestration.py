@@ -116,7 +116,7 @@ def run_tracked(
         steps: length of the training; None where there is none.
     """
     with open_run(results, {results.replace("/", "."): as_mapping(section)}, root=ROOT) as run:
-        run.dataset("data", read_json(layout.results("validate_data") / "passed.json")["data_digest"])
+        run.dataset("data", read_json(layout.results("validate_data") / "passed.json")["digest"])
         progress = _Progress(results, steps) if steps else None
 
         def log(step: int, values: Mapping[str, float]) -> None:
