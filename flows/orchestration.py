@@ -5,8 +5,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -19,11 +19,10 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
-from prefect.server.api.server import SubprocessASGIServer
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.futures import as_completed
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
-from flows import ROOT
+from flows import ROOT, lifetime
 from timbreflow.config import Params, as_mapping, load_params
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import read_json
@@ -87,12 +86,21 @@ def run_shards(stage: ModuleType, *sections: Any, layout: Layout) -> StageReport
     """Plan a sharded stage, run its shards as mapped tasks, finish it."""
     name = stage.__name__.rpartition(".")[2]
     shards = plain_task(stage.plan, name=f"plan {name}")(*sections, layout=layout)
-    run_one = plain_task(stage.run_one, name=f"{name} shard", task_run_name=f"{name} shard")
-    futures = [run_one.submit(shard, *sections, layout=layout) for shard in shards]
-    for future in futures:
+    worker = plain_task(_run_one, name=f"{name} shard", task_run_name=f"{name} shard")
+    progress = _Progress(name, len(shards))
+    futures = [worker.submit(stage.__name__, shard, *sections, layout=layout) for shard in shards]
+    for done, future in enumerate(as_completed(futures), start=1):
         future.result()
+        progress.show(done)
     report: StageReport = plain_task(stage.finish, name=f"finish {name}")(*sections, layout=layout)
+    progress.show(len(shards), done=True)
     return report
+
+
+def _run_one(stage: str, shard: Any, *sections: Any, layout: Layout) -> None:
+    """One shard, in whatever process the runner chose."""
+    lifetime.end_with_parent()
+    import_module(stage).run_one(shard, *sections, layout=layout)
 
 
 def run_stage(stage: ModuleType, *arguments: Any, **keywords: Any) -> StageReport:
@@ -167,31 +175,17 @@ def entry(flow: Flow[Any, Any], *arguments: Any, sharded: bool = False) -> None:
         sharded: whether it maps shards, which then go to the runner that the environment chooses.
     """
     parent = os.environ.get(PARENT_RUN)
+    marks = [lifetime.process_tag(), *([f"pipeline:{parent}"] if parent else [])]
+    lifetime.end_with_dvc()
     try:
         if sharded:
             flow = flow.with_options(task_runner=runner())
-        with _server(), tags(*([f"pipeline:{parent}"] if parent else [])):
+        with lifetime.alone("-".join([flow.name, *arguments])), lifetime.server(), tags(*marks):
+            lifetime.mark_dead_runs_as_crashed()
             flow(*arguments)
     except TimbreflowError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-
-
-@contextmanager
-def _server() -> Iterator[None]:
-    """Where no server answers, one for as long as the flow runs, which its worker processes share."""
-    if os.environ.get("PREFECT_API_URL"):
-        yield
-        return
-    server = SubprocessASGIServer()
-    server.start(timeout=120)
-    os.environ["PREFECT_API_URL"] = server.api_url
-    try:
-        with temporary_settings({PREFECT_API_URL: server.api_url}):
-            yield
-    finally:
-        del os.environ["PREFECT_API_URL"]
-        server.stop()
 
 
 def _one_sentence(record: logging.LogRecord) -> bool:

@@ -39,8 +39,12 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o755)
         if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+            # Renaming takes an instant, deleting does not: a kill never leaves half a folder under this name.
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-old-") as old:
+                os.replace(path, Path(old) / path.name)
+                os.replace(temporary, path)
+        else:
+            os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

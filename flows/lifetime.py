@@ -1,0 +1,134 @@
+"""How the process of a flow lives and dies: one at a time, never orphaned, and never Running in Prefect once dead.
+
+A process can be killed with -9 at any moment: the stage's, or the `dvc` that started it. Nothing can be tidied then, so
+the next start does: it finds the flow runs whose process is gone and marks them as crashed. A stage whose `dvc` is gone
+ends itself, or the next `dvc repro` would find it still at work; so do the worker processes of a stage.
+"""
+
+import fcntl
+import multiprocessing
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import psutil
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.objects import StateType
+from prefect.server.api.server import SubprocessASGIServer
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Crashed
+
+from flows import ROOT
+
+WATCH_SECONDS = 0.5
+_RUN = ROOT / ".run"
+_SERVER_PID = _RUN / "temporary-server.pid"
+
+
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Hold this checkout's lock of a flow; waits, and says so, while another process holds it."""
+    _RUN.mkdir(exist_ok=True)
+    with open(_RUN / f"{name}.lock", "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"Another process runs {name} in this checkout; waiting for it to end.", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def process_tag() -> str:
+    """Tag by which a later start finds out whether the process of a flow run is still there."""
+    return f"process:{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.0f}"
+
+
+def mark_dead_runs_as_crashed() -> None:
+    """Give every flow run of this host that is Running without a process the state Crashed."""
+    running = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])))
+    with get_client(sync_client=True) as client:
+        for run in client.read_flow_runs(flow_run_filter=running):
+            if any(_is_dead(tag) for tag in run.tags):
+                client.set_flow_run_state(run.id, Crashed(message="Its process was killed."), force=True)
+
+
+def _is_dead(tag: str) -> bool:
+    kind, _, rest = tag.partition(":")
+    if kind != "process":
+        return False
+    host, pid, created = rest.rsplit(":", 2)
+    if host != socket.gethostname():
+        return False
+    try:
+        return abs(psutil.Process(int(pid)).create_time() - float(created)) > 1
+    except psutil.NoSuchProcess:
+        return True
+
+
+def end_with_dvc() -> None:
+    """Where DVC started this process: end it, with its workers, as soon as that `dvc` is gone."""
+    if "DVC_STAGE" not in os.environ:
+        return
+    for parent in psutil.Process().parents():
+        with suppress(psutil.Error):
+            if any(os.path.basename(word) == "dvc" for word in parent.cmdline()[:2]):
+                threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+                return
+
+
+def _end_with(process: psutil.Process) -> None:
+    # is_running compares creation times, so a new process with the old number is not mistaken for it.
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(WATCH_SECONDS)
+    print("error: dvc was killed, so this stage ends too; `dvc repro` goes on from here.", file=sys.stderr, flush=True)
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    os._exit(1)
+
+
+def end_with_parent() -> None:
+    """In a worker process: end with the process that started it, which may be killed without a word to its workers."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and not any(thread.name == "end with parent" for thread in threading.enumerate()):
+        threading.Thread(target=_join, args=(parent,), name="end with parent", daemon=True).start()
+
+
+def _join(parent: "multiprocessing.process.BaseProcess") -> None:
+    parent.join()
+    os._exit(1)
+
+
+@contextmanager
+def server() -> Iterator[None]:
+    """Where no Prefect server answers, one for as long as the flow runs, which its worker processes share."""
+    if os.environ.get("PREFECT_API_URL"):
+        yield
+        return
+    _end_forgotten_server()
+    temporary = SubprocessASGIServer()
+    temporary.start(timeout=120)
+    if temporary.server_process is not None:
+        _SERVER_PID.write_text(str(temporary.server_process.pid), encoding="utf-8")
+    os.environ["PREFECT_API_URL"] = temporary.api_url
+    try:
+        with temporary_settings({PREFECT_API_URL: temporary.api_url}):
+            yield
+    finally:
+        del os.environ["PREFECT_API_URL"]
+        temporary.stop()
+        _SERVER_PID.unlink(missing_ok=True)
+
+
+def _end_forgotten_server() -> None:
+    """A flow that was killed leaves its temporary server behind, which holds the database."""
+    with suppress(OSError, ValueError, psutil.Error):
+        process = psutil.Process(int(_SERVER_PID.read_text(encoding="utf-8")))
+        if "uvicorn" in process.cmdline():
+            process.terminate()
+            process.wait(10)

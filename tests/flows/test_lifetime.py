@@ -1,0 +1,90 @@
+"""Killed processes leave nothing at work and nothing that looks alive."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from prefect import flow, tags
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import StateType
+from prefect.states import Running
+from prefect.testing.utilities import prefect_test_harness
+
+from flows import lifetime
+
+ROOT = Path(__file__).resolve().parents[2]
+
+STAGE = """
+import time
+from flows import lifetime
+lifetime.end_with_dvc()
+print("ready", flush=True)
+time.sleep(60)
+"""
+DVC = """
+import os, subprocess, sys
+os.environ["DVC_STAGE"] = "render_triples"
+process = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE, text=True)
+print(process.pid, process.stdout.readline().strip(), flush=True)
+process.wait()
+"""
+
+
+def wait_until_gone(pid: int, seconds: float = 10) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_a_stage_ends_when_its_dvc_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "dvc").write_text(DVC)
+    dvc = subprocess.Popen([sys.executable, str(tmp_path / "dvc"), STAGE], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert dvc.stdout is not None
+    pid, word = dvc.stdout.readline().split()
+    assert word == "ready"
+    assert psutil.pid_exists(int(pid))
+    dvc.kill()
+    dvc.wait()
+    assert wait_until_gone(int(pid))
+
+
+def test_a_second_process_waits_for_the_first_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "from pathlib import Path\nfrom flows import lifetime\nlifetime._RUN = Path({!r})\n{}"
+    monkeypatch.setattr(lifetime, "_RUN", tmp_path)
+    with lifetime.alone("render"):
+        body = "with lifetime.alone('render'): print('in')"
+        second = subprocess.Popen(
+            [sys.executable, "-c", code.format(str(tmp_path), body)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert second.stderr is not None
+        assert "waiting" in second.stderr.readline()
+        assert second.poll() is None
+    assert second.communicate(timeout=30)[0].strip() == "in"
+
+
+def test_a_run_without_a_process_is_marked_as_crashed_and_a_living_one_is_not() -> None:
+    @flow(name="sleeper")
+    def sleeper() -> None:
+        pass
+
+    with prefect_test_harness(server_startup_timeout=120), get_client(sync_client=True) as client:
+        ended = subprocess.Popen([sys.executable, "-c", ""])
+        ended.wait()
+        dead_tag = lifetime.process_tag().replace(f":{psutil.Process().pid}:", f":{ended.pid}:")
+        runs = {}
+        for name, tag in {"dead": dead_tag, "alive": lifetime.process_tag()}.items():
+            with tags(tag):
+                runs[name] = client.create_flow_run(sleeper, tags=[tag], state=Running())
+        lifetime.mark_dead_runs_as_crashed()
+        states = {name: client.read_flow_run(run.id).state_type for name, run in runs.items()}
+    assert states == {"dead": StateType.CRASHED, "alive": StateType.RUNNING}
