@@ -82,9 +82,10 @@ def test_a_change_of_program_makes_two_tracks(limits: ReadLimits) -> None:
 def test_riff_wrapper_and_odd_headers_are_read(limits: ReadLimits) -> None:
     plain = midi_file(one_note() + END)
     wrapped = b"RIFF" + struct.pack("<I", len(plain) + 12) + b"RMIDdata" + struct.pack("<I", len(plain)) + plain
-    without_end = midi_file(one_note())
-    too_many_promised = plain[:11] + b"\x09" + plain[12:]
-    for data in (plain, wrapped, without_end, too_many_promised):
+    other_chunk = plain[:14] + b"XFIH" + struct.pack(">I", 3) + b"abc" + plain[14:]
+    padded = midi_file(one_note() + END + bytes(7))
+    trailing = plain + b"\r\nDownloaded from somewhere"
+    for data in (plain, wrapped, other_chunk, padded, trailing):
         assert read_midi(data, limits).n_notes == 1
 
 
@@ -92,6 +93,9 @@ BROKEN: dict[str, bytes] = {
     "empty": b"",
     "text": b"Dear diary, this is not music.",
     "cut": midi_file(one_note() * 50 + END)[:120],
+    "cut between tracks": midi_file(one_note() + END, one_note() + END)[: -len(one_note() + END) - 8],
+    "cut in a chunk's header": midi_file(one_note() + END, one_note() + END)[: -len(one_note() + END) - 3],
+    "no end of track": midi_file(one_note()),
     "header only": midi_file(one_note() + END)[:14],
     "random": random.Random(1).randbytes(5000),
     "header and random": midi_file(b"")[:14] + random.Random(2).randbytes(5000),
@@ -108,6 +112,11 @@ BROKEN: dict[str, bytes] = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_files_are_rejected_as_broken(name: str, limits: ReadLimits) -> None:
     assert reason(BROKEN[name], limits) == "broken"
+
+
+def test_a_file_cut_anywhere_is_broken(limits: ReadLimits, song: Callable[..., bytes]) -> None:
+    data = song(programs=(0, 40, 73))
+    assert {reason(data[:length], limits) for length in range(len(data))} == {"broken"}
 
 
 def test_a_file_that_claims_gigabytes_gets_none(limits: ReadLimits) -> None:
