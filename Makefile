@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml requirements.lock
 	  || { echo "error: timbreflow needs Python 3.11 or 3.12, but $(PYTHON) is $$($(PYTHON) -V 2>&1); type make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	@$(PYTHON) -m venv .venv \
 	  || { echo "error: $(PYTHON) cannot make virtual environments; install its venv package, on Debian and Ubuntu sudo apt-get install python3-venv" >&2; exit 2; }
-	$(BIN)/pip install -q -c requirements.lock -e '.[dev,dask]'
+	$(BIN)/pip install -q -c requirements.lock -e '.[dev]'
 	@# Its dependencies would bring TensorFlow; only its ONNX file is read.
 	$(BIN)/pip install -q --no-deps basic-pitch==0.4.0
 	@touch $@
@@ -49,6 +49,11 @@ test-slow: setup ## everything else: servers, the whole pipeline, a browser
 lock: setup ## rewrite requirements.lock from what is installed
 	@$(BIN)/python .ci/lock.py
 
-clean: stop ## remove everything that was made here, .venv and data included
-	rm -rf .venv .scratch .run .prefect .mlflow data .dvc/cache .dvc/tmp .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	find results -type f ! -name metrics.json -delete
+MADE := .venv .scratch .run .prefect .mlflow .dvc/cache .dvc/tmp data/notes data/audio data/mels data/models \
+  .mypy_cache .ruff_cache .pytest_cache .hypothesis .grimp_cache .import_linter_cache
+
+clean: stop ## remove what was made; downloads (data/soundfonts, data/corpora) and metrics.json stay
+	rm -rf $(MADE)
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+	if [ -d results ]; then find results -type f ! -name metrics.json -delete && find results -mindepth 1 -type d -empty -delete; fi
+	@echo "kept what was downloaded: data/soundfonts and data/corpora"
