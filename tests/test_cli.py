@@ -1,11 +1,17 @@
 """The command line: quick help, one sentence for every mistake, exit codes."""
 
+import errno
+import io
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from timbreflow import cli
 
 COMMAND = [sys.executable, "-m", "timbreflow.cli"]
 
@@ -70,3 +76,71 @@ def test_corpus_list_names_kind_size_licence_and_presence() -> None:
     head, *rows = result.stdout.splitlines()
     assert head.split() == ["name", "kind", "size", "licence", "present"]
     assert any(row.startswith("music21") and row.endswith("yes") for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/a/out.wav"), "/a/out.wav cannot be used (No space left"),
+        (PermissionError(errno.EACCES, "Permission denied", "notes"), "notes cannot be used (Permission denied)"),
+        (OSError(errno.EIO, "Input/output error"), "A file cannot be used (Input/output error)"),
+    ],
+)
+def test_what_the_system_refuses_is_one_sentence(
+    error: OSError, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refusing(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", refusing)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {sentence}")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_shown_on_a_terminal_only(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return terminal
+
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    with cli._progress_bar() as progress:
+        for fraction in (0.25, 1.0):
+            time.sleep(0.11)
+            progress(fraction)
+    assert ("25%" in screen.getvalue() and "100%" in screen.getvalue()) == terminal
+    assert bool(screen.getvalue()) == terminal
+
+
+def test_a_transfer_reports_its_progress(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from timbreflow.inference.transfer import TimbreTransfer
+    from timbreflow.tracking import registry
+
+    class Session:
+        """Notes what it is told; a real model would take seconds to build."""
+
+        reported = False
+
+        def transfer_file(self, *_: object, progress: Callable[[float], None], **__: object) -> SimpleNamespace:
+            progress(1.0)
+            self.reported = True
+            return SimpleNamespace(path=tmp_path / "out.wav", notes=())
+
+    session = Session()
+    monkeypatch.setattr(registry, "resolve", lambda *_, **__: registry.ResolvedModel(tmp_path, "a model"))
+    monkeypatch.setattr(TimbreTransfer, "load", lambda *_, **__: session)
+    cli.transfer(Path("a.wav"), Path("b.wav"), out=tmp_path / "out.wav")
+    assert session.reported
+
+
+@pytest.mark.parametrize("tokens", [["register"], ["register", "--check"]])
+def test_register_takes_check_or_not(tokens: list[str]) -> None:
+    command, bound, _ = cli.app.parse_args(tokens, exit_on_error=False, print_error=False)
+    command_name = getattr(command, "__name__", "")
+    assert command_name == "register"
+    assert bound.arguments.get("check", False) == ("--check" in tokens)

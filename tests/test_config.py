@@ -65,6 +65,26 @@ def test_round_trip(values: dict[str, Any]) -> None:
         (("render_triples", "soundfonts", 0, "role"), "judge", "role"),
         (("train_vqvae", "base", "pairs"), "quadruples", "pairs"),
         (("train_glow", "noise"), 0.0, "noise"),
+        (("train_glow", "l1_every"), 0, "params.yaml.*l1_every"),
+        (("train_glow", "fit", "validate_every"), 0, "validate_every"),
+        (("evaluate", "bootstrap_samples"), 0, "bootstrap_samples is 0"),
+        (("evaluate", "batch_size"), 0, "batch_size is 0"),
+        (("evaluate", "max_triples"), -1, "max_triples is -1"),
+        (("evaluate", "temperature"), -0.1, "temperature is -0.1"),
+        (("evaluate", "griffin_lim_momentum"), 1.0, "griffin_lim_momentum is 1.0"),
+        (("evaluate", "griffin_lim_iterations"), 0, "griffin_lim_iterations is 0"),
+        (("evaluate", "examples"), -1, "examples is -1"),
+        (("evaluate", "worst_examples"), -1, "worst_examples is -1"),
+        (("evaluate", "sets"), [], r"evaluate.sets is \[\]; name at least one"),
+        (("evaluate", "sets"), ["test", "tset"], "tset.*test_seen"),
+        (("evaluate", "sets"), ["test", "test"], "each once"),
+        (("evaluate", "systems"), ["vqvae_base", "glow", "oracel"], "oracel.*oracle"),
+        (("evaluate", "systems"), ["vqvae_base", "oracle"], "evaluate.systems lacks glow"),
+        (("evaluate", "sets"), ["test_seen"], "gate.set is test, which evaluate.sets does not name"),
+        (("register_models", "gate", "criteria"), {}, "no criteria"),
+        (("collect_midi", "sources"), [], "collect_midi.sources names no source"),
+        (("collect_midi", "files_per_shard"), 0, "files_per_shard is 0"),
+        (("collect_midi", "max_duration"), -1.0, "max_duration is -1.0"),
     ],
 )
 def test_mistakes_are_named(path: tuple[str | int, ...], value: Any, words: str, values: dict[str, Any]) -> None:
@@ -72,8 +92,9 @@ def test_mistakes_are_named(path: tuple[str | int, ...], value: Any, words: str,
     for key in path[:-1]:
         place = place[key]
     place[path[-1]] = value
-    with pytest.raises(TimbreflowError, match=words):
+    with pytest.raises(TimbreflowError, match=words) as caught:
         parse_params(values, source="params.yaml")
+    assert "params.yaml" in str(caught.value)
 
 
 def test_a_missing_key_is_named(values: dict[str, Any]) -> None:
@@ -82,10 +103,29 @@ def test_a_missing_key_is_named(values: dict[str, Any]) -> None:
         parse_params(values, source="params.yaml")
 
 
-@pytest.mark.parametrize(("text", "words"), [("a: [1", "not valid YAML"), ("", "params.yaml")])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [1", "not valid YAML"),
+        ("", "params.yaml is empty.*preset default"),
+        ("# only a comment", "holds no sections.*preset default"),
+        ("- a list", "holds no sections"),
+        ("train_glow: {fit: {seed: 2021-01-01}}", r"train_glow\.fit\.seed = 2021-01-01 is a date"),
+        ("a: 2021-13-45", "not valid YAML.*correct"),
+        ("a: {b: !!binary aGk=}", r"a\.b = .* is a bytes"),
+        ("2021-01-01: 3", "2021-01-01 is a date"),
+        ("a: 1\nb: 2\na: 3", 'params.yaml has the key "a" twice in line 3; remove'),
+    ],
+)
 def test_a_broken_file_is_one_sentence(text: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(text)
     with pytest.raises(TimbreflowError, match=words):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_a_file_that_is_not_utf8_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_bytes("a: \u00fc".encode("latin-1"))
+    with pytest.raises(TimbreflowError, match=r"params.yaml is not UTF-8 text \(byte 3\); save"):
         load_params(tmp_path / "params.yaml")
 
 

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -72,8 +73,8 @@ def transfer(
         raise TimbreflowError("Give CONTENT and STYLE, or --pairs PAIRS.csv; see `timbreflow transfer --help`.")
 
     from timbreflow.inference.transfer import TimbreTransfer
+    from timbreflow.models.devices import resolve_device
     from timbreflow.tracking.registry import resolve
-    from timbreflow.training.devices import resolve_device
 
     resolved = resolve(model, root=project_root())
     _say(f"model: {resolved.description}")
@@ -82,7 +83,8 @@ def transfer(
         written = session.transfer_pairs(pairs, out, temperature=temperature, seed=seed, report=_say)
         _say(f"wrote {len(written)} files to {out}")
     elif content is not None and style is not None:
-        result = session.transfer_file(content, style, out, temperature=temperature, seed=seed)
+        with _progress_bar() as progress:
+            result = session.transfer_file(content, style, out, temperature=temperature, seed=seed, progress=progress)
         _say(" ".join([f"wrote {result.path}.", *result.notes]))
 
 
@@ -169,7 +171,7 @@ def register(*, check: bool = False) -> None:
     """Register the trained models in MLflow as challengers; a version that holds the same weights is kept.
 
     Args:
-        check: only say what the registry lacks, register that, and exit; what `make run` ends with.
+        check: the same, said aloud in scripts: only what the registry lacks is ever registered.
     """
     from timbreflow.config import load_params
     from timbreflow.stages.layout import Layout
@@ -255,10 +257,34 @@ def main() -> None:
         sys.exit(_fail(str(error)))
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            sys.exit(_fail(_os_error_sentence(error)))
         # The reader, `head` for instance, has seen enough; what Python flushes at exit goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _os_error_sentence(error: OSError) -> str:
+    """What the system refused, with the file where it names one."""
+    place = error.filename or "A file"
+    if error.filename2:
+        place = f"{place} -> {error.filename2}"
+    return f"{place} cannot be used ({error.strerror or error}); check its folder, its permissions and the free space."
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[float], None]]:
+    """A bar on standard error where that is a terminal; yields a function that takes the fraction that is done."""
+    from tqdm import tqdm
+
+    layout = "{percentage:3.0f}% |{bar}| {elapsed} so far, {remaining} left"
+    with tqdm(total=1.0, file=sys.stderr, leave=False, bar_format=layout, disable=not sys.stderr.isatty()) as bar:
+
+        def show(fraction: float) -> None:
+            bar.update(fraction - bar.n)
+
+        yield show
 
 
 def _say(sentence: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import YAMLError
 
 from timbreflow.audio.features import FeatureConfig
@@ -18,6 +19,7 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.evaluation.gate import RegisterConfig
 from timbreflow.files import atomic_file
+from timbreflow.inference.catalogue import MODELS
 from timbreflow.notes.collect import CollectConfig
 from timbreflow.rendering.config import RenderConfig
 from timbreflow.training.config import GlowTraining, TimbreMetricTraining, VQVAETraining
@@ -61,9 +63,20 @@ def load_params(path: Path) -> Params:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise TimbreflowError(f"{path} is missing; write it with `timbreflow preset default`.") from error
+    except UnicodeDecodeError as error:
+        raise TimbreflowError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from error
+    except OSError as error:
+        raise TimbreflowError(f"{path} cannot be read ({error.strerror}); make it a readable file.") from error
+    if not text.strip():
+        raise TimbreflowError(f"{path} is empty; write it anew with `timbreflow preset default`.")
     try:
         values = YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
+    except DuplicateKeyError as error:
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        key = str(error.problem).removeprefix("found duplicate key ").split(" with value")[0]
+        raise TimbreflowError(f"{path} has the key {key} twice{line}; remove one of the two.") from error
+    except (YAMLError, ValueError) as error:
+        # ValueError: what looks like a date and is none, such as 2021-13-45.
         detail = " ".join(str(error).split())
         raise TimbreflowError(f"{path} is not valid YAML ({detail}); correct that line.") from error
     return parse_params(values, source=str(path))
@@ -71,10 +84,17 @@ def load_params(path: Path) -> Params:
 
 def parse_params(values: Any, *, source: str) -> Params:
     """Check a mapping of plain values against the sections; `source` names it in errors."""
+    if not isinstance(values, Mapping):
+        raise TimbreflowError(f"{source} holds no sections; start again from `timbreflow preset default`.")
+    _require_plain(values, (), source)
     try:
         params = _adapter().validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         raise TimbreflowError(f"{source}: {_first_problem(error)}") from error
+    except TimbreflowError as error:
+        if Path(source).name in str(error):
+            raise
+        raise TimbreflowError(f"{source}: {error}") from error
     _cross_check(params, source)
     return params
 
@@ -145,6 +165,24 @@ def _forbid_unknown_keys(kind: Any, seen: set[Any]) -> None:
                 _forbid_unknown_keys(hint, seen)
 
 
+def _require_plain(value: Any, place: tuple[str, ...], source: str) -> None:
+    """YAML also knows dates, binary data and sets, which no parameter is."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _require_plain(inner, (*place, str(key)), source)
+            if not isinstance(key, str | int | float | bool | None):
+                raise TimbreflowError(
+                    f"{source}: the key {'.'.join((*place, str(key)))} is a {type(key).__name__}; put it in quotes."
+                )
+    elif isinstance(value, list | tuple):
+        for position, inner in enumerate(value):
+            _require_plain(inner, (*place, str(position)), source)
+    elif not isinstance(value, str | int | float | bool | None):
+        raise TimbreflowError(
+            f"{source}: {'.'.join(place)} = {value} is a {type(value).__name__}; give a number or quoted text."
+        )
+
+
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"])
@@ -176,3 +214,13 @@ def _cross_check(params: Params, source: str) -> None:
     ):
         if n_features != params.audio.n_mels:
             raise TimbreflowError(f"{source}: train_{name}.model.n_features must equal audio.n_mels.")
+    gate = params.register_models.gate
+    if gate.set not in params.evaluate.sets:
+        raise TimbreflowError(
+            f"{source}: register_models.gate.set is {gate.set}, which evaluate.sets does not name; add it there."
+        )
+    for model in MODELS:
+        if model.system not in params.evaluate.systems:
+            raise TimbreflowError(
+                f"{source}: evaluate.systems lacks {model.system}, which register_models needs; add it there."
+            )

@@ -3,8 +3,12 @@
 import json
 import os
 import socket
+import subprocess
+import sys
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,6 +56,96 @@ def test_a_process_that_is_no_server_of_ours_is_never_stopped(tmp_path: Path) ->
     (tmp_path / ".run" / "prefect.json").write_text(json.dumps({"pid": os.getpid(), "port": free_port()}))
     assert servers.running_url(servers.PREFECT, tmp_path) is None
     assert servers.stop(tmp_path) == []
+
+
+@pytest.fixture
+def fake_server(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Makes a server of a few lines of Python, under the command line that stop() looks for."""
+    answer = (
+        "import sys, http.server as h\n"
+        "class H(h.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self): self.send_response(200); self.end_headers()\n"
+        "    def log_message(self, *a): pass\n"
+        "h.HTTPServer(('127.0.0.1', int(sys.argv[-1])), H).serve_forever()\n"
+    )
+    code = {"answers": answer, "dies": "raise SystemExit(1)", "is silent": "import time; time.sleep(60)"}
+    behaviour: dict[str, str] = {}
+    genuine = subprocess.Popen
+
+    def popen(command: list[str], **options: Any) -> Any:
+        name, port = command[2], command[command.index("--port") + 1]
+        return genuine([sys.executable, "-c", code[behaviour[name]], "-m", name, "server", port], **options)
+
+    def behave(prefect: str, mlflow: str) -> None:
+        behaviour.update(prefect=prefect, mlflow=mlflow)
+        for name in behaviour:
+            monkeypatch.setenv(f"TIMBREFLOW_{name.upper()}_PORT", str(free_port()))
+        monkeypatch.setattr(servers.subprocess, "Popen", popen)
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return behave
+
+
+@pytest.mark.parametrize(("prefect", "mlflow"), [("answers", "dies"), ("dies", "answers"), ("answers", "is silent")])
+def test_when_one_server_fails_the_other_is_stopped(
+    prefect: str, mlflow: str, fake_server: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_server(prefect, mlflow)
+    monkeypatch.setattr(servers, "STARTUP_SECONDS", 3)
+    pids: list[int] = []
+    spawn = servers._spawn
+
+    def remembering(server: servers.Server, root: Path) -> Any:
+        process = spawn(server, root)
+        pids.append(process.pid)
+        return process
+
+    monkeypatch.setattr(servers, "_spawn", remembering)
+    with pytest.raises(TimbreflowError, match="stopped while starting|did not answer"):
+        servers.start(tmp_path)
+    assert len(pids) == 2
+    assert not any(servers._alive(pid) for pid in pids)
+    assert list((tmp_path / ".run").glob("*.json")) == []
+
+
+def test_a_server_that_ran_before_survives_the_failure_of_another(
+    fake_server: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_server("answers", "dies")
+    monkeypatch.setattr(servers, "SERVERS", (servers.PREFECT,))
+    url = servers.start(tmp_path)["prefect"]
+    try:
+        monkeypatch.setattr(servers, "SERVERS", (servers.PREFECT, servers.MLFLOW))
+        with pytest.raises(TimbreflowError, match="mlflow server stopped"):
+            servers.start(tmp_path)
+        assert servers.running_url(servers.PREFECT, tmp_path) == url
+    finally:
+        assert servers.stop(tmp_path) == ["prefect"]
+
+
+def test_an_mlflow_server_elsewhere_is_used_and_none_started(
+    fake_server: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_server("answers", "dies")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.invalid/")
+    try:
+        assert servers.start(tmp_path)["mlflow"] == "https://mlflow.invalid"
+        assert not (tmp_path / ".run" / "mlflow.json").exists()
+    finally:
+        assert servers.stop(tmp_path) == ["prefect"]
+
+
+def test_without_ps_a_process_is_known_by_proc_or_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", "input()", "-m", "mlflow", "server"], stdin=subprocess.PIPE
+    ) as process:
+        monkeypatch.setenv("PATH", "/nowhere")
+        if Path("/proc").is_dir():
+            assert servers._is_ours(servers.MLFLOW, process.pid)
+        monkeypatch.setattr(servers.Path, "read_bytes", lambda path: (_ for _ in ()).throw(FileNotFoundError()))
+        assert not servers._is_ours(servers.MLFLOW, process.pid)
+        monkeypatch.undo()
+        process.communicate(b"\n")
 
 
 @pytest.mark.slow

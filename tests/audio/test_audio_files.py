@@ -136,6 +136,58 @@ def test_bad_files_are_named_with_a_remedy(tmp_path: Path, stereo: np.ndarray) -
             decode_audio(data, name="upload.bin")
 
 
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
+@pytest.mark.parametrize("share", [0.95, 0.5])
+def test_a_file_that_was_cut_off_is_refused_by_every_reader(
+    tmp_path: Path, stereo: np.ndarray, suffix: str, share: float
+) -> None:
+    whole, cut = tmp_path / f"whole{suffix}", tmp_path / f"cut{suffix}"
+    noise = np.random.default_rng(0).normal(size=(2, 3 * RATE)).astype(np.float32) * 0.1
+    write_audio(whole, noise, RATE)
+    data = whole.read_bytes()
+    cut.write_bytes(data[: int(share * len(data))])
+    readers = (
+        read_audio,
+        lambda path: list(stream_audio(path, block=999)),
+        lambda path: decode_audio(path.read_bytes()),
+    )
+    for read in readers:
+        with pytest.raises(TimbreflowError, match=r"cut off.*again\.$"):
+            read(cut)
+        read(whole)
+
+
+def test_an_ogg_with_a_hole_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "hole.ogg"
+    write_audio(path, np.random.default_rng(0).normal(size=(2, 3 * RATE)).astype(np.float32) * 0.1, RATE)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 3000] = bytes(3000)
+    path.write_bytes(data)
+    for read in (read_audio, lambda path: list(stream_audio(path, block=999))):
+        with pytest.raises(TimbreflowError, match=r"hole\.ogg is damaged or cut off: only \d+ of \d+ samples"):
+            read(path)
+
+
+def test_a_wav_that_was_streamed_has_no_length_to_keep(tmp_path: Path, stereo: np.ndarray) -> None:
+    path = tmp_path / "piped.wav"
+    write_audio(path, stereo, RATE)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"data") + 4
+    data[place : place + 4] = b"\xff\xff\xff\xff"
+    path.write_bytes(data)
+    assert read_audio(path)[0].shape == stereo.shape
+
+
+def test_headerless_samples_are_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "x.raw"
+    path.write_bytes(bytes(1000))
+    for read in (read_audio, audio_info):
+        with pytest.raises(
+            TimbreflowError, match=r"x\.raw cannot be read as sound \(samplerate must be specified\); convert"
+        ):
+            read(path)
+
+
 def test_silent_and_short_recordings_are_told_from_quiet_ones(stereo: np.ndarray) -> None:
     require_audible(stereo * 1e-2, RATE, path="quiet.wav", minimum_seconds=1.0)
     with pytest.raises(TimbreflowError, match="short.wav lasts 0.10 s"):

@@ -80,3 +80,9 @@ def test_bad_sound_names_row_and_column(model: Any, content: bytes, style: bytes
         model.predict(pd.DataFrame({"content": [content], "style": [style]}))
     assert caught.value.get_http_status_code() == 400
     assert "/tmp" not in str(caught.value)
+
+
+def test_an_unknown_device_is_refused_by_name(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIMBREFLOW_DEVICE", "gpu")
+    with pytest.raises(Exception, match="TIMBREFLOW_DEVICE is 'gpu'; set it to auto, cpu, cuda"):
+        mlflow.pyfunc.load_model(str(saved))

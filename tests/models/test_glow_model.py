@@ -140,6 +140,20 @@ def test_style_can_be_fitted_by_likelihood(model: Glow) -> None:
     assert history[-1] < history[0]
 
 
+def test_a_broken_flow_is_refused_and_a_rare_overflow_mended(model: Glow, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, content, style = clips(100)
+    made = torch.randn(2, M, 100)
+    monkeypatch.setattr(model, "sample", lambda *_, **__: made)
+    made.view(-1)[:3] = torch.tensor([math.inf, -math.inf, 1e30])
+    made.view(-1)[3:24] = math.nan  # 21 of 2,400 values
+    result = model.transfer(content, style)
+    assert result.view(-1)[:4].tolist() == [10.0, -10.0, 10.0, 0.0]
+    assert result.isfinite().all()
+    made.view(-1)[3:28] = math.nan
+    with pytest.raises(TimbreflowError, match="gave NaN in 1% of its values; train it again or lower the temperature"):
+        model.transfer(content, style)
+
+
 def test_impossible_flows_are_refused(glow_config: GlowConfig) -> None:
     for change in ({"kernel": 4}, {"n_levels": 0}, {"n_steps": 0}, {"n_layers": 0}, {"bound": 0.0}):
         with pytest.raises(TimbreflowError, match=r"params\.yaml"):

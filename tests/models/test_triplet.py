@@ -1,5 +1,6 @@
 """The timbre metric's network."""
 
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -22,6 +23,22 @@ def test_shape_is_the_papers(triplet_config: TripletConfig) -> None:
     convolutions = [m for m in model.modules() if isinstance(m, torch.nn.Conv1d)]
     assert [(c.out_channels, c.kernel_size) for c in convolutions] == [(64, (k,)) for k in (4, 4, 4, 2)]
     assert model.blocks(torch.randn(2, 12, 256)).shape == (2, 64, 2)
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5])
+def test_convolutions_keep_the_length_as_torchs_same_does_without_its_warning(kernel: int) -> None:
+    model = TripletNetwork(TripletConfig(12, 16, (kernel,)))
+    convolution = model.blocks[0]
+    same = torch.nn.Conv1d(12, 16, kernel, padding="same")
+    same.load_state_dict(convolution.state_dict())
+    x = torch.randn(2, 12, 33)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = convolution(x)
+        model.embed(x)
+    torch.testing.assert_close(found, same(x))
+    assert isinstance(convolution, torch.nn.Conv1d)
+    assert convolution.padding == (0,), "torch's own padding is what warns, once in a process"
 
 
 def test_learns_to_tell_two_timbres(triplet_config: TripletConfig) -> None:

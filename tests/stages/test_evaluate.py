@@ -175,6 +175,7 @@ def test_clip_table_and_sounds_lie_beside_them(evaluated: Layout) -> None:
     assert len(sound) == 2 * RATE
     assert len(list((folder / "examples").glob("*.flac"))) == 2 * 2 * 7
     assert len(list((folder / "plots").glob("panels-*.png"))) == 4
+    assert set(json.loads((folder / "scores.json").read_text())["sets"]["test"]["glow"]["frechet"]) == {"value"}
     scores = json.loads((folder / "scores.json").read_text())["sets"]["test"]["glow"]["lsd"]
     assert scores["low"] <= scores["value"] <= scores["high"]
 

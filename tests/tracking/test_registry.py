@@ -78,7 +78,7 @@ def versions(root: Path, name: str = "timbreflow-glow") -> dict[str, list[str]]:
 
 
 def test_registering_twice_makes_one_version(root: Path, bundles: dict[str, Path]) -> None:
-    (root / "dvc.lock").write_text("schema: '2.0'\n")
+    (root / "dvc.lock").write_text("schema: '2.0'\nstages:\n  evaluate: {cmd: x}\n")
     with open_run("train_glow", {}, root=root) as run:
         run.write_run_json(root / "results" / "train_glow" / "run.json")
     first = register_bundle("glow", bundles["glow"], evaluation(15, 0.6), root=root, tags={"data_digest": "d1"})
@@ -90,7 +90,11 @@ def test_registering_twice_makes_one_version(root: Path, bundles: dict[str, Path
     stored = connect(root).get_model_version("timbreflow-glow", "1")
     assert stored.run_id == run.run_id == stored.tags["run_id"]
     assert stored.tags["data_digest"] == "d1"
-    assert len(stored.tags["dvc_lock_md5"]) == 32
+    assert len(stored.tags["dvc_lock"]) == 32
+    files = resolve("models:/timbreflow-glow@challenger", root=root).folder.parents[1]
+    requirements = (files / "requirements.txt").read_text()
+    assert "torch==" in requirements
+    assert "timbreflow" not in requirements, "it is on no index"
     assert stored.tags["metric_digest"] == "m1"
     assert stored.tags["test_digest"] == "t1"
     # The figures are the newest ones.
@@ -338,3 +342,15 @@ def test_mlflow_serves_audio_over_http(root: Path, bundles: dict[str, Path]) -> 
     finally:
         os.killpg(server.pid, 15)
         server.wait(timeout=30)
+
+
+def test_a_champion_whose_files_are_gone_is_one_sentence(root: Path, bundles: dict[str, Path]) -> None:
+    register_bundle("glow", bundles["glow"], evaluation(15, 0.6), root=root)
+    promote("glow", GATE, root=root)
+    shutil.rmtree(root / ".mlflow" / "artifacts")
+    with pytest.raises(TimbreflowError, match=r"Version 1 of timbreflow-glow has lost its files.*register"):
+        resolve("glow", root=root)
+    # The remedy helps: the same weights become a version that has its files.
+    again = register_bundle("glow", bundles["glow"], evaluation(15, 0.6), root=root)
+    assert (again.created, again.version) == (True, "2")
+    assert resolve("models:/timbreflow-glow@challenger", root=root).folder.is_dir()

@@ -1,6 +1,8 @@
 """Runs in a real sqlite store."""
 
+import hashlib
 import json
+import sqlite3
 import subprocess
 import time
 from dataclasses import dataclass
@@ -10,10 +12,11 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import OperationalError
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.tracking import runs
-from timbreflow.tracking.connection import connect, git_commit, has_store, lineage
+from timbreflow.tracking.connection import clear_errors, connect, git_commit, has_store, lineage, lock_digest
 from timbreflow.tracking.runs import flatten, open_run
 
 
@@ -55,7 +58,7 @@ def test_parameters_get_the_dotted_names_of_params_yaml() -> None:
 
 
 def test_a_run_holds_parameters_curves_artifacts_datasets_and_tags(root: Path, tmp_path: Path) -> None:
-    (root / "dvc.lock").write_text("schema: '2.0'\n")
+    (root / "dvc.lock").write_text("schema: '2.0'\nstages:\n  evaluate: {cmd: x}\n")
     (tmp_path / "curve.txt").write_text("x")
     params = {"train_glow": {f"p{i}": i for i in range(250)}}
     with open_run("train_glow", params, root=root, tags={"pipeline": "7"}) as run:
@@ -71,7 +74,7 @@ def test_a_run_holds_parameters_curves_artifacts_datasets_and_tags(root: Path, t
     assert len(connect(root).get_metric_history(run.run_id, "loss")) == 1000
     assert stored.data.metrics["loss"] == pytest.approx(0.001)
     assert stored.data.tags["pipeline"] == "7"
-    assert len(stored.data.tags["dvc_lock_md5"]) == 32
+    assert len(stored.data.tags["dvc_lock"]) == 32
     assert stored.inputs.dataset_inputs[0].dataset.digest == "d" * 32
     assert [file.path for file in connect(root).list_artifacts(run.run_id)] == ["curve.txt"]
     assert stored.info.artifact_uri.startswith((root / ".mlflow" / "artifacts").as_uri())
@@ -145,4 +148,60 @@ def test_lineage_names_the_commit_only_inside_git(tmp_path: Path) -> None:
     commit = git_commit(tmp_path)
     assert commit is not None
     assert len(commit) == 40
-    assert lineage(tmp_path) == {"git_commit": commit}
+    assert lineage(tmp_path) == {"git_commit": commit, "git_dirty": "false"}
+
+
+def test_lineage_says_whether_code_differs_from_the_commit(tmp_path: Path) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    (tmp_path / "results").mkdir()
+    for name in ("params.yaml", "dvc.lock", "results/metrics.json"):
+        (tmp_path / name).write_text("a: 1")
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "x"], check=True)
+    # What a run writes while it goes on is no change of the code, nor is a file that git does not know.
+    for name in ("dvc.lock", "results/metrics.json", "new.txt"):
+        (tmp_path / name).write_text("a: 2")
+    assert lineage(tmp_path)["git_dirty"] == "false"
+    (tmp_path / "params.yaml").write_text("a: 2")
+    assert lineage(tmp_path)["git_dirty"] == "true"
+
+
+def test_the_locks_digest_is_that_of_the_committed_lock(tmp_path: Path) -> None:
+    lock = tmp_path / "dvc.lock"
+    assert lock_digest(lock) is None
+    lock.write_text("schema: '2.0'\n")
+    assert lock_digest(lock) is None
+    during = "schema: '2.0'\nstages:\n  train_glow: {md5: a}\n  evaluate: {md5: b}\n"
+    lock.write_text(during)
+    digest = lock_digest(lock)
+    by_hand = {"train_glow": {"md5": "a"}, "evaluate": {"md5": "b"}}
+    text = json.dumps(by_hand, sort_keys=True, separators=(",", ":"))
+    assert digest == hashlib.md5(text.encode()).hexdigest()
+    # DVC writes the entry of the stage that registers when it has ended.
+    lock.write_text(during + "  register_models: {md5: c}\n")
+    assert lock_digest(lock) == digest
+    lock.write_text(during.replace("md5: a", "md5: z"))
+    assert lock_digest(lock) != digest
+
+
+def test_a_database_in_trouble_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / ".mlflow").mkdir()
+    (tmp_path / ".mlflow" / "mlflow.db").write_text("this is no database " * 100)
+    words = r"mlflow\.db\) cannot be used \(.*not a database.*move the file away"
+    with pytest.raises(TimbreflowError, match=words), open_run("evaluate", {}, root=tmp_path):
+        pass
+
+
+def test_a_locked_database_is_one_sentence() -> None:
+    @clear_errors
+    def locked() -> None:
+        raise OperationalError("INSERT", {}, sqlite3.OperationalError("database is locked"))
+
+    @clear_errors
+    def passed_on() -> None:
+        raise MlflowException("(sqlite3.OperationalError) database is locked [SQL: INSERT ...]")
+
+    for call in (locked, passed_on):
+        with pytest.raises(TimbreflowError, match="database is locked.*make stop"):
+            call()

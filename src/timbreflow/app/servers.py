@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +76,12 @@ def prefect_environment(root: Path) -> dict[str, str]:
 
 
 def running_url(server: Server, root: Path) -> str | None:
-    """Address of this checkout's server, or None when it does not answer."""
+    """Address of this checkout's server, or None when it does not answer.
+
+    An MLflow server that MLFLOW_TRACKING_URI names takes the place of the checkout's own.
+    """
+    if server is MLFLOW and (elsewhere := _remote_mlflow()) is not None:
+        return elsewhere if _healthy(elsewhere + server.health) else None
     state = _state(server, root)
     if state is None or not _alive(state["pid"]):
         return None
@@ -86,17 +92,33 @@ def running_url(server: Server, root: Path) -> str | None:
 def start(root: Path) -> dict[str, str]:
     """Start the servers that do not run yet, and wait until both answer.
 
+    Where MLFLOW_TRACKING_URI is an address (http or https), that server is used and none is started for MLflow.
+
     Returns:
         Address of each server by name.
 
     Raises:
-        TimbreflowError: a port is taken by another program, or a server dies or does not answer in time.
+        TimbreflowError: a port is taken by another program, or a server dies or does not answer in time; what this
+            call had started is stopped again.
     """
-    found = {server: running_url(server, root) for server in SERVERS}
-    missing = [server for server in SERVERS if found[server] is None]
+    remote = {MLFLOW: elsewhere} if (elsewhere := _remote_mlflow()) is not None else {}
+    own = [server for server in SERVERS if server not in remote]
+    missing = [server for server in own if running_url(server, root) is None]
     for server in missing:
         _require_free_port(server)
-    processes = {server: _spawn(server, root) for server in missing}
+    processes: dict[Server, subprocess.Popen[bytes]] = {}
+    try:
+        for server in missing:
+            processes[server] = _spawn(server, root)
+        _wait(processes, root)
+    except BaseException:
+        stop(root, tuple(processes))
+        raise
+    return {server.name: remote.get(server) or str(running_url(server, root)) for server in SERVERS}
+
+
+def _wait(processes: "Mapping[Server, subprocess.Popen[bytes]]", root: Path) -> None:
+    """Until all of them answer."""
     deadline = time.monotonic() + STARTUP_SECONDS
     for server, process in processes.items():
         log = root / ".run" / f"{server.name}.log"
@@ -104,16 +126,14 @@ def start(root: Path) -> dict[str, str]:
             if process.poll() is not None:
                 raise TimbreflowError(f"The {server.name} server stopped while starting; its last words are in {log}.")
             if time.monotonic() > deadline:
-                stop(root)
                 raise TimbreflowError(f"The {server.name} server did not answer in {STARTUP_SECONDS} s; see {log}.")
             time.sleep(0.5)
-    return {server.name: str(running_url(server, root)) for server in SERVERS}
 
 
-def stop(root: Path) -> list[str]:
-    """Stop this checkout's servers; returns the names of those that ran."""
+def stop(root: Path, servers: Sequence[Server] = SERVERS) -> list[str]:
+    """Stop this checkout's servers, or some of them; returns the names of those that ran."""
     stopped = []
-    for server in SERVERS:
+    for server in servers:
         state = _state(server, root)
         if state and _alive(state["pid"]) and _is_ours(server, state["pid"]):
             # The server leads its own process group, so that its workers go with it.
@@ -197,8 +217,27 @@ def _alive(pid: int) -> bool:
 
 def _is_ours(server: Server, pid: int) -> bool:
     """After a restart of the machine another program may have the number in the state file."""
-    listing = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return f"-m {server.name} server" in listing.stdout
+    return f"-m {server.name} server" in _command_line(pid)
+
+
+def _command_line(pid: int) -> str:
+    """Words of a process, joined by blanks; empty where they cannot be had."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        pass
+    try:
+        # macOS has no /proc, and slim images of Linux have no ps.
+        done = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return done.stdout
+
+
+def _remote_mlflow() -> str | None:
+    """Address of the MLflow server that the environment names, if it names one and not a database."""
+    address = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return address.rstrip("/") if address.startswith(("http://", "https://")) else None
 
 
 def _healthy(url: str) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from timbreflow.audio.truncation import is_cut_off
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_file
 
@@ -24,6 +25,9 @@ SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16", ".ogg": "VORBIS", ".mp3": "MPEG
 FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"}
 SILENCE_DBFS = -70.0
 """A signal whose RMS is below this is called silence: 16-bit dither lies near -93 dBFS, quiet recordings near -50."""
+
+UNKNOWN_LENGTH = 1 << 62
+"""libsndfile gives a FLAC whose encoder did not know the length nearly 2^63 samples."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,7 @@ def read_audio(path: str | Path, *, sample_rate: int | None = None) -> tuple[np.
     """
     with _opened(path) as sound:
         audio = sound.read(dtype="float32", always_2d=True).T
+        _require_all(sound, audio.shape[1], str(path))
         rate = int(sound.samplerate)
     require_valid(audio, str(path))
     return resample(audio, rate, sample_rate or rate), sample_rate or rate
@@ -137,15 +142,16 @@ def stream_audio(path: str | Path, *, block: int) -> Iterator[np.ndarray]:
         TimbreflowError: as `read_audio`, but a fault is met only when its block is read.
     """
     with _opened(path, kind=_ForwardOnly) as sound:
-        empty = True
+        n_read = 0
         while True:
             audio = sound.read(block, dtype="float32", always_2d=True).T
             if audio.shape[1] == 0:
                 break
             require_valid(audio, str(path))
-            empty = False
+            n_read += audio.shape[1]
             yield np.ascontiguousarray(audio)
-        if empty:
+        _require_all(sound, n_read, str(path))
+        if n_read == 0:
             raise TimbreflowError(f"{path} holds no samples; give a recording that is not empty.")
 
 
@@ -260,6 +266,7 @@ def decode_audio(data: bytes, *, name: str = "the audio data") -> tuple[np.ndarr
         raise TimbreflowError(f"{name} is empty (0 bytes); give a recording.")
     with _sound(io.BytesIO(data), name) as sound:
         audio = np.ascontiguousarray(sound.read(dtype="float32", always_2d=True).T)
+        _require_all(sound, audio.shape[1], name)
         rate = int(sound.samplerate)
     require_valid(audio, name)
     return audio, rate
@@ -294,10 +301,32 @@ def _sound(
     source: Path | BinaryIO, name: str, kind: type[soundfile.SoundFile] = soundfile.SoundFile
 ) -> Iterator[soundfile.SoundFile]:
     try:
-        with kind(source) as sound:
-            yield sound
-    except soundfile.LibsndfileError as error:
+        sound = kind(source)
+    except (soundfile.LibsndfileError, TypeError, ValueError, OSError) as error:
+        # soundfile takes a name that ends in .raw for headerless samples, and asks for their rate by a TypeError.
         raise TimbreflowError(
-            f"{name} cannot be read as sound ({error.error_string.rstrip('.')}); "
+            f"{name} cannot be read as sound ({_reason(error)}); "
             f"convert it to one of {', '.join(suffix[1:] for suffix in READABLE)} and try again."
         ) from error
+    with sound:
+        if is_cut_off(source, sound.format):
+            raise TimbreflowError(f"{name} is cut off: its header promises more sound; export or download it again.")
+        try:
+            yield sound
+        except (soundfile.LibsndfileError, OSError) as error:
+            raise TimbreflowError(
+                f"{name} is damaged or cut off ({_reason(error)}); export or download it again."
+            ) from error
+
+
+def _require_all(sound: soundfile.SoundFile, n_read: int, name: str) -> None:
+    """Refuse a file that gave less than its header promises; in an mp3 that number is an estimate."""
+    if sound.format != "MP3" and n_read < sound.frames < UNKNOWN_LENGTH:
+        raise TimbreflowError(
+            f"{name} is damaged or cut off: only {n_read} of {sound.frames} samples can be read; "
+            "export or download it again."
+        )
+
+
+def _reason(error: Exception) -> str:
+    return (error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)).rstrip(".")

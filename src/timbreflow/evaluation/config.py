@@ -1,6 +1,11 @@
 """What the evaluate stage is asked to do: section `evaluate` of params.yaml."""
 
+import math
 from dataclasses import dataclass
+
+from timbreflow.data.manifest import SPLITS
+from timbreflow.errors import TimbreflowError
+from timbreflow.evaluation.systems import SYSTEMS
 
 
 @dataclass(frozen=True)
@@ -32,3 +37,24 @@ class EvaluationConfig:
     bootstrap_samples: int
     examples: int
     worst_examples: int
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be evaluated."""
+        for name, known in (("sets", SPLITS), ("systems", tuple(SYSTEMS))):
+            chosen = getattr(self, name)
+            if not chosen or not set(chosen) <= set(known) or len(set(chosen)) < len(chosen):
+                raise TimbreflowError(
+                    f"evaluate.{name} is {list(chosen)}; name at least one of {', '.join(known)}, each once, "
+                    "in params.yaml."
+                )
+        for name in ("batch_size", "bootstrap_samples", "griffin_lim_iterations"):
+            if getattr(self, name) < 1:
+                raise TimbreflowError(f"evaluate.{name} is {getattr(self, name)}; set it to 1 or more in params.yaml.")
+        for name in ("max_triples", "temperature", "seed", "examples", "worst_examples"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise TimbreflowError(f"evaluate.{name} is {getattr(self, name)}; set it to 0 or more in params.yaml.")
+        if not 0 <= self.griffin_lim_momentum < 1:
+            raise TimbreflowError(
+                f"evaluate.griffin_lim_momentum is {self.griffin_lim_momentum}; set it to at least 0 and below 1 in "
+                "params.yaml."
+            )

@@ -40,6 +40,13 @@ class GateConfig:
     set: str
     criteria: dict[str, CriterionConfig]
 
+    def __post_init__(self) -> None:
+        """Refuse a gate that lets everything through."""
+        if not self.criteria:
+            raise TimbreflowError(
+                "the gate has no criteria; name at least one below register_models.gate in params.yaml."
+            )
+
 
 @dataclass(frozen=True)
 class RegisterConfig:
@@ -95,10 +102,8 @@ def decide(challenger: Mapping[str, float], opponent: Mapping[str, float] | None
         gate: criteria.
 
     Raises:
-        TimbreflowError: there is no criterion, or a figure is missing or not finite.
+        TimbreflowError: a figure is missing or not finite.
     """
-    if not gate.criteria:
-        raise TimbreflowError("the gate has no criteria; name at least one below register_models.gate in params.yaml.")
     checks = tuple(
         _check(metric, criterion, _figure(challenger, metric, "challenger"), opponent)
         for metric, criterion in sorted(gate.criteria.items())

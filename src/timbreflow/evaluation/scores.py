@@ -1,6 +1,8 @@
 """From figures of clips to figures of systems: means, ratios and gaps, each with its interval."""
 
 import hashlib
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -12,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from timbreflow.errors import TimbreflowError
+from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.evaluation.evaluator import SetResult
 from timbreflow.evaluation.frechet import frechet_distance
 from timbreflow.evaluation.gap import gap_closed, generalisation_gap
@@ -26,6 +29,8 @@ METRIC_VERSION = 1
 CLIP_METRICS = ("lsd", "timbre", "timbre_mfcc", "pitch", "onset_f1", "stft")
 DISTANCES = ("lsd", "timbre", "timbre_mfcc", "pitch")
 HIGHER_IS_BETTER = ("onset_f1", "note_score", *(f"{metric}_gap_closed" for metric in DISTANCES))
+MOVING = ("temperature", "seed", "batch_size", "griffin_lim_iterations", "griffin_lim_momentum")
+"""Settings of `EvaluationConfig` that move figures: what is drawn and how it is inverted (noise goes by batches)."""
 DECIMALS = 5
 """Of figures at rest: finer digits change with the number of threads and would make every run a change in git."""
 
@@ -65,7 +70,7 @@ class Scores:
         return figures | {"metric_digest": self.metric_digest, "test_digest": self.test_digest}
 
     def intervals(self) -> dict[str, Any]:
-        """Content of scores.json: every figure with the bounds of its 95 % interval."""
+        """Content of scores.json: every figure with the bounds of its 95 % interval, where it has one."""
         return {"sets": _plain(self.sets), "comparisons": _plain(self.comparisons)}
 
 
@@ -115,16 +120,20 @@ def summarise(
     return Scores(sets, _generalisation(sets), comparisons, metric_digest, test_digest)
 
 
-def digest_of_metrics(timbre_weights: Path) -> str:
-    """sha256 that changes with the metric code's version, the timbre metric's weights or the transcriber's.
+def digest_of_metrics(timbre_weights: Path, config: EvaluationConfig) -> str:
+    """sha256 that changes with all that moves a figure of given weights on given clips.
+
+    That is the metric code's version, the timbre metric's weights, the transcriber's, and of the settings those that
+    decide what is heard (`MOVING`); how many triples and which sets are in the digest of the clips.
 
     Raises:
         TimbreflowError: the weights are missing.
     """
     if not timbre_weights.is_file():
         raise TimbreflowError(f"{timbre_weights} is missing; run `dvc repro train_timbre_metric`.")
-    parts = f"{METRIC_VERSION} {sha256_file(timbre_weights)} {sha256_file(network_file())}"
-    return hashlib.sha256(parts.encode()).hexdigest()
+    settings = {name: getattr(config, name) for name in MOVING}
+    parts = [METRIC_VERSION, sha256_file(timbre_weights), sha256_file(network_file()), settings]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _set_scores(result: SetResult, table: pd.DataFrame, *, samples: int, seed: int) -> dict[str, dict[str, Interval]]:
@@ -143,7 +152,7 @@ def _set_scores(result: SetResult, table: pd.DataFrame, *, samples: int, seed: i
                 )
         if len(result.embeddings["target"]) > 1:
             distance = frechet_distance(result.embeddings[system], result.embeddings["target"])
-            row["frechet"] = Interval(distance, distance, distance)
+            row["frechet"] = Interval(distance)
         scores[system] = row
     return scores
 
@@ -172,5 +181,5 @@ def _rounded(value: float) -> float:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Interval):
-        return {name: _rounded(bound) for name, bound in asdict(value).items()}
+        return {name: _rounded(bound) for name, bound in asdict(value).items() if not math.isnan(bound)}
     return {name: _plain(inner) for name, inner in value.items()}

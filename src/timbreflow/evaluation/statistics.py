@@ -7,6 +7,7 @@ Conventions:
 Reference: Efron and Tibshirani, *An Introduction to the Bootstrap*, 1993.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,11 +21,11 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with the bounds of its 95 % interval."""
+    """A figure with the bounds of its 95 % interval; they are NaN for a figure of a whole set, which has none."""
 
     value: float
-    low: float
-    high: float
+    low: float = math.nan
+    high: float = math.nan
 
 
 Statistic = Callable[..., NDArray[np.float64]]

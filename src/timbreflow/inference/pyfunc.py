@@ -5,7 +5,6 @@ logged with it; nothing is pickled. Columns `content` and `style` hold the bytes
 reads; over HTTP they are base64, and so is the answer's column `audio`.
 """
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.inference.transfer import DEFAULT_TEMPERATURE, TimbreTransfer
+from timbreflow.models.devices import resolve_device
 
 BUNDLE = "bundle"
 """Name of the logged folder among the model's artifacts."""
@@ -41,7 +41,7 @@ class TimbreTransferModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load safetensors and JSON from the folder that was logged as `bundle`."""
-        self._transfer = TimbreTransfer.load(context.artifacts[BUNDLE], device=_device())
+        self._transfer = TimbreTransfer.load(context.artifacts[BUNDLE], device=resolve_device())
 
     def predict(
         self,
@@ -88,15 +88,6 @@ class TimbreTransferModel(PythonModel):
                     message = message.replace(str(path), f"{part} of row {row}")
                 raise MlflowException(message, error_code=INVALID_PARAMETER_VALUE) from error
             return out.read_bytes()
-
-
-def _device() -> str:
-    import torch
-
-    wish = os.environ.get("TIMBREFLOW_DEVICE", "auto")
-    if wish == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return wish
 
 
 mlflow.models.set_model(TimbreTransferModel())

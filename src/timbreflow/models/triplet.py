@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.models.blocks import pad_frames
@@ -43,7 +44,7 @@ class TripletNetwork(nn.Module):
         channels = config.n_coefficients
         for kernel in config.kernels:
             layers += [
-                nn.Conv1d(channels, config.channels, kernel, padding="same"),
+                _SameLengthConv1d(channels, config.channels, kernel),
                 nn.BatchNorm1d(config.channels),
                 nn.ReLU(),
                 nn.MaxPool1d(kernel),
@@ -67,3 +68,11 @@ class TripletNetwork(nn.Module):
     def forward(self, mfcc: Tensor) -> Tensor:
         """Same as `embed`."""
         return self.embed(mfcc)
+
+
+class _SameLengthConv1d(nn.Conv1d):
+    """What padding="same" gives: an even kernel gets one more zero on the right. torch warns of it at every call."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = (self.kernel_size[0] - 1) // 2
+        return super().forward(F.pad(x, (before, self.kernel_size[0] - 1 - before)))

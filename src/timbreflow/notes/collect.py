@@ -62,6 +62,14 @@ class CollectConfig:
     min_notes: int
     files_per_shard: int
 
+    def __post_init__(self) -> None:
+        """Refuse limits that no file could keep."""
+        if not self.sources:
+            raise TimbreflowError("collect_midi.sources names no source; list a corpus or a path in params.yaml.")
+        for name in ("max_bytes", "max_ticks", "max_duration", "max_notes", "min_notes", "files_per_shard"):
+            if not getattr(self, name) > 0:
+                raise TimbreflowError(f"collect_midi.{name} is {getattr(self, name)}; set it above 0 in params.yaml.")
+
     @property
     def limits(self) -> ReadLimits:
         """The limits of one file."""

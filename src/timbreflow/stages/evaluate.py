@@ -24,9 +24,9 @@ from timbreflow.evaluation.transcription import Transcriber
 from timbreflow.files import atomic_directory, atomic_file, write_json
 from timbreflow.inference.catalogue import KnownModel
 from timbreflow.models.bundle import WEIGHTS
+from timbreflow.models.devices import resolve_device
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import MetricLogger, StageReport, ignore_metrics
-from timbreflow.training.devices import resolve_device
 from timbreflow.workers import available_cores
 
 STAGE = "evaluate"
@@ -127,7 +127,7 @@ def _evaluate(
         EvaluationClips(layout.audio, name, sample_rate=features.sample_rate, max_triples=config.max_triples)
         for name in config.sets
     ]
-    metric_digest = digest_of_metrics(layout.model("timbre_metric") / WEIGHTS)
+    metric_digest = digest_of_metrics(layout.model("timbre_metric") / WEIGHTS, config)
     systems = build_systems(
         names,
         SystemContext(

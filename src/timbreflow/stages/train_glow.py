@@ -3,11 +3,11 @@
 import dataclasses
 
 from timbreflow.audio.features import FeatureConfig
+from timbreflow.models.devices import resolve_device
 from timbreflow.models.glow.model import Glow
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import MetricLogger, StageReport
 from timbreflow.training.config import GlowTraining
-from timbreflow.training.devices import resolve_device
 from timbreflow.training.objectives import GlowObjective
 from timbreflow.training.products import read_passed, train, work_key
 from timbreflow.training.seeding import seed_everything

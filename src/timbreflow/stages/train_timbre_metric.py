@@ -3,11 +3,11 @@
 import dataclasses
 
 from timbreflow.audio.features import FeatureConfig
+from timbreflow.models.devices import resolve_device
 from timbreflow.models.triplet import TripletNetwork
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import MetricLogger, StageReport
 from timbreflow.training.config import TimbreMetricTraining
-from timbreflow.training.devices import resolve_device
 from timbreflow.training.objectives import TripletObjective
 from timbreflow.training.products import read_passed, train, work_key
 from timbreflow.training.seeding import seed_everything

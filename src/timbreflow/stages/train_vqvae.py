@@ -4,11 +4,11 @@ import dataclasses
 from typing import Literal
 
 from timbreflow.audio.features import FeatureConfig
+from timbreflow.models.devices import resolve_device
 from timbreflow.models.vqvae import VQVAE
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import MetricLogger, StageReport
 from timbreflow.training.config import VQVAETraining
-from timbreflow.training.devices import resolve_device
 from timbreflow.training.objectives import VQVAEObjective
 from timbreflow.training.products import read_passed, train, work_key
 from timbreflow.training.seeding import seed_everything

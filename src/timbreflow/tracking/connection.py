@@ -1,6 +1,7 @@
 """Where MLflow keeps its runs and models: `MLFLOW_TRACKING_URI`, else a database inside the checkout."""
 
 import hashlib
+import json
 import os
 import subprocess
 from collections.abc import Callable
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "timbreflow"
+NOT_CODE = (":(exclude)dvc.lock", ":(exclude)results")
+"""What a run itself changes in the checkout while it goes on."""
+DATABASE_TROUBLE = ("sqlite3.", "psycopg2.", "sqlalchemy.exc.")
+"""MLflow passes on some errors of its database as the text of its own."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -75,23 +80,67 @@ def experiment_id(client: "MlflowClient", root: Path) -> str:
 
 
 def lineage(root: Path) -> dict[str, str]:
-    """Tags that tell from which code and data something was made; facts that are not to be had are left out."""
+    """Tags that tell from which code and data something was made; facts that are not to be had are left out.
+
+    git_commit, git_dirty ("true" where tracked files differ from it) and dvc_lock (`lock_digest`).
+    """
     tags = {}
     commit = git_commit(root)
     if commit:
         tags["git_commit"] = commit
-    lock = root / "dvc.lock"
-    if lock.is_file():
-        # md5, because that is what DVC itself calls a file by; it protects nothing.
-        tags["dvc_lock_md5"] = hashlib.md5(lock.read_bytes(), usedforsecurity=False).hexdigest()
+        # Files that git does not know are no part of the commit; the figures and the lock are what a run writes.
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *NOT_CODE)
+        if changed is not None:
+            tags["git_dirty"] = "true" if changed else "false"
+    digest = lock_digest(root / "dvc.lock")
+    if digest:
+        tags["dvc_lock"] = digest
     return tags
+
+
+def lock_digest(lock: Path) -> str | None:
+    """md5 of what dvc.lock says of the trainings and the evaluation, or None where it says nothing of them.
+
+    The file itself cannot be named: DVC writes the entry of a stage only after the stage, and so after its run and its
+    registration were tagged. The entries of the stages before are final by then, and a committed dvc.lock gives the
+    same digest:
+
+        stages = {name: entry for name, entry in yaml["stages"].items()
+                  if name == "evaluate" or name.startswith("train_")}
+        md5(json.dumps(stages, sort_keys=True, separators=(",", ":")))
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        content = YAML(typ="safe", pure=True).load(lock.read_text(encoding="utf-8"))
+        stages = {
+            name: entry
+            for name, entry in content["stages"].items()
+            if name == "evaluate" or str(name).startswith("train_")
+        }
+    except (OSError, UnicodeDecodeError, YAMLError, KeyError, TypeError, AttributeError):
+        return None
+    if not stages:
+        return None
+    text = json.dumps(stages, sort_keys=True, separators=(",", ":"))
+    # md5, because that is what DVC itself calls things by; it protects nothing.
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def git_commit(root: Path) -> str | None:
     """Hash of the checked-out commit, or None outside git."""
+    return _git(root, "rev-parse", "HEAD")
+
+
+def _git(root: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False, timeout=10
+            ["git", "--no-optional-locks", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=10,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
@@ -99,18 +148,27 @@ def git_commit(root: Path) -> str | None:
 
 
 def clear_errors(function: Callable[P, R]) -> Callable[P, R]:
-    """Turn MLflow's exceptions into one sentence that names the store."""
+    """Turn exceptions of MLflow, and of the database below it, into one sentence that names the store."""
 
     @wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return function(*args, **kwargs)
         except Exception as error:
-            # By name: importing mlflow only to name its exception would cost a second where it is not needed.
-            if type(error).__name__ in ("MlflowException", "RestException"):
-                store = os.environ.get("MLFLOW_TRACKING_URI") or "the project's MLflow store (.mlflow/mlflow.db)"
-                reason = " ".join(str(error).split()).rstrip(".")
-                raise TimbreflowError(f"MLflow at {store} refused: {reason}; look at it with `make ui`.") from error
+            store = os.environ.get("MLFLOW_TRACKING_URI") or "the project's MLflow store (.mlflow/mlflow.db)"
+            # By name: importing mlflow only to name its exceptions would cost a second where it is not needed.
+            families = {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__}
+            reason = " ".join(str(error).split())
+            if ("sqlalchemy", "SQLAlchemyError") in families or any(words in reason for words in DATABASE_TROUBLE):
+                cause = " ".join(str(getattr(error, "orig", None) or error).split())[:200].rstrip(".")
+                raise TimbreflowError(
+                    f"The database of {store} cannot be used ({cause}); stop what else writes to it (`make stop`), or "
+                    "move the file away and register the models again with `timbreflow register --check`."
+                ) from error
+            if ("mlflow", "MlflowException") in families:
+                raise TimbreflowError(
+                    f"MLflow at {store} refused: {reason.rstrip('.')}; look at it with `make ui`."
+                ) from error
             raise
 
     return wrapped

@@ -27,8 +27,11 @@ CHAMPION = "champion"
 BUNDLE = "bundle"
 WEIGHTS_TAG = "weights_sha256"
 EVALUATION_TAG = "evaluation"
-REQUIREMENTS = ("timbreflow", "mlflow", "numpy", "pandas", "safetensors", "scipy", "soundfile", "soxr", "torch")
-"""What the pyfunc needs, written down by us: otherwise MLflow loads the model in a new process to find out."""
+REQUIREMENTS = ("mlflow", "numpy", "pandas", "safetensors", "scipy", "soundfile", "soxr", "torch")
+"""What the pyfunc needs, written down by us: otherwise MLflow loads the model in a new process to find out.
+
+timbreflow itself is on no index, so that naming it would promise an environment that cannot be made: a version is
+served where timbreflow is installed, with --env-manager local."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def register_bundle(
     digest = sha256_file(folder / "weights.safetensors")
     facts = _facts(model, digest, evaluation, root) | dict(tags or {})
     found = _version_of(client, model.registered, digest)
-    if found is None:
+    if found is None or not _has_files(client, found, root):
         number, created = _create(client, model, folder, facts, root), True
     else:
         number, created = str(found.version), False
@@ -152,11 +155,19 @@ def bundle_folder(client: "MlflowClient", found: "ModelVersion") -> Path:
         TimbreflowError: the version's files are gone.
     """
     import mlflow
+    from mlflow.exceptions import MlflowException
 
-    # Raises where the source is not local and cannot be reached; a progress bar for two files is noise.
     del client
-    with _quiet():
-        place = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{found.name}/{found.version}"))
+    try:
+        # A progress bar for two files is noise.
+        with _quiet():
+            place = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{found.name}/{found.version}"))
+    except (MlflowException, OSError) as error:
+        # A checkout that was moved: the database holds absolute paths.
+        raise TimbreflowError(
+            f"Version {found.version} of {found.name} has lost its files ({' '.join(str(error).split()).rstrip('.')}); "
+            "register it again with `timbreflow register --check`."
+        ) from error
     for folder in (place / "artifacts" / BUNDLE, place / "artifacts"):
         if is_bundle(folder):
             return folder
@@ -252,6 +263,17 @@ def _version_of(client: "MlflowClient", registered_name: str, digest: str) -> "M
     versions = client.search_model_versions(f"name='{registered_name}'")
     same = [found for found in versions if found.tags.get(WEIGHTS_TAG) == digest]
     return max(same, key=lambda found: int(found.version), default=None)
+
+
+def _has_files(client: "MlflowClient", found: "ModelVersion", root: Path) -> bool:
+    """Whether a version's files are there; a server's are taken for granted, since looking means downloading."""
+    if tracking_uri(root).startswith(("http://", "https://")):
+        return True
+    try:
+        bundle_folder(client, found)
+    except TimbreflowError:
+        return False
+    return True
 
 
 def _alias_version(client: "MlflowClient", registered_name: str, alias: str) -> str | None:

@@ -19,6 +19,8 @@ from timbreflow.models.quantizer import QuantizerConfig
 
 LARGEST_FEATURE = 10.0
 """Normalised features of sound lie within some 5 deviations of 0."""
+MOST_NAN = 0.01
+"""Share of NaN that is mended by the mean, 0, as where two overflows met; with more the model is broken."""
 
 
 @dataclass(frozen=True)
@@ -240,10 +242,19 @@ class Glow(nn.Module):
     def transfer(
         self, content: Tensor, style: Tensor, *, temperature: float = 0.667, generator: Generator | None = None
     ) -> Tensor:
-        """See `TransferModel.transfer`: samples from the prior of the content, decoded under the style."""
+        """See `TransferModel.transfer`: samples from the prior of the content, decoded under the style.
+
+        Raises:
+            TimbreflowError: more than `MOST_NAN` of the values are NaN.
+        """
         code, tokens = self.content_path(content).code, self.style_encoder(style)
         conditions = self.condition(code, tokens, frames=content.shape[-1])
         made = self.sample(conditions, temperature=temperature, generator=generator)
+        broken = float(made.isnan().float().mean())
+        if broken > MOST_NAN:
+            raise TimbreflowError(
+                f"The flow gave NaN in {broken:.0%} of its values; train it again or lower the temperature."
+            )
         # An inverse flow that has hardly been trained can overflow, and features are logarithms that get exponentiated.
         return made.nan_to_num(nan=0.0).clamp(-LARGEST_FEATURE, LARGEST_FEATURE)
 

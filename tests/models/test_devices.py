@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.training.devices import resolve_device
+from timbreflow.models.devices import resolve_device
 from timbreflow.workers import available_cores
 
 

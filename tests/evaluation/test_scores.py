@@ -1,0 +1,69 @@
+"""What figures may be compared, and how they are written down."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from timbreflow.evaluation.config import EvaluationConfig
+from timbreflow.evaluation.scores import Scores, digest_of_metrics
+from timbreflow.evaluation.statistics import Interval
+
+CONFIG = EvaluationConfig(
+    sets=("test",),
+    systems=("vqvae_base", "glow"),
+    max_triples=0,
+    temperature=0.667,
+    seed=0,
+    griffin_lim_iterations=8,
+    griffin_lim_momentum=0.99,
+    batch_size=2,
+    bootstrap_samples=100,
+    examples=2,
+    worst_examples=1,
+)
+MOVED: dict[str, Any] = {
+    "temperature": 0.5,
+    "seed": 1,
+    "griffin_lim_iterations": 9,
+    "griffin_lim_momentum": 0.5,
+    "batch_size": 3,
+}
+STAYS: dict[str, Any] = {
+    "systems": ("glow",),
+    "bootstrap_samples": 7,
+    "examples": 0,
+    "worst_examples": 0,
+    "sets": ("test_seen",),
+    "max_triples": 3,
+}
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"weights")
+    return path
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(EvaluationConfig)])
+def test_the_digest_changes_with_every_setting_that_moves_figures_and_no_other(name: str, weights: Path) -> None:
+    changed = replace(CONFIG, **{name: (MOVED | STAYS)[name]})
+    same = digest_of_metrics(weights, changed) == digest_of_metrics(weights, CONFIG)
+    assert same == (name in STAYS)
+
+
+def test_the_digest_changes_with_the_weights(weights: Path) -> None:
+    before = digest_of_metrics(weights, CONFIG)
+    weights.write_bytes(b"others")
+    assert digest_of_metrics(weights, CONFIG) != before
+
+
+def test_a_figure_without_an_interval_is_written_without_bounds() -> None:
+    scores = Scores({"test": {"glow": {"frechet": Interval(1.5), "lsd": Interval(2.0, 1.0, 3.0)}}}, {}, {}, "m", "t")
+    assert scores.intervals()["sets"]["test"]["glow"] == {
+        "frechet": {"value": 1.5},
+        "lsd": {"value": 2.0, "low": 1.0, "high": 3.0},
+    }
+    assert scores.metrics()["test"]["glow"] == {"frechet": 1.5, "lsd": 2.0}
