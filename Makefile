@@ -24,7 +24,7 @@ setup: $(STAMP) ## make .venv and see to libfluidsynth
 	@.ci/fluidsynth.sh $(BIN)/python
 
 run: setup ui ## the whole pipeline: notes, sound, mels, checks, training, evaluation, registry
-	@nice -n 5 $(BIN)/dvc repro
+	@$(BIN)/dvc repro
 	@$(BIN)/timbreflow register --check
 	@$(BIN)/timbreflow where
 
