@@ -111,15 +111,6 @@ def test_statistics_fitted_to_all_triples_are_the_stored_ones(layout: Layout) ->
     assert not torch.allclose(part.mean, fitted.mean)
 
 
-def test_cropping_moves_content_target_and_roll_alike(layout: Layout) -> None:
-    dataset = TripleDataset(layout.mels, layout.audio, split="train")
-    batch = dataset.collate([dataset[0], dataset[1]])
-    cropped = batch.cropped(10, 20)
-    for name in ("content", "target", "content_roll"):
-        assert torch.equal(getattr(cropped, name), getattr(batch, name)[..., 10:30])
-    assert torch.equal(cropped.style, batch.style)
-
-
 def test_a_clip_without_notes_and_an_empty_split_are_named(layout: Layout, tmp_path: Path) -> None:
     write_tiny_audio(tmp_path / "audio", notes=lambda table: table[table["clip_id"] != "train-0000001-content"])
     dataset = TripleDataset(layout.mels, tmp_path / "audio", split="train")

@@ -68,29 +68,6 @@ def require_valid(audio: np.ndarray, source: str) -> None:
         raise TimbreflowError(f"{source} holds samples that are NaN or infinite; export it again from its source.")
 
 
-def require_audible(audio: np.ndarray, sample_rate: int, *, path: str | Path, minimum_seconds: float) -> None:
-    """Refuse a recording that is too short or silent to work with.
-
-    Args:
-        audio: [..., N] float.
-        sample_rate: in Hz.
-        path: the file, for the error.
-        minimum_seconds: shortest length that is accepted, in seconds.
-
-    Raises:
-        TimbreflowError: too short, silent, or not valid audio.
-    """
-    require_valid(audio, str(path))
-    seconds = audio.shape[-1] / sample_rate
-    if seconds < minimum_seconds:
-        raise TimbreflowError(
-            f"{path} lasts {seconds:.2f} s, which is too short; give a recording of at least {minimum_seconds:g} s."
-        )
-    level = rms_dbfs(audio)
-    if level < SILENCE_DBFS:
-        raise TimbreflowError(f"{path} is silent (RMS {level:.0f} dBFS); give a recording in which something sounds.")
-
-
 def rms_dbfs(audio: np.ndarray) -> float:
     """Root mean square over all samples, in dB relative to 1.0; -inf for digital silence."""
     mean_square = float(np.mean(np.square(audio, dtype=np.float64)))

@@ -53,17 +53,6 @@ class TripleBatch:
         """The same batch in page-locked memory; the loader calls this."""
         return TripleBatch(*(tensor.pin_memory() for tensor in vars(self).values()))
 
-    def cropped(self, start: int, n_frames: int) -> "TripleBatch":
-        """Frames start to start + n_frames of content, target and roll alike; the style stays whole."""
-        frames = slice(start, start + n_frames)
-        return TripleBatch(
-            content=self.content[..., frames],
-            style=self.style,
-            target=self.target[..., frames],
-            content_roll=self.content_roll[..., frames],
-            timbre=self.timbre,
-        )
-
 
 def collate(items: list[TripleBatch]) -> TripleBatch:
     """Stack single triples along a new first axis."""

@@ -4,7 +4,6 @@ Features are made on the CPU, where the same sound gives the same bytes whatever
 """
 
 import dataclasses
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from timbreflow.data.mels import (
 )
 from timbreflow.data.shards import AudioShards
 from timbreflow.errors import TimbreflowError
-from timbreflow.files import atomic_directory, read_json, sha256_file, stable_hash, write_json
+from timbreflow.files import atomic_directory, link_or_copy, read_json, sha256_file, stable_hash, write_json
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import StageReport
 
@@ -125,7 +124,7 @@ def finish(config: ExtractConfig, features: FeatureConfig, *, layout: Layout) ->
             if clips["split"].iloc[0] == "train":
                 statistics.merge(RunningStatistics.from_json(read_json(shard.state(layout))))
             (folder / shard.name).parent.mkdir(parents=True, exist_ok=True)
-            _link(shard.file(layout), folder / shard.name)
+            link_or_copy(shard.file(layout), folder / shard.name)
         normalizer = statistics.normalizer()
         write_mel_index(folder, pd.concat(indices, ignore_index=True))
         write_statistics(folder, normalizer, features)
@@ -168,10 +167,3 @@ def _read(sound: AudioShards, shard: str, offset: int, nbytes: int, n_samples: i
             "run render_triples again."
         )
     return audio
-
-
-def _link(source: Path, destination: Path) -> None:
-    try:
-        os.link(source, destination)
-    except OSError:  # a file system without hard links
-        shutil.copy2(source, destination)

@@ -39,11 +39,6 @@ class Layout:
         """Memory-mapped log-mels."""
         return self.root / "data" / "mels"
 
-    @property
-    def released(self) -> Path:
-        """Weights that `transfer` can use at once."""
-        return self.root / "released"
-
     def model(self, name: str) -> Path:
         """Folder of trained weights: timbre_metric, vqvae-paper, vqvae-base or glow."""
         return self.root / "data" / "models" / name

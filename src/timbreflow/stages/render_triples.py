@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import shutil
 import threading
 import time
@@ -25,7 +24,7 @@ from timbreflow.data.manifest import (
 from timbreflow.data.shards import write_shard
 from timbreflow.data.splits import PIECES_OF, piece_split, timbre_palette
 from timbreflow.errors import TimbreflowError
-from timbreflow.files import atomic_directory, read_json, sha256_file, stable_hash, write_json
+from timbreflow.files import atomic_directory, link_or_copy, read_json, sha256_file, stable_hash, write_json
 from timbreflow.notes.tables import Notes, NoteTables
 from timbreflow.rendering.clips import RenderedClip, render_recipe
 from timbreflow.rendering.config import RenderConfig
@@ -140,7 +139,7 @@ def finish(config: RenderConfig, *, layout: Layout) -> StageReport:
             source = shard.folder(layout)
             tar = folder / f"{shard.name}.tar"
             tar.parent.mkdir(exist_ok=True)
-            _link(source / "clips.tar", tar)
+            link_or_copy(source / "clips.tar", tar)
             manifests.append(read_manifest(source))
             notes.append(read_clip_notes(source))
             logs.append(read_json(source / "log.json"))
@@ -323,10 +322,3 @@ def _too_little(split: str, config: RenderConfig, layout: Layout, n_tracks: int)
         f"{config.min_onsets} onsets are needed; collect more music, raise the fraction of pieces in "
         "render_triples.splits, or lower min_onsets."
     )
-
-
-def _link(source: Path, destination: Path) -> None:
-    try:
-        os.link(source, destination)
-    except OSError:  # a file system without hard links
-        shutil.copy2(source, destination)

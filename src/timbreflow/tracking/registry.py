@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -102,20 +102,6 @@ def register_candidate(candidate: Candidate, *, root: Path) -> str:
     return register_bundle(
         candidate.model.name, candidate.folder, candidate.evaluation, root=root, tags=candidate.tags
     ).sentence
-
-
-def check(candidates: Iterable[Candidate], *, root: Path) -> list[str]:
-    """Register what the registry lacks: DVC may skip the stage that registers, for instance after `dvc pull`."""
-    return [register_candidate(candidate, root=root) for candidate in candidates]
-
-
-@clear_errors
-def registered(name: str, sha256: str, *, root: Path) -> str | None:
-    """Version number that holds these weights, or None."""
-    if not has_store(root):
-        return None
-    found = _version_of(connect(root), known_model(name).registered, sha256)
-    return None if found is None else str(found.version)
 
 
 def resolve(wanted: str, *, root: Path) -> ResolvedModel:

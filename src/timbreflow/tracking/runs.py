@@ -112,10 +112,6 @@ class Run:
         tag = InputTag(key="mlflow.data.context", value=context)
         self._client.log_inputs(self.run_id, datasets=[DatasetInput(dataset=dataset, tags=[tag])])
 
-    def tag(self, name: str, value: str) -> None:
-        """Set a tag."""
-        self._client.set_tag(self.run_id, name, value)
-
     def write_run_json(self, path: Path) -> None:
         """Write {"run_id", "experiment"}: the link from a stage's results to its run."""
         write_json(path, {"run_id": self.run_id, "experiment": EXPERIMENT})
