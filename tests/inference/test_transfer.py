@@ -15,7 +15,7 @@ from timbreflow.audio.features import FeatureConfig, Normalizer
 from timbreflow.audio.files import decode_audio
 from timbreflow.errors import TimbreflowError
 from timbreflow.inference.recordings import Recording
-from timbreflow.inference.transfer import TimbreTransfer
+from timbreflow.inference.transfer import TimbreTransfer, _limited
 from timbreflow.models.bundle import ModelBundle
 
 RATE = 16000
@@ -255,7 +255,7 @@ def test_arrays_must_be_one_finite_channel(vqvae: TimbreTransfer) -> None:
 MEMORY = """
 import re, sys
 from timbreflow.inference.recordings import Recording
-from timbreflow.inference.transfer import TimbreTransfer
+from timbreflow.inference.transfer import TimbreTransfer, _limited
 session = TimbreTransfer.load(sys.argv[1])
 for minutes in (1, 3):
     session.transfer_file(f"{sys.argv[2]}/{minutes}.wav", f"{sys.argv[2]}/style.wav", f"{sys.argv[2]}/out.flac")
@@ -287,3 +287,12 @@ def test_output_bytes_are_the_same_each_time(
     data = [(tmp_path / name).read_bytes() for name in ("a.wav", "b.wav")]
     assert data[0] == data[1]
     assert decode_audio(data[0])[1] == 8000
+
+
+def test_one_odd_peak_does_not_make_the_rest_quiet() -> None:
+    sound = np.concatenate([melody(1, RATE), np.float32([5.0, -5.0])])
+    limited = _limited(sound)
+    np.testing.assert_array_equal(limited[:-2], sound[:-2])
+    assert np.abs(limited).max() <= 0.99
+    ramp = np.linspace(-3, 3, 1001, dtype=np.float32)
+    assert (np.diff(_limited(ramp)) >= 0).all()

@@ -40,6 +40,8 @@ SHORTEST_STYLE_SECONDS = 0.5
 LONGEST_STYLE_SECONDS = 16.0
 STYLES_KEPT = 32
 LOUDEST_PEAK = 0.99
+KNEE = 0.8
+"""Peaks above it are bent below `LOUDEST_PEAK`: one odd sample must not make all of a recording quiet."""
 DEFAULT_TEMPERATURE = 0.667
 
 Progress = Callable[[float], None]
@@ -129,7 +131,7 @@ class TimbreTransfer:
         parts = self._generate(music, tokens, temperature=temperature, seed=seed)
         audio = np.concatenate(list(parts))
         square_sum = float(np.sum(np.square(audio, dtype=np.float64)))
-        return audio * np.float32(_output_gain(music, square_sum, float(np.abs(audio).max(initial=0.0))))
+        return _limited(audio * np.float32(_output_gain(music, square_sum)))
 
     def transfer_file(
         self,
@@ -162,16 +164,15 @@ class TimbreTransfer:
         # The level is known only when all is generated: samples wait in an unnamed file beside the output, not in
         # memory (nor in /tmp, which may be memory).
         with _scratch_beside(out_path) as waiting:
-            square_sum, peak = 0.0, 0.0
+            square_sum = 0.0
             parts = self._generate(content, tokens, temperature=temperature, seed=seed, progress=progress)
             for part in _exactly(resampled(parts, self.sample_rate, content.sample_rate), content.n_samples):
                 square_sum += float(np.sum(np.square(part, dtype=np.float64)))
-                peak = max(peak, float(np.abs(part).max(initial=0.0)))
                 waiting.write(np.ascontiguousarray(part, dtype=np.float32).data)
-            gain = np.float32(_output_gain(content, square_sum, peak))
+            gain = np.float32(_output_gain(content, square_sum))
             with AudioWriter(out_path, content.sample_rate, content.channels) as writer:
                 for block in _read_back(waiting):
-                    writer.write(np.broadcast_to(block * gain, (content.channels, len(block))))
+                    writer.write(np.broadcast_to(_limited(block * gain), (content.channels, len(block))))
         notes: tuple[str, ...] = ()
         if content.channels > 1:
             notes = (f"The models are mono: all {content.channels} channels of {out_path} hold the same sound.",)
@@ -294,6 +295,12 @@ class TimbreTransfer:
                 progress(done / n_samples)
             yield part
 
+    def _bounded(self, features: Tensor) -> Tensor:
+        """Raw features no louder than a full-scale tone, which no clip of the training comes near."""
+        config = self.bundle.features
+        loudest = math.log(config.win_length / 2) if config.kind == "log_mel" else math.log1p(config.win_length / 2)
+        return features.clamp(max=loudest)
+
     def _run(
         self, chunks: Iterator[np.ndarray], style: Tensor, *, temperature: float, seed: int
     ) -> Iterator[np.ndarray]:
@@ -309,19 +316,26 @@ class TimbreTransfer:
                 made = self.model.transfer(
                     features, style.expand(len(batch), -1, -1), temperature=temperature, generator=generator
                 )
-                sound = self.invert(self.normalizer.denormalize(made), seed=seed)
+                sound = self.invert(self._bounded(self.normalizer.denormalize(made)), seed=seed)
             yield from sound.float().cpu().numpy()[:, :n_samples]
 
 
-def _output_gain(content: Recording, square_sum: float, peak: float) -> float:
-    """Factor that gives the output the content's RMS, less where its peak would pass `LOUDEST_PEAK`."""
+def _output_gain(content: Recording, square_sum: float) -> float:
+    """Factor that gives the output the content's RMS."""
     if not math.isfinite(square_sum):
         raise TimbreflowError(
             f"The model made NaN or infinite samples of {content.name}; try a lower temperature or another model."
         )
     rms = math.sqrt(square_sum / content.n_samples)
     # An output of digital silence has no level that could be matched.
-    return 1.0 if rms < 1e-9 else min(content.rms / rms, LOUDEST_PEAK / peak)
+    return 1.0 if rms < 1e-9 else content.rms / rms
+
+
+def _limited(audio: np.ndarray) -> np.ndarray:
+    """Samples beyond `KNEE` bent smoothly below `LOUDEST_PEAK`; all others as they are."""
+    size, room = np.abs(audio), LOUDEST_PEAK - KNEE
+    bent = np.sign(audio) * (KNEE + room * np.tanh((size - KNEE) / room))
+    return np.where(size > KNEE, bent, audio).astype(np.float32)
 
 
 def _exactly(blocks: Iterable[np.ndarray], n_samples: int) -> Iterator[np.ndarray]:
