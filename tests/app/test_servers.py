@@ -137,8 +137,13 @@ def test_an_mlflow_server_elsewhere_is_used_and_none_started(
 
 def test_without_ps_a_process_is_known_by_proc_or_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", "input()", "-m", "mlflow", "server"], stdin=subprocess.PIPE
+        [sys.executable, "-c", "input(print('ready', flush=True))", "-m", "mlflow", "server"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     ) as process:
+        # A process that has just begun has no command line for an instant.
+        assert process.stdout is not None
+        process.stdout.readline()
         monkeypatch.setenv("PATH", "/nowhere")
         if Path("/proc").is_dir():
             assert servers._is_ours(servers.MLFLOW, process.pid)
