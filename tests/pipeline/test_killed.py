@@ -60,9 +60,8 @@ def running(checkout: Checkout) -> list[str]:
     return [run["name"] for run in checkout.flow_runs() if run["state_type"] == "RUNNING"]
 
 
-def repro(checkout: Checkout, stage: str) -> subprocess.CompletedProcess[str]:
-    # DVC remembers the unbroken run, and would only fetch its results.
-    result = checkout.run("dvc", "repro", "--no-run-cache", stage)
+def repro(checkout: Checkout, *arguments: str) -> subprocess.CompletedProcess[str]:
+    result = checkout.run("dvc", "repro", *arguments)
     assert result.returncode == 0, result.stdout[-3000:]
     return result
 
@@ -79,7 +78,8 @@ def test_a_killed_render_reuses_its_shards(checkout: Checkout) -> None:
     for kind in ("flows.render_triples", "dvc"):
         kill_when(checkout, "render_triples", kind, lambda: len(list(scratch.glob("*/**/clips.tar"))) >= 3)
         assert not (checkout.root / "data" / "audio").exists()
-        output = repro(checkout, "render_triples").stdout
+        # Without force DVC, which has the unbroken run in its cache, would only fetch that.
+        output = repro(checkout, "--force", "--single-item", "render_triples").stdout
         found = re.search(r"reused (\d+) shards", output)
         assert found is not None
         assert int(found[1]) >= 1
@@ -100,7 +100,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint(checkout: Checkout) -> No
     for kind in ("flows.train_glow", "dvc"):
         kill_when(checkout, "train_glow", kind, lambda: last_checkpoint() >= 3 * CHECKPOINT_EVERY)
         last = last_checkpoint()
-        output = repro(checkout, "train_glow").stdout
+        output = repro(checkout, "--force", "--single-item", "train_glow").stdout
         found = re.search(r"resumed at step (\d+)", output)
         assert found is not None, output[-3000:]
         assert int(found[1]) >= last
