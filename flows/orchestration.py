@@ -197,7 +197,6 @@ def _one_sentence(record: logging.LogRecord) -> bool:
 
 # What stages say on the way, such as the step they resumed at and the time that is left, is shown in the shell too.
 logging.getLogger("timbreflow").setLevel(logging.INFO)
-logging.getLogger("timbreflow").addHandler(logging.StreamHandler(sys.stdout))
 
 for _logger in ("prefect.flow_runs", "prefect.task_runs"):
     logging.getLogger(_logger).addFilter(_one_sentence)
