@@ -232,6 +232,7 @@ def test_planted_faults_fail_the_stage_and_are_named(layout: Layout, names: list
 def test_a_share_of_silent_clips_may_be_allowed(layout: Layout) -> None:
     edit_clips(at(TRAIN, "rms", 1e-5))(layout)
     validate_data.run(dataclasses.replace(CONFIG, max_silent_fraction=0.05), RENDER, layout=layout)
+    assert (layout.results("validate_data") / "passed.json").is_file()
 
 
 def test_other_promises_fail(layout: Layout) -> None:
