@@ -247,16 +247,20 @@ class Glow(nn.Module):
         Raises:
             TimbreflowError: more than `MOST_NAN` of the values are NaN.
         """
-        code, tokens = self.content_path(content).code, self.style_encoder(style)
-        conditions = self.condition(code, tokens, frames=content.shape[-1])
-        made = self.sample(conditions, temperature=temperature, generator=generator)
-        broken = float(made.isnan().float().mean())
-        if broken > MOST_NAN:
-            raise TimbreflowError(
-                f"The flow gave NaN in {broken:.0%} of its values; train it again or lower the temperature."
-            )
-        # An inverse flow that has hardly been trained can overflow, and features are logarithms that get exponentiated.
-        return made.nan_to_num(nan=0.0).clamp(-LARGEST_FEATURE, LARGEST_FEATURE)
+        return self.transfer_with_tokens(
+            content, self.style_encoder(style), temperature=temperature, generator=generator
+        )
+
+    def transfer_with_tokens(
+        self, content: Tensor, tokens: Tensor, *, temperature: float = 0.667, generator: Generator | None = None
+    ) -> Tensor:
+        """As `transfer`, with a style that is given as tokens, [B, K, D], such as fitted ones.
+
+        Raises:
+            TimbreflowError: more than `MOST_NAN` of the values are NaN.
+        """
+        conditions = self.condition(self.content_path(content).code, tokens, frames=content.shape[-1])
+        return _usable(self.sample(conditions, temperature=temperature, generator=generator))
 
     def convert(self, source: Tensor, source_style: Tensor, target_style: Tensor) -> Tensor:
         """Encode a clip under its own style and decode its latents under another: keeps what no condition tells.
@@ -269,12 +273,20 @@ class Glow(nn.Module):
         Returns:
             [B, M, T] normalised features. With target_style = source_style this is the source again.
         """
+        return self.convert_with_tokens(source, self.style_encoder(source_style), self.style_encoder(target_style))
+
+    def convert_with_tokens(self, source: Tensor, source_tokens: Tensor, target_tokens: Tensor) -> Tensor:
+        """As `convert`, with styles that are given as tokens, [B, K, D].
+
+        Raises:
+            TimbreflowError: more than `MOST_NAN` of the values are NaN.
+        """
         code = self.content_path(source).code
         frames = source.shape[-1]
-        own = self.condition(code, self.style_encoder(source_style), frames=frames)
-        other = self.condition(code, self.style_encoder(target_style), frames=frames)
+        own = self.condition(code, source_tokens, frames=frames)
+        other = self.condition(code, target_tokens, frames=frames)
         z, _ = self.flow(full_precision(pad_frames(source, self.flow.multiple)), own.contexts)
-        return self.flow.inverse(z, other.contexts)[..., :frames]
+        return _usable(self.flow.inverse(z, other.contexts)[..., :frames])
 
     def _padded_mask(self, mask: Tensor | None, like: Tensor, frames: int) -> Tensor | None:
         """[B, T] -> [B, 1, P] float, constant in each group of frames that the levels fold together."""
@@ -285,3 +297,14 @@ class Glow(nn.Module):
         counts = torch.ones(len(like), frames, device=like.device) if mask is None else mask.float()
         counts = F.pad(counts, (0, padding))[:, None]
         return F.max_pool1d(counts, multiple).repeat_interleave(multiple, dim=-1)
+
+
+def _usable(made: Tensor) -> Tensor:
+    """What left the inverse flow, as features: few NaN mended, the others bounded."""
+    broken = float(made.isnan().float().mean())
+    if broken > MOST_NAN:
+        raise TimbreflowError(
+            f"The flow gave NaN in {broken:.0%} of its values; train it again or lower the temperature."
+        )
+    # An inverse flow that has hardly been trained can overflow, and features are logarithms that get exponentiated.
+    return made.nan_to_num(nan=0.0).clamp(-LARGEST_FEATURE, LARGEST_FEATURE)
