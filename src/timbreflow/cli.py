@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -40,6 +40,7 @@ def project_root() -> Path:
 
     timbreflow transfer melody.wav cello.wav -o out.wav
     timbreflow transfer melody.wav cello.wav -o out.wav --model models:/timbreflow-glow@champion
+    timbreflow transfer melody.wav cello.wav -o out.wav --model glow --fit-style 50
     timbreflow transfer --pairs pairs.csv --out folder"""
 )
 def transfer(
@@ -52,6 +53,8 @@ def transfer(
     model: str = "vqvae",
     temperature: float | None = None,
     seed: int = 0,
+    mode: Literal["sample", "convert"] = "sample",
+    fit_style: int = 0,
 ) -> None:
     """Play the notes of CONTENT with the sound of STYLE.
 
@@ -66,6 +69,9 @@ def transfer(
         model: vqvae, glow, a folder of weights, or models:/NAME@ALIAS.
         temperature: spread of the flow's samples, 0 for its most likely one; the VQ-VAE has none.
         seed: seed of everything drawn; the same seed gives the same samples.
+        mode: what a flow does: sample from the notes, or convert the content's own latents, which keeps more of how it
+            was played.
+        fit_style: steps by which a flow fits its idea of STYLE to the recording first, 0 for none; 30 to 100 do.
     """
     one = content is not None and style is not None and pairs is None
     many = content is None and style is None and pairs is not None
@@ -80,11 +86,22 @@ def transfer(
     _say(f"model: {resolved.description}")
     session = TimbreTransfer.load(resolved.folder, device=resolve_device())
     if pairs is not None:
-        written = session.transfer_pairs(pairs, out, temperature=temperature, seed=seed, report=_say)
+        written = session.transfer_pairs(
+            pairs, out, temperature=temperature, seed=seed, mode=mode, fit_style=fit_style, report=_say
+        )
         _say(f"wrote {len(written)} files to {out}")
     elif content is not None and style is not None:
         with _progress_bar() as progress:
-            result = session.transfer_file(content, style, out, temperature=temperature, seed=seed, progress=progress)
+            result = session.transfer_file(
+                content,
+                style,
+                out,
+                temperature=temperature,
+                seed=seed,
+                mode=mode,
+                fit_style=fit_style,
+                progress=progress,
+            )
         _say(" ".join([f"wrote {result.path}.", *result.notes]))
 
 

@@ -4,6 +4,7 @@ content -> mono at the feature rate, level of the training clips -> overlapping 
 -> joined (see `chunks`) -> the content's rate -> level of the content -> file.
 """
 
+import hashlib
 import math
 import tempfile
 from collections import OrderedDict
@@ -22,10 +23,13 @@ from timbreflow.audio.files import FORMATS, SUBTYPES, AudioWriter
 from timbreflow.audio.inversion import GriffinLimInverter
 from timbreflow.errors import TimbreflowError
 from timbreflow.inference.chunks import ChunkPlan, cut, overlap_add
+from timbreflow.inference.decoding import DEFAULT_TEMPERATURE, Decoder, DecodingOptions, TransferMode, make_decoder
 from timbreflow.inference.pairs import read_pairs
 from timbreflow.inference.recordings import BLOCK, Recording, measure, open_recording, resampled
+from timbreflow.inference.style_fitting import FittedStyle, fit_style
 from timbreflow.models.base import TransferModel
 from timbreflow.models.bundle import ModelBundle, load_bundle
+from timbreflow.models.glow.model import Glow
 
 CHUNK_SECONDS = 8.0
 """Length of the clips that the models were trained on."""
@@ -42,7 +46,8 @@ STYLES_KEPT = 32
 LOUDEST_PEAK = 0.99
 KNEE = 0.8
 """Peaks above it are bent below `LOUDEST_PEAK`: one odd sample must not make all of a recording quiet."""
-DEFAULT_TEMPERATURE = 0.667
+USUAL_NOISE = 0.1
+"""Noise on the features in the training of a flow whose bundle does not tell it."""
 
 Progress = Callable[[float], None]
 """Called with the fraction that is done, 0..1."""
@@ -94,6 +99,7 @@ class TimbreTransfer:
         self.invert = GriffinLimInverter(bundle.features, n_iter=n_iter, momentum=momentum)
         self.plan = self._plan()
         self._styles: OrderedDict[tuple[str, int, int], Tensor] = OrderedDict()
+        self._fitted: OrderedDict[tuple[str, int, int], FittedStyle] = OrderedDict()
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> "TimbreTransfer":
@@ -111,6 +117,8 @@ class TimbreTransfer:
         *,
         temperature: float | None = None,
         seed: int = 0,
+        mode: TransferMode = "sample",
+        fit_style: int = 0,
     ) -> np.ndarray:
         """Play the content's notes with the style's timbre.
 
@@ -119,16 +127,20 @@ class TimbreTransfer:
             style: [S] float at `self.sample_rate`, at least half a second.
             temperature: of models that sample, others take no notice; None is .667.
             seed: the same seed gives the same samples.
+            mode: "convert" encodes the content under its own style and decodes it under the other; flows only.
+            fit_style: steps of fitting the style to its reference by likelihood; flows only, 0 is none.
 
         Returns:
             [N] float32 at `self.sample_rate`, at the content's level.
 
         Raises:
-            TimbreflowError: a signal is silent, NaN or too short, or temperature is negative.
+            TimbreflowError: a signal is silent, NaN or too short, temperature is negative, or the model is no flow
+                and one is asked for.
         """
+        options = self._options(temperature, seed, mode, fit_style)
         music = self._measured(content, "the content", 0.0)
-        tokens = self._style_features(self._measured(style, "the style", SHORTEST_STYLE_SECONDS))
-        parts = self._generate(music, tokens, temperature=temperature, seed=seed)
+        features = self._style_features(self._measured(style, "the style", SHORTEST_STYLE_SECONDS))
+        parts = self._generate(music, features, options)
         audio = np.concatenate(list(parts))
         square_sum = float(np.sum(np.square(audio, dtype=np.float64)))
         return _limited(audio * np.float32(_output_gain(music, square_sum)))
@@ -141,6 +153,8 @@ class TimbreTransfer:
         *,
         temperature: float | None = None,
         seed: int = 0,
+        mode: TransferMode = "sample",
+        fit_style: int = 0,
         progress: Progress | None = None,
     ) -> TransferResult:
         """As `transfer`, from files to a file, in memory that does not grow with the content.
@@ -151,21 +165,25 @@ class TimbreTransfer:
             out_path: ends in .wav, .flac, .ogg or .mp3; gets the content's length, rate, channels and level.
             temperature: of models that sample, others take no notice; None is .667.
             seed: the same seed gives the same samples.
+            mode: "convert" encodes the content under its own style and decodes it under the other; flows only.
+            fit_style: steps of fitting the style to its reference by likelihood; flows only, 0 is none.
             progress: called after each batch of chunks.
 
         Raises:
             TimbreflowError: a file is missing, corrupt, silent, NaN or too short; `out_path` is of no known format or
-                its format does not take the content's rate and channels. Nothing is written then.
+                its format does not take the content's rate and channels; the model is no flow and one is asked for.
+                Nothing is written then.
         """
         out_path = Path(out_path)
+        options = self._options(temperature, seed, mode, fit_style)
         content = open_recording(content_path)
         _require_writable(out_path, content)
-        tokens = self._style_of(Path(style_path))
+        style = self._style_of(Path(style_path))
         # The level is known only when all is generated: samples wait in an unnamed file beside the output, not in
         # memory (nor in /tmp, which may be memory).
         with _scratch_beside(out_path) as waiting:
             square_sum = 0.0
-            parts = self._generate(content, tokens, temperature=temperature, seed=seed, progress=progress)
+            parts = self._generate(content, style, options, progress=progress)
             for part in _exactly(resampled(parts, self.sample_rate, content.sample_rate), content.n_samples):
                 square_sum += float(np.sum(np.square(part, dtype=np.float64)))
                 waiting.write(np.ascontiguousarray(part, dtype=np.float32).data)
@@ -176,6 +194,12 @@ class TimbreTransfer:
         notes: tuple[str, ...] = ()
         if content.channels > 1:
             notes = (f"The models are mono: all {content.channels} channels of {out_path} hold the same sound.",)
+        if options.fit_style:
+            fitted = self._fit(style, options)
+            notes += (
+                f"The style's likelihood went from {fitted.bits_per_dim_before:.3f} to "
+                f"{fitted.bits_per_dim_after:.3f} bits per dimension.",
+            )
         return TransferResult(
             path=out_path,
             seconds=content.seconds,
@@ -191,6 +215,8 @@ class TimbreTransfer:
         *,
         temperature: float | None = None,
         seed: int = 0,
+        mode: TransferMode = "sample",
+        fit_style: int = 0,
         report: Callable[[str], None] | None = None,
     ) -> list[Path]:
         """Do all transfers of a table (see `pairs`) and write <out_dir>/<id>.wav for each.
@@ -200,6 +226,8 @@ class TimbreTransfer:
             out_dir: folder for the results; made where it is missing.
             temperature: of models that sample, others take no notice; None is .667.
             seed: of every transfer.
+            mode: of every transfer, as in `transfer`.
+            fit_style: as in `transfer`; a style that several pairs share is fitted once.
             report: told a sentence after each pair.
 
         Returns:
@@ -209,12 +237,21 @@ class TimbreTransfer:
             TimbreflowError: the table cannot be used, and nothing was written; or some pairs failed, and all others
                 were written.
         """
+        self._options(temperature, seed, mode, fit_style)
         pairs = read_pairs(table)
         written, failures = [], []
         for pair in pairs:
             out = Path(out_dir) / f"{pair.id}.wav"
             try:
-                self.transfer_file(pair.content, pair.style, out, temperature=temperature, seed=seed)
+                self.transfer_file(
+                    pair.content,
+                    pair.style,
+                    out,
+                    temperature=temperature,
+                    seed=seed,
+                    mode=mode,
+                    fit_style=fit_style,
+                )
             except TimbreflowError as error:
                 failures.append(f"{pair.id}: {error}")
                 message = f"failed {failures[-1]}"
@@ -228,6 +265,12 @@ class TimbreTransfer:
                 f"{len(failures)} of {len(pairs)} pairs failed, the others are in {out_dir}: {' | '.join(failures)}"
             )
         return written
+
+    def _options(self, temperature: float | None, seed: int, mode: TransferMode, fit_style: int) -> DecodingOptions:
+        """What is asked for, checked against the model before anything is read or written."""
+        options = DecodingOptions(DEFAULT_TEMPERATURE if temperature is None else temperature, seed, mode, fit_style)
+        options.require(self.model, self.bundle.kind)
+        return options
 
     def _plan(self) -> ChunkPlan:
         rate, hop = self.sample_rate, self.bundle.features.hop_length
@@ -262,8 +305,10 @@ class TimbreTransfer:
     def _style_features(self, style: Recording) -> Tensor:
         """[1, M, S] normalised; a short style is repeated until it is as long as the clips of the training."""
         audio = style.excerpt(self.sample_rate, seconds=LONGEST_STYLE_SECONDS)
-        features = self._features(audio[None])
-        wanted = self.plan.length // self.bundle.features.hop_length
+        hop = self.bundle.features.hop_length
+        # Contents tell their own style too, and may be shorter than a frame.
+        features = self._features(np.pad(audio, (0, max(0, hop - len(audio))))[None])
+        wanted = self.plan.length // hop
         repeats = -(-wanted // features.shape[-1])
         # Frames are repeated, not samples: a seam in the sound would be a click, which has a timbre of its own.
         return features.repeat(1, 1, repeats)[..., : max(wanted, features.shape[-1])]
@@ -272,22 +317,40 @@ class TimbreTransfer:
         tensor = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32)).to(self.device)
         return self.normalizer.normalize(self.extract(tensor))
 
+    def _fit(self, style: Tensor, options: DecodingOptions) -> FittedStyle:
+        """The style's tokens after `options.fit_style` steps; those of the last few styles are kept."""
+        key = (hashlib.sha256(style.cpu().numpy().tobytes()).hexdigest(), options.fit_style, options.seed)
+        if key not in self._fitted:
+            section = self.bundle.training.get("section", {})
+            self._fitted[key] = fit_style(
+                cast(Glow, self.model),
+                style,
+                steps=options.fit_style,
+                noise=float(section.get("noise", USUAL_NOISE)),
+                generator=torch.Generator(self.device).manual_seed(options.seed),
+            )
+            if len(self._fitted) > STYLES_KEPT:
+                self._fitted.popitem(last=False)
+        self._fitted.move_to_end(key)
+        return self._fitted[key]
+
+    @torch.inference_mode()
+    def _decoder(self, content: Recording, style: Tensor, options: DecodingOptions) -> Decoder:
+        return make_decoder(
+            self.model,
+            style,
+            fitted=self._fit(style, options).tokens if options.fit_style else None,
+            own_style=self._style_features(content) if options.mode == "convert" else None,
+            temperature=options.temperature,
+        )
+
     def _generate(
-        self,
-        content: Recording,
-        style: Tensor,
-        *,
-        temperature: float | None,
-        seed: int,
-        progress: Progress | None = None,
+        self, content: Recording, style: Tensor, options: DecodingOptions, *, progress: Progress | None = None
     ) -> Iterator[np.ndarray]:
         """Samples at the feature rate, [n] at a time, as long as the content and not yet at its level."""
-        temperature = DEFAULT_TEMPERATURE if temperature is None else temperature
-        if not (math.isfinite(temperature) and temperature >= 0):
-            raise TimbreflowError(f"temperature is {temperature}; give a number that is 0 or more, such as 0.667.")
         n_samples = max(1, round(content.n_samples * self.sample_rate / content.sample_rate))
         chunks = cut(content.mono(self.sample_rate), self.plan)
-        made = self._run(chunks, style, temperature=temperature, seed=seed)
+        made = self._run(chunks, self._decoder(content, style, options), seed=options.seed)
         done = 0
         for part in overlap_add(made, self.plan, n_samples):
             done += len(part)
@@ -301,9 +364,7 @@ class TimbreTransfer:
         loudest = math.log(config.win_length / 2) if config.kind == "log_mel" else math.log1p(config.win_length / 2)
         return features.clamp(max=loudest)
 
-    def _run(
-        self, chunks: Iterator[np.ndarray], style: Tensor, *, temperature: float, seed: int
-    ) -> Iterator[np.ndarray]:
+    def _run(self, chunks: Iterator[np.ndarray], decode: Decoder, *, seed: int) -> Iterator[np.ndarray]:
         hop = self.bundle.features.hop_length
         generator = torch.Generator(self.device).manual_seed(seed)
         while batch := list(islice(chunks, CHUNKS_AT_ONCE)):
@@ -313,9 +374,7 @@ class TimbreTransfer:
             audio = np.stack([np.pad(chunk, (0, padded - n_samples)) for chunk in batch])
             with torch.inference_mode():
                 features = self._features(audio)
-                made = self.model.transfer(
-                    features, style.expand(len(batch), -1, -1), temperature=temperature, generator=generator
-                )
+                made = decode(features, generator)
                 sound = self.invert(self._bounded(self.normalizer.denormalize(made)), seed=seed)
             yield from sound.float().cpu().numpy()[:, :n_samples]
 
