@@ -1,0 +1,194 @@
+"""The frozen public test sets as they lie in git: recipes, notes, checksums, and a fingerprint of every clip's sound.
+
+released/testsets/<name>/ holds `manifest.parquet` and `clip_notes.parquet` (as in data/audio), and `sound.parquet`;
+released/testsets/ holds `checksums.json` and `dropped_programs.json`. The sound itself is rendered from these.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from timbreflow.audio.features import FeatureConfig, FeatureExtractor
+from timbreflow.audio.files import decode_audio
+from timbreflow.data.manifest import CLIP_NOTES_SCHEMA, MANIFEST_SCHEMA, read_table
+from timbreflow.errors import TimbreflowError
+from timbreflow.files import read_json, sha256_file, write_json
+from timbreflow.notes.tables import Notes
+from timbreflow.rendering.config import SplitFractions
+
+TEST_SETS = ("artificial", "seen", "real")
+
+FRACTIONS = SplitFractions(validation_pieces=0.1, test_pieces=0.1, test_programs=0.125, test_effects=0.2)
+"""What is kept away from training: the sets were drawn from the test side of exactly these fractions."""
+
+SAMPLE_RATE = 16000
+"""Hz."""
+
+FINGERPRINT = FeatureConfig(
+    kind="log_mel",
+    sample_rate=SAMPLE_RATE,
+    n_fft=2048,
+    win_length=2000,
+    hop_length=500,
+    n_mels=64,
+    fmin=40.0,
+    fmax=8000.0,
+    floor=0.01,
+)
+"""Features whose mean over time tells whether two renders of a clip sound alike."""
+
+TOLERANCE_DB = 0.5
+"""Largest median difference of two fingerprints of one clip."""
+
+SOUND_SCHEMA = pa.schema([("clip_id", pa.string()), ("sha256", pa.string()), ("fingerprint", pa.binary())])
+"""`sound.parquet`: the sha256 of a clip's 16-bit samples, and its fingerprint, 64 float16 (dB), little-endian."""
+
+
+@dataclass(frozen=True)
+class Checksums:
+    """What one test set must be.
+
+    Args:
+        manifest: sha256 of manifest.parquet.
+        clip_notes: sha256 of clip_notes.parquet.
+        sound_table: sha256 of sound.parquet.
+        sound: sha256 of all clips' ids and 16-bit samples (`digest_of_sound`); holds for `fluidsynth` alone.
+        shard: sha256 of the tar of FLACs; holds for `fluidsynth` and one version of libsndfile.
+        sources: SoundFont or package of recordings -> sha256.
+        fluidsynth: version that rendered `sound`.
+        triples: number of triples.
+    """
+
+    manifest: str
+    clip_notes: str
+    sound_table: str
+    sound: str
+    shard: str
+    sources: Mapping[str, str]
+    fluidsynth: str
+    triples: int
+
+
+@dataclass(frozen=True)
+class ReleasedSet:
+    """The tables of one test set in git.
+
+    Args:
+        name: artificial, seen or real.
+        folder: that they lie in.
+        checksums: what they were checked against.
+        manifest: rows of manifest.parquet.
+        sound: rows of sound.parquet, indexed by clip_id.
+    """
+
+    name: str
+    folder: Path
+    checksums: Checksums
+    manifest: pd.DataFrame
+    sound: pd.DataFrame
+
+    def notes(self) -> dict[str, Notes]:
+        """The notes of every clip that has any, by clip_id."""
+        table = read_table(self.folder / "clip_notes.parquet", CLIP_NOTES_SCHEMA)
+        columns = ("onset", "duration", "pitch", "velocity")
+        return {
+            str(clip): Notes(*(rows[name].to_numpy() for name in columns)) for clip, rows in table.groupby("clip_id")
+        }
+
+
+def read_checksums(root: Path) -> dict[str, Checksums]:
+    """`checksums.json` of released/testsets.
+
+    Raises:
+        TimbreflowError: the file is missing or of another form.
+    """
+    path = Path(root) / "checksums.json"
+    try:
+        return {str(name): Checksums(**fields) for name, fields in read_json(path).items()}
+    except (TypeError, AttributeError) as error:
+        raise TimbreflowError(f"{path} is not what this version reads ({error}); run `git checkout {path}`.") from error
+
+
+def write_checksums(root: Path, checksums: Mapping[str, Checksums]) -> None:
+    """Write `checksums.json`, sorted by the names of the sets."""
+    write_json(Path(root) / "checksums.json", {name: asdict(value) for name, value in checksums.items()})
+
+
+def read_released(root: Path, name: str) -> ReleasedSet:
+    """Read one test set from git and hold its tables against checksums.json.
+
+    Args:
+        root: released/testsets.
+        name: of the set.
+
+    Raises:
+        TimbreflowError: there is no such set, or one of its files is missing or another than the released one.
+    """
+    checksums = read_checksums(root)
+    if name not in checksums:
+        raise TimbreflowError(f"there is no test set {name!r}; choose from {', '.join(checksums)}.")
+    folder, expected = Path(root) / name, checksums[name]
+    files = {"manifest": expected.manifest, "clip_notes": expected.clip_notes, "sound": expected.sound_table}
+    for stem, digest in files.items():
+        path = folder / f"{stem}.parquet"
+        if not path.is_file():
+            raise TimbreflowError(f"{path} is missing; run `git checkout {path}`.")
+        if sha256_file(path) != digest:
+            raise TimbreflowError(f"{path} is not the released file of checksums.json; run `git checkout {path}`.")
+    sound = read_table(folder / "sound.parquet", SOUND_SCHEMA).set_index("clip_id")
+    return ReleasedSet(name, folder, expected, read_table(folder / "manifest.parquet", MANIFEST_SCHEMA), sound)
+
+
+def samples_of(flac: bytes, clip_id: str) -> NDArray[np.int16]:
+    """The 16-bit samples [N] of a clip's FLAC."""
+    audio, _ = decode_audio(flac, name=f"clip {clip_id}")
+    return np.rint(audio[0].astype(np.float64) * 32768).astype("<i2")
+
+
+def sha256_of_samples(samples: NDArray[np.int16]) -> str:
+    """sha256 of 16-bit little-endian samples [N]: unlike FLAC's bytes, it is the same for every encoder."""
+    return hashlib.sha256(samples.astype("<i2").tobytes()).hexdigest()
+
+
+def digest_of_sound(by_clip: Mapping[str, str]) -> str:
+    """sha256 of all clips: of the lines `<clip_id> <sha256>`, sorted."""
+    return hashlib.sha256("".join(f"{clip} {by_clip[clip]}\n" for clip in sorted(by_clip)).encode()).hexdigest()
+
+
+def fingerprint(samples: NDArray[np.int16]) -> NDArray[np.float32]:
+    """Time-averaged log-mel [64] of 16-bit samples [N], in dB."""
+    audio = torch.from_numpy(samples.astype(np.float32) / 32768)[None]
+    with torch.inference_mode():
+        log_mel = _extractor()(audio)[0].mean(dim=1).numpy()
+    return np.asarray(log_mel * (20 / np.log(10)), np.float32)
+
+
+def pack_fingerprint(values: NDArray[np.float32]) -> bytes:
+    """As `sound.parquet` keeps it."""
+    return values.astype("<f2").tobytes()
+
+
+def fingerprint_distance(values: NDArray[np.float32], packed: bytes) -> float:
+    """Median absolute difference of a fingerprint [64] and a released one, in dB."""
+    return float(np.median(np.abs(values - np.frombuffer(packed, "<f2").astype(np.float32))))
+
+
+def sound_row(clip_id: str, flac: bytes) -> dict[str, Any]:
+    """Row of `sound.parquet` for a clip."""
+    samples = samples_of(flac, clip_id)
+    digest = sha256_of_samples(samples)
+    return {"clip_id": clip_id, "sha256": digest, "fingerprint": pack_fingerprint(fingerprint(samples))}
+
+
+@lru_cache(maxsize=1)
+def _extractor() -> FeatureExtractor:
+    return FeatureExtractor(FINGERPRINT)
