@@ -59,6 +59,11 @@ CATALOGUE: dict[str, Corpus] = {
             "public domain works, free encodings",
             "corpus", "some 630 polyphonic scores, Machaut's time to Webern; also music21/bach and other composers",
         ),
+        Corpus(
+            "music21-folk", "midi", "python", ("music21",), 0,
+            "public domain works, free encodings",
+            "corpus/ryansMammoth", "1,059 fiddle tunes of one voice (Ryan's Mammoth Collection, 1883)",
+        ),
         _debian(
             "freedoom", "midi", 15_806_800, "BSD-3-Clause", "usr/share/games/doom",
             "multi-track music of a game, inside its two WADs",

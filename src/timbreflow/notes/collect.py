@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from timbreflow.errors import TimbreflowError
+from timbreflow.notes.abc_tunes import read_abc
 from timbreflow.notes.kern import read_kern
 from timbreflow.notes.limits import ReadLimits
 from timbreflow.notes.midi import read_midi
@@ -184,6 +185,8 @@ def read_piece(item: Item, limits: ReadLimits) -> Piece:
     suffix = item.path.lower().rpartition(".")[2]
     if item.data[:4] in (b"MThd", b"RIFF") or suffix in ("mid", "midi", "kar"):
         return read_midi(item.data, limits)
+    if suffix == "abc":
+        return read_abc(item.data, limits)
     return read_kern(item.data, limits) if suffix == "krn" else read_musicxml(item.data, limits)
 
 

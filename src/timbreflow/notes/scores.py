@@ -11,6 +11,7 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.notes.corpora import package_folder
 
 SCORE_SUFFIXES = (".mxl", ".xml", ".musicxml", ".krn")
+TUNE_SUFFIX = ".abc"
 
 _OLD = "works in the public domain, no restriction in the files"
 
@@ -46,9 +47,14 @@ BY_NAME_ONLY: dict[str, str] = {
 }
 """Directories that are read only when a person names them (`music21/palestrina`), and what they should know.
 
-Left out altogether: essenFolksong (non-commercial), airdsAirs, josquin, miscFolk, nottingham-dataset, oneills1850 and
-ryansMammoth (ABC, mostly one voice), leadSheet ('all rights reserved'), schoenberg (works protected in many places
-until recently), demos and theoryExercises (not music).
+Left out altogether: essenFolksong (non-commercial), airdsAirs ('Jack Campin 2009', nothing said of its use), josquin,
+miscFolk, nottingham-dataset and oneills1850 (many ABC tunes a file), leadSheet ('all rights reserved'), schoenberg
+(works protected in many places until recently), demos and theoryExercises (not music).
+"""
+
+FOLK = "ryansMammoth"
+"""Directory of the source music21-folk: 1,059 fiddle tunes, one a file, of Ryan's Mammoth Collection (Boston 1883, in
+the public domain), contributed as ABC by people whom the files name; none of them restricts its use.
 """
 
 _CCARH = "CCARH 1994, 'rights to all derivative electronic formats reserved'"
@@ -79,10 +85,7 @@ def music21_scores(directory: str | None = None) -> list[tuple[str, Path]]:
     Raises:
         TimbreflowError: music21 is not installed with its corpus, or there is no such directory.
     """
-    package = package_folder("music21")
-    corpus = None if package is None else package / "corpus"
-    if corpus is None or not corpus.is_dir():
-        raise TimbreflowError("music21's corpus is not installed; run `pip install music21`.")
+    corpus = _corpus()
     if directory is not None and directory not in ALLOWED and directory not in BY_NAME_ONLY:
         names = ", ".join([*ALLOWED, *BY_NAME_ONLY])
         raise TimbreflowError(f"music21/{directory} is not a source; choose one of {names}.")
@@ -93,3 +96,24 @@ def music21_scores(directory: str | None = None) -> list[tuple[str, Path]]:
             if file.suffix.lower() in SCORE_SUFFIXES and label not in LEFT_OUT_FILES:
                 found.append((label, file))
     return sorted(found)
+
+
+def music21_tunes() -> list[tuple[str, Path]]:
+    """The tunes of `FOLK` as (path inside the corpus, file), sorted.
+
+    Raises:
+        TimbreflowError: music21 is not installed with its corpus.
+    """
+    corpus = _corpus()
+    files = sorted((corpus / FOLK).glob(f"*{TUNE_SUFFIX}"))
+    if not files:
+        raise TimbreflowError(f"{corpus / FOLK} holds no tune; run `pip install --force-reinstall music21`.")
+    return [(file.relative_to(corpus).as_posix(), file) for file in files]
+
+
+def _corpus() -> Path:
+    package = package_folder("music21")
+    corpus = None if package is None else package / "corpus"
+    if corpus is None or not corpus.is_dir():
+        raise TimbreflowError("music21's corpus is not installed; run `pip install music21`.")
+    return corpus

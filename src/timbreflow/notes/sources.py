@@ -16,7 +16,7 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.files import stable_hash
 from timbreflow.notes.catalogue import CATALOGUE
 from timbreflow.notes.corpora import corpus_path
-from timbreflow.notes.scores import SCORE_SUFFIXES, music21_scores
+from timbreflow.notes.scores import SCORE_SUFFIXES, music21_scores, music21_tunes
 from timbreflow.notes.wad import midi_lumps
 
 MIDI_SUFFIXES = (".mid", ".midi", ".kar")
@@ -64,9 +64,9 @@ def containers(source: str, *, root: Path, corpora: Path) -> list[Container]:
     """What a source consists of, sorted by label; nothing is opened.
 
     Args:
-        source: `music21`, `music21/<directory>`, the name of another corpus of the catalogue, or a path: a folder
-            (searched through all its subfolders), a music file (.mid .midi .kar .mxl .xml .musicxml .krn), an
-            archive (.zip .tar .tar.gz .tgz .tar.bz2 .tar.xz) or a .wad.
+        source: `music21`, `music21/<directory>`, `music21-folk`, the name of another corpus of the catalogue, or a
+            path: a folder (searched through all its subfolders), a music file (.mid .midi .kar .mxl .xml .musicxml
+            .krn), an archive (.zip .tar .tar.gz .tgz .tar.bz2 .tar.xz) or a .wad.
         root: what relative paths are relative to.
         corpora: folder of fetched corpora.
 
@@ -75,6 +75,8 @@ def containers(source: str, *, root: Path, corpora: Path) -> list[Container]:
     """
     if source == "music21" or source.startswith("music21/"):
         return [Container(label, str(file), "file") for label, file in music21_scores(source[8:] or None)]
+    if source == "music21-folk":
+        return [Container(label, str(file), "file") for label, file in music21_tunes()]
     path = Path(root, os.path.expanduser(source))
     corpus = CATALOGUE.get(source)
     if corpus is not None:
