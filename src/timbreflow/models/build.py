@@ -10,12 +10,14 @@ from torch import nn
 from timbreflow.errors import TimbreflowError
 from timbreflow.models.glow.model import Glow, GlowConfig
 from timbreflow.models.triplet import TripletConfig, TripletNetwork
+from timbreflow.models.vocoder import Vocoder, VocoderConfig
 from timbreflow.models.vqvae import VQVAE, VQVAEConfig
 
 _KINDS: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "vqvae": (VQVAE, VQVAEConfig),
     "glow": (Glow, GlowConfig),
     "triplet": (TripletNetwork, TripletConfig),
+    "vocoder": (Vocoder, VocoderConfig),
 }
 
 
@@ -23,7 +25,7 @@ def build_model(kind: str, config: Mapping[str, Any]) -> nn.Module:
     """Build an untrained model.
 
     Args:
-        kind: "vqvae", "glow" or "triplet".
+        kind: "vqvae", "glow", "triplet" or "vocoder".
         config: plain dictionary with exactly the fields of the kind's configuration.
 
     Raises:

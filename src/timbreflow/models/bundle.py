@@ -30,7 +30,7 @@ class ModelBundle:
     """A model and what it needs to be fed and understood.
 
     Attributes:
-        kind: "vqvae", "glow" or "triplet".
+        kind: "vqvae", "glow", "triplet" or "vocoder".
         model: the network; from `load_bundle` in evaluation mode, float32, on the CPU.
         features: what the model's input is made with.
         normalizer: statistics of the training split; None for models of raw features.

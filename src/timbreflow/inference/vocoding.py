@@ -1,0 +1,107 @@
+"""From features to sound by the trained vocoder, where it has shown that it beats Griffin-Lim."""
+
+from pathlib import Path
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+
+from timbreflow.audio.features import FeatureConfig
+from timbreflow.audio.inversion import GriffinLimInverter
+from timbreflow.errors import TimbreflowError
+from timbreflow.models.bundle import ModelBundle, load_bundle
+from timbreflow.models.vocoder import Vocoder
+
+VERDICT = "beats_griffin_lim"
+"""Key of the bundle's training record: 1 where the vocoder won on validation sound, 0 where it lost."""
+BLOCK_FRAMES = 512
+"""Frames that go through the network at once, 16 s at hop 500 and 16 kHz."""
+
+
+class Inverter(Protocol):
+    """Makes sound of raw features."""
+
+    def __call__(self, features: Tensor, *, seed: int = 0) -> Tensor:
+        """[B, M, T] raw -> [B, T * hop_length]."""
+        ...
+
+
+class VocoderInverter:
+    """Sound from raw log-mels by the vocoder; called as `GriffinLimInverter` is.
+
+    Long clips go through the network in blocks with as many frames around them as a sample depends on, so memory stays
+    constant and the result is the same as in one pass.
+
+    Args:
+        bundle: of kind "vocoder"; its model is moved to the device of the features when it is called.
+
+    Raises:
+        TimbreflowError: the bundle holds another kind of model.
+    """
+
+    def __init__(self, bundle: ModelBundle) -> None:
+        if bundle.kind != "vocoder" or bundle.normalizer is None:
+            raise TimbreflowError(f"A model of kind {bundle.kind} makes no sound of features; name a vocoder.")
+        self.config = bundle.features
+        self._normalizer = bundle.normalizer
+        self._model = cast(Vocoder, bundle.model.eval())
+
+    @torch.no_grad()
+    def __call__(self, features: Tensor, *, seed: int = 0) -> Tensor:
+        """Invert a batch.
+
+        Args:
+            features: [B, M, T] raw (not normalised), on any device.
+            seed: has no effect, nothing is drawn; here so that inverters can stand in for each other.
+
+        Returns:
+            audio [B, N] float32 on the same device, N = T * hop_length.
+
+        Raises:
+            TimbreflowError: the features have another number of rows, or are not finite.
+        """
+        del seed
+        if features.ndim != 3 or features.shape[1] != self.config.n_features:
+            raise TimbreflowError(
+                f"Features of shape {tuple(features.shape)} cannot be inverted; give [B, {self.config.n_features}, T]."
+            )
+        if not bool(torch.isfinite(features).all()):
+            raise TimbreflowError("Features hold NaN or infinity and cannot be inverted; check the model's weights.")
+        hop, frames = self.config.hop_length, features.shape[2]
+        audio = features.new_zeros(features.shape[0], frames * hop, dtype=torch.float32)
+        model = self._model.to(features.device)
+        context = model.config.context_frames
+        for begin in range(0, frames, BLOCK_FRAMES):
+            end = min(begin + BLOCK_FRAMES, frames)
+            first = max(0, begin - context)
+            part = self._normalizer.normalize(features[:, :, first : end + context].float())
+            audio[:, begin * hop : end * hop] = model(part, first_frame=first)[
+                :, (begin - first) * hop : (end - first) * hop
+            ]
+        return audio
+
+
+def is_trusted(bundle: ModelBundle, features: FeatureConfig) -> bool:
+    """Whether a bundle is a vocoder of these features that has beaten Griffin-Lim on validation sound."""
+    return bundle.kind == "vocoder" and bundle.training.get(VERDICT) == 1 and bundle.features == features
+
+
+def open_inverter(
+    features: FeatureConfig, vocoder: Path | None, *, n_iter: int = 32, momentum: float = 0.99
+) -> Inverter:
+    """The vocoder where there is one to trust for these features, Griffin-Lim otherwise.
+
+    Args:
+        features: to invert.
+        vocoder: folder of the vocoder's bundle; None, or a folder that is not there, is no vocoder.
+        n_iter: iterations of Griffin-Lim.
+        momentum: of Griffin-Lim.
+
+    Raises:
+        TimbreflowError: the folder is there and holds no bundle that can be read.
+    """
+    if vocoder is not None and vocoder.is_dir():
+        bundle = load_bundle(vocoder)
+        if is_trusted(bundle, features):
+            return VocoderInverter(bundle)
+    return GriffinLimInverter(features, n_iter=n_iter, momentum=momentum)

@@ -1,0 +1,241 @@
+"""A small neural vocoder: log-mels to sound by one pass of a convolutional network and one inverse Fourier transform.
+
+After Siuzdak, *Vocos: Closing the gap between time-domain and Fourier-based neural vocoders for high-quality audio
+synthesis*, 2023: ConvNeXt blocks (Liu et al. 2022) that never leave the rate of the frames, and a head that gives
+magnitude and phase of every bin. Two things differ, because this is music and the frames are 31 ms apart:
+
+- The head's frames come more often than the features': `upsample` of them for each.
+- Phases are told against a clock. The features of a held tone are the same in every frame, so a network that sees
+  nothing else repeats itself every hop, and all its held tones are multiples of the frame rate, 32 Hz. Here each bin
+  turns on by its own frequency from frame to frame, the network adds to that, and held tones are multiples of
+  sample_rate / n_fft; so `n_fft` is the fineness of pitch, and `win_length` that of time.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from timbreflow.errors import TimbreflowError
+from timbreflow.models.blocks import full_precision
+
+INITIAL_DEVIATION = 0.02
+
+
+@dataclass(frozen=True)
+class VocoderConfig:
+    """Shape of a vocoder.
+
+    Args:
+        n_features: rows M of the features.
+        hop_length: samples from one frame of features to the next.
+        upsample: frames of the inverse transform for each frame of features; divides hop_length.
+        n_fft: length of the inverse transform, in samples; its bins are the pitches that a held tone can have.
+        win_length: samples of each transform that are heard, under a Hann window; even, at least twice the transform's
+            own hop, hop_length / upsample, and at most n_fft.
+        width: channels of the blocks.
+        expansion: how many times wider a block is inside.
+        n_coarse_blocks: blocks at the rate of the features.
+        n_fine_blocks: blocks at the rate of the inverse transform; each costs `upsample` times as much.
+        kernel: frames that a block sees at once, odd.
+
+    Raises:
+        TimbreflowError: a number is out of range or contradicts another.
+    """
+
+    n_features: int
+    hop_length: int
+    upsample: int
+    n_fft: int
+    win_length: int
+    width: int
+    expansion: int
+    n_coarse_blocks: int
+    n_fine_blocks: int
+    kernel: int
+
+    def __post_init__(self) -> None:
+        """Refuse what gives no sound."""
+        for name in ("n_features", "hop_length", "upsample", "width", "expansion"):
+            if getattr(self, name) < 1:
+                raise TimbreflowError(f"vocoder.{name} is {getattr(self, name)}; set it to 1 or more in params.yaml.")
+        if min(self.n_coarse_blocks, self.n_fine_blocks) < 0 or self.n_coarse_blocks + self.n_fine_blocks < 1:
+            raise TimbreflowError("vocoder.n_coarse_blocks + n_fine_blocks must be 1 or more, neither below 0.")
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise TimbreflowError(f"vocoder.kernel is {self.kernel}; set it to an odd number in params.yaml.")
+        if self.hop_length % self.upsample:
+            raise TimbreflowError(
+                f"vocoder.upsample ({self.upsample}) must divide vocoder.hop_length ({self.hop_length})."
+            )
+        if self.win_length % 2 or not 2 * self.fine_hop <= self.win_length <= self.n_fft or self.n_fft % 2:
+            raise TimbreflowError(
+                f"vocoder.win_length is {self.win_length} and vocoder.n_fft {self.n_fft}; set both to even numbers, "
+                f"the first to at least {2 * self.fine_hop}, two of the transform's hops, and at most to the second."
+            )
+
+    @property
+    def fine_hop(self) -> int:
+        """Samples from one frame of the inverse transform to the next."""
+        return self.hop_length // self.upsample
+
+    @property
+    def context_frames(self) -> int:
+        """Frames of features on either side that a sample depends on; all beyond them changes nothing."""
+        half = self.kernel // 2
+        # What the overlap of transforms and the fine blocks reach, in fine frames, then in frames of features.
+        fine = math.ceil(self.win_length / 2 / self.fine_hop) + half * self.n_fine_blocks
+        return math.ceil(fine / self.upsample) + half * (self.n_coarse_blocks + 1) + 1
+
+
+class ConvNeXtBlock(nn.Module):
+    """Depthwise convolution over frames, layer norm, two linear layers with GELU between, scaled, added to the input.
+
+    Args:
+        width: channels.
+        inner: channels between the linear layers.
+        kernel: frames of the convolution.
+        scale: first value of the learned scale of each channel; small, so that a deep stack starts as the identity.
+    """
+
+    def __init__(self, width: int, inner: int, *, kernel: int, scale: float) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.expand = nn.Linear(width, inner)
+        self.contract = nn.Linear(inner, width)
+        self.scale = nn.Parameter(torch.full((width,), scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, width, T] -> [B, width, T]."""
+        h = self.norm(self.depthwise(x).transpose(1, 2))
+        h = self.scale * self.contract(F.gelu(self.expand(h)))
+        return x + h.transpose(1, 2)
+
+
+class InverseSTFT(nn.Module):
+    """Spectra to sound by windowed overlap-add, `hop` samples a frame and not one more ("same" padding).
+
+    Frame t is centred on sample t * hop + hop / 2, so that the first and the last frame lie inside the sound. torch's
+    own inverse centres frames on t * hop and would have to invent the last half hop.
+
+    Args:
+        n_fft: length of the transform, in samples.
+        win_length: its first samples, which a Hann window takes.
+        hop: samples from frame to frame, at most win_length / 2.
+    """
+
+    window: Tensor
+
+    def __init__(self, n_fft: int, win_length: int, hop: int) -> None:
+        super().__init__()
+        self.n_fft = n_fft
+        self.win_length = win_length
+        self.hop = hop
+        self.register_buffer("window", torch.hann_window(win_length), persistent=False)
+
+    def forward(self, spectrum: Tensor) -> Tensor:
+        """Complex [B, n_fft / 2 + 1, T] -> [B, T * hop]."""
+        frames = torch.fft.irfft(spectrum, n=self.n_fft, dim=1)[:, : self.win_length] * self.window[:, None]
+        count = spectrum.shape[-1]
+        # Divided by the windows, not by their squares: what one frame says, the next repeats, and a held tone stays
+        # level. Windows two hops long or longer leave no sample without weight.
+        return self._overlap(frames) / self._overlap(self.window[None, :, None].expand(1, -1, count))
+
+    def _overlap(self, frames: Tensor) -> Tensor:
+        """[B, win_length, T] -> [B, T * hop]: sum of the frames at their places, cut to what they stand for."""
+        count = frames.shape[-1]
+        length = (count - 1) * self.hop + self.win_length
+        summed = F.fold(frames, (1, length), kernel_size=(1, self.win_length), stride=(1, self.hop))[:, 0, 0]
+        begin = (self.win_length - self.hop) // 2
+        return summed[:, begin : begin + count * self.hop]
+
+
+class Vocoder(nn.Module):
+    """Sound from normalised log-mels, any number of frames, deterministic.
+
+    Args:
+        config: its shape.
+    """
+
+    def __init__(self, config: VocoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        blocks = config.n_coarse_blocks + config.n_fine_blocks
+
+        def stack(count: int) -> nn.Sequential:
+            return nn.Sequential(
+                *(
+                    ConvNeXtBlock(config.width, config.expansion * config.width, kernel=config.kernel, scale=1 / blocks)
+                    for _ in range(count)
+                )
+            )
+
+        self.inlet = nn.Conv1d(config.n_features, config.width, config.kernel, padding=config.kernel // 2)
+        self.inlet_norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.coarse = stack(config.n_coarse_blocks)
+        self.spread = nn.Linear(config.width, config.upsample * config.width) if config.upsample > 1 else None
+        self.fine = stack(config.n_fine_blocks)
+        self.outlet_norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.outlet = nn.Linear(config.width, config.n_fft + 2)
+        self.inverse = InverseSTFT(config.n_fft, config.win_length, config.fine_hop)
+        # No sample beyond full scale can make a bin larger than the sum of the window.
+        self._loudest = math.log(config.n_fft / 2)
+        self.apply(_initialize)
+        with torch.no_grad():
+            # Noise to begin with: with equal phases all bins would meet in one click every n_fft samples.
+            self.outlet.bias[config.n_fft // 2 + 1 :].uniform_(-math.pi, math.pi)
+
+    def forward(self, features: Tensor, *, first_frame: int = 0) -> Tensor:
+        """Sound of a batch.
+
+        Args:
+            features: [B, M, T] normalised, T >= 1.
+            first_frame: where in a longer clip these frames begin, for the clock.
+
+        Returns:
+            [B, T * hop_length] float32 (float64 for float64 features).
+
+        Raises:
+            TimbreflowError: the features have another number of rows, or no frames.
+        """
+        if features.ndim != 3 or features.shape[1] != self.config.n_features or features.shape[2] < 1:
+            raise TimbreflowError(
+                f"Features of shape {tuple(features.shape)} do not fit this vocoder; give "
+                f"[B, {self.config.n_features}, T] with at least one frame."
+            )
+        spectrum = self.spectrum(features, first_frame=first_frame)
+        sound: Tensor = self.inverse(spectrum)
+        return sound
+
+    def spectrum(self, features: Tensor, *, first_frame: int = 0) -> Tensor:
+        """[B, M, T] normalised -> complex [B, n_fft / 2 + 1, T * upsample]."""
+        x = self.inlet_norm(self.inlet(features).transpose(1, 2)).transpose(1, 2)
+        x = self.coarse(x)
+        if self.spread is not None:
+            batch, width, frames = x.shape
+            x = self.spread(x.transpose(1, 2)).reshape(batch, frames * self.config.upsample, width).transpose(1, 2)
+        x = self.fine(x)
+        out = self.outlet(self.outlet_norm(x.transpose(1, 2))).transpose(1, 2)
+        # Half precision has 8 bits for a phase; neither exp nor the transform is to see it.
+        with torch.autocast(features.device.type, enabled=False):
+            level, phase = full_precision(out).chunk(2, dim=1)
+            turned = phase + self._clock(first_frame * self.config.upsample, phase.shape[-1], phase.device)
+            return torch.polar(level.clamp(max=self._loudest).exp(), turned)
+
+    def _clock(self, first: int, count: int, device: torch.device) -> Tensor:
+        """How far each bin has turned at the start of each fine frame: radians, [n_fft / 2 + 1, count]."""
+        n_fft = self.config.n_fft
+        start = (first + torch.arange(count, device=device)) * self.config.fine_hop % n_fft
+        # Whole numbers until the end: after an hour a float32 would have lost the phase.
+        turns = torch.arange(n_fft // 2 + 1, device=device)[:, None] * start % n_fft
+        return turns * (2 * math.pi / n_fft)
+
+
+def _initialize(module: nn.Module) -> None:
+    """Small normal weights and no biases, as in the paper."""
+    if isinstance(module, nn.Conv1d | nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=INITIAL_DEVIATION)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,103 @@
+"""The vocoder stands in for Griffin-Lim only where its record says that it won, and blocks leave no seam."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from timbreflow.audio.features import FeatureConfig, Normalizer
+from timbreflow.audio.inversion import GriffinLimInverter
+from timbreflow.errors import TimbreflowError
+from timbreflow.inference import vocoding
+from timbreflow.inference.vocoding import VERDICT, VocoderInverter, is_trusted, open_inverter
+from timbreflow.models.bundle import ModelBundle, save_bundle
+from timbreflow.models.vocoder import Vocoder, VocoderConfig
+
+FEATURES = FeatureConfig(
+    kind="log_mel",
+    sample_rate=16000,
+    n_fft=1024,
+    win_length=1000,
+    hop_length=500,
+    n_mels=24,
+    fmin=30.0,
+    fmax=8000.0,
+    floor=0.01,
+)
+SHAPE = VocoderConfig(
+    n_features=24,
+    hop_length=500,
+    upsample=4,
+    n_fft=1000,
+    win_length=512,
+    width=16,
+    expansion=2,
+    n_coarse_blocks=1,
+    n_fine_blocks=1,
+    kernel=5,
+)
+
+
+@pytest.fixture
+def bundle() -> ModelBundle:
+    torch.manual_seed(0)
+    model = Vocoder(SHAPE)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    normalizer = Normalizer(mean=torch.full((24,), -2.0), std=torch.full((24,), 2.0))
+    return ModelBundle("vocoder", model, FEATURES, normalizer, {VERDICT: 1})
+
+
+def test_called_as_griffin_lim_is(bundle: ModelBundle) -> None:
+    features = torch.randn(2, 24, 5) - 2
+    for invert in (VocoderInverter(bundle), GriffinLimInverter(FEATURES, n_iter=2)):
+        sound = invert(features, seed=3)
+        assert sound.shape == (2, 2500)
+        assert sound.dtype == torch.float32
+        assert not sound.requires_grad
+        assert invert(features[:, :, :0]).shape == (2, 0)
+        assert invert(features[:, :, :1]).shape == (2, 500)
+        assert torch.equal(invert(features, seed=3), sound)
+
+
+def test_blocks_leave_no_seam(bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = torch.randn(1, 24, 70) - 2
+    whole = VocoderInverter(bundle)(features)
+    monkeypatch.setattr(vocoding, "BLOCK_FRAMES", 16)
+    torch.testing.assert_close(VocoderInverter(bundle)(features), whole, rtol=1e-3, atol=1e-5)
+
+
+def test_unusable_features_are_refused(bundle: ModelBundle) -> None:
+    invert = VocoderInverter(bundle)
+    with pytest.raises(TimbreflowError, match="cannot be inverted"):
+        invert(torch.zeros(1, 23, 5))
+    with pytest.raises(TimbreflowError, match="NaN"):
+        invert(torch.full((1, 24, 5), float("nan")))
+
+
+def test_trust_asks_for_the_verdict_and_the_same_features(bundle: ModelBundle) -> None:
+    assert is_trusted(bundle, FEATURES)
+    assert not is_trusted(bundle, replace(FEATURES, floor=0.02))
+    for record in ({VERDICT: 0}, {}, {VERDICT: "1"}):
+        assert not is_trusted(replace(bundle, training=record), FEATURES)
+
+
+def test_only_a_trusted_vocoder_is_opened(bundle: ModelBundle, tmp_path: Path) -> None:
+    save_bundle(tmp_path / "good", bundle)
+    save_bundle(tmp_path / "bad", replace(bundle, training={VERDICT: 0}))
+    assert isinstance(open_inverter(FEATURES, tmp_path / "good"), VocoderInverter)
+    for folder in (tmp_path / "bad", tmp_path / "nowhere", None):
+        inverter = open_inverter(FEATURES, folder, n_iter=3, momentum=0.5)
+        assert isinstance(inverter, GriffinLimInverter)
+        assert (inverter.n_iter, inverter.momentum) == (3, 0.5)
+    assert isinstance(open_inverter(replace(FEATURES, fmin=40.0), tmp_path / "good"), GriffinLimInverter)
+    (tmp_path / "good/weights.safetensors").unlink()
+    with pytest.raises(TimbreflowError, match="missing"):
+        open_inverter(FEATURES, tmp_path / "good")
+
+
+def test_other_models_are_refused(bundle: ModelBundle) -> None:
+    with pytest.raises(TimbreflowError, match="name a vocoder"):
+        VocoderInverter(replace(bundle, kind="vqvae"))
