@@ -1,0 +1,53 @@
+"""The baselines as rows of the table, to stand among `systems.SYSTEMS`."""
+
+from pathlib import Path
+
+from timbreflow.evaluation.baselines.musaicing import Musaicing
+from timbreflow.evaluation.baselines.transcribe_and_render import TranscribeAndRender, from_folder
+from timbreflow.evaluation.baselines.ulyanov_lebedev import UlyanovLebedev
+from timbreflow.evaluation.systems import SystemContext, SystemSpec
+from timbreflow.rendering.config import SoundFontSpec, SplitFractions
+
+TRAINING_FONTS = ("TimGM6mb", "FluidR3_GM", "MuseScore_General_Lite", "sf_GMbank", "A320U", "OPL-3_FM_128M")
+"""Fonts whose patches may be played. FluidR3Mono, FluidR3 with less, would add load time and no timbre."""
+
+TEST_PROGRAMS = 0.125
+"""Share of the programs of each group of eight that no training clip plays, as in every preset of params.yaml."""
+
+
+def transcribe_and_render(
+    context: SystemContext, *, soundfonts: Path = Path("data/soundfonts"), cache: Path = Path(".scratch/patches")
+) -> TranscribeAndRender:
+    """The row with the training fonts that are there.
+
+    Args:
+        context: sample rate of the pipeline.
+        soundfonts: folder of the SoundFonts.
+        cache: folder in which libraries of patches are kept.
+
+    Raises:
+        TimbreflowError: no training font is there, or one cannot be read.
+    """
+    specs = [SoundFontSpec(name=name, sha256="", role="train") for name in TRAINING_FONTS]
+    fractions = SplitFractions(validation_pieces=0.0, test_pieces=0.0, test_programs=TEST_PROGRAMS, test_effects=0.0)
+    return from_folder(context, soundfonts=specs, fractions=fractions, folder=soundfonts, cache=cache)
+
+
+BASELINES: dict[str, SystemSpec] = {
+    "ulyanov_lebedev": SystemSpec(
+        "Ulyanov-Lebedev",
+        "The content's spectrogram, changed until statistics of random features are the style's.",
+        "baseline",
+        UlyanovLebedev,
+    ),
+    "musaicing": SystemSpec(
+        "musaicing", "The content put together from frames of the style (Driedger et al. 2015).", "baseline", Musaicing
+    ),
+    "transcribe_and_render": SystemSpec(
+        "transcribe and re-render",
+        "Notes heard in the content, played by the training instrument nearest to the style.",
+        "baseline",
+        transcribe_and_render,
+    ),
+}
+"""Rows that learn nothing, in the order of the table."""

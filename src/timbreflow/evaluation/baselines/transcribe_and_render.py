@@ -1,0 +1,149 @@
+"""Transcribe and re-render: the content's notes, as a transcriber hears them, played by the nearest training patch.
+
+The first thing that an expert would ask for: whoever has the notes and a good instrument needs no transfer.
+
+Conventions:
+    Notes come from Basic Pitch (`evaluation/transcription.py`), the transcriber that the metrics listen with: the row
+    is favoured there, never held back. The patch is chosen by mean and deviation of MFCC 2-13 in two steps. The
+    `candidates` nearest to the style come from a library (`patches.py`); then each of them plays the notes heard in the
+    style, and the one that comes nearest to it is taken, because MFCCs depend on what is played. No effects, no
+    layers. The output has the content's loudness.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from timbreflow.errors import TimbreflowError
+from timbreflow.evaluation.baselines.patches import PatchLibrary, open_library, patch_statistics, training_presets
+from timbreflow.evaluation.systems import Role, SystemContext
+from timbreflow.evaluation.timbre import cosine_distance
+from timbreflow.evaluation.transcription import Transcriber
+from timbreflow.notes.tables import Notes
+from timbreflow.rendering.config import SoundFontSpec, SplitFractions
+from timbreflow.rendering.soundfonts import Preset, bundled_soundfont
+from timbreflow.rendering.synthesizer import Synthesizer
+from timbreflow.rendering.timbres import Layer
+
+PEAK = 0.99
+
+
+class TranscribeAndRender:
+    """The row `transcribe_and_render`.
+
+    Args:
+        context: sample rate of the pipeline.
+        paths: name of each training font and its path.
+        presets: patches to choose from, all of these fonts.
+        cache: folder in which libraries of patches are kept.
+        candidates: patches that play the style's notes before one is chosen; 1 takes the library's nearest.
+
+    Raises:
+        TimbreflowError: a font cannot be loaded, or no patch is given.
+    """
+
+    copies: Role | None = None
+    parameters = 0
+
+    def __init__(
+        self,
+        context: SystemContext,
+        *,
+        paths: Mapping[str, Path],
+        presets: Sequence[Preset],
+        cache: Path,
+        candidates: int = 12,
+    ) -> None:
+        if candidates < 1:
+            raise TimbreflowError(f"transcribe_and_render cannot choose among {candidates} patches; give 1 or more.")
+        self._sample_rate = context.features.sample_rate
+        self._paths = dict(paths)
+        self._library: PatchLibrary = open_library(paths, presets, sample_rate=self._sample_rate, folder=cache)
+        self._candidates = candidates
+        self._transcriber = Transcriber()
+        self._synthesizers: dict[str, Synthesizer] = {}
+
+    def transfer(self, content: Tensor, style: Tensor, target: Tensor, *, seed: int) -> Tensor:
+        """The notes of the content [B, N], played like the style [B, S]; neither target nor seed is looked at.
+
+        Raises:
+            TimbreflowError: a sound is empty or holds NaN.
+        """
+        contents, styles = (list(sounds.detach().float().cpu().numpy()) for sounds in (content, style))
+        heard = self._transcriber.transcribe([*contents, *styles], self._sample_rate)
+        made = []
+        for own, other, notes, style_notes in zip(
+            contents, styles, heard[: len(contents)], heard[len(contents) :], strict=True
+        ):
+            patch = self.choose_patch(other, style_notes)
+            made.append(_as_loud_as(self._play(notes, patch, len(own)), own))
+        return torch.from_numpy(np.stack(made)).to(content.device)
+
+    def choose_patch(self, style: NDArray[np.float32], notes: Notes) -> Preset:
+        """The training patch nearest to a recording.
+
+        Args:
+            style: [N] samples.
+            notes: what is played in it.
+        """
+        wanted = patch_statistics(style, self._sample_rate)
+        ranked = self._library.ranked(wanted)[: self._candidates]
+        if len(notes) == 0:
+            return ranked[0]
+        distances = []
+        for patch in ranked:
+            audio = self._play(notes, patch, len(style))
+            distances.append(cosine_distance(patch_statistics(audio, self._sample_rate), wanted))
+        return ranked[int(np.argmin(distances))]
+
+    def _play(self, notes: Notes, patch: Preset, n_samples: int) -> NDArray[np.float32]:
+        if patch.soundfont not in self._synthesizers:
+            paths = {patch.soundfont: self._paths[patch.soundfont]}
+            self._synthesizers[patch.soundfont] = Synthesizer(paths, sample_rate=self._sample_rate)
+        layer = Layer(patch.soundfont, patch.bank, patch.program, 0.0)
+        seconds = n_samples / self._sample_rate
+        return self._synthesizers[patch.soundfont].play(notes, [layer], None, seconds=seconds)
+
+
+def from_folder(
+    context: SystemContext,
+    *,
+    soundfonts: Sequence[SoundFontSpec],
+    fractions: SplitFractions,
+    folder: Path = Path("data/soundfonts"),
+    cache: Path = Path(".scratch/patches"),
+) -> TranscribeAndRender:
+    """The row with all training patches of the SoundFonts that are there.
+
+    Args:
+        context: sample rate of the pipeline.
+        soundfonts: fonts of `render_triples` with their roles; test fonts and missing ones are left out.
+        fractions: held-out parts of `render_triples`.
+        folder: where SoundFonts lie.
+        cache: folder in which libraries of patches are kept.
+
+    Raises:
+        TimbreflowError: no training font is there, or one cannot be read.
+    """
+    paths = {font.name: path for font in soundfonts if font.role == "train" and (path := _find(font.name, folder))}
+    if not paths:
+        raise TimbreflowError(f"{folder} holds no SoundFont to train on; run `timbreflow corpus fetch`.")
+    return TranscribeAndRender(
+        context, paths=paths, presets=training_presets(paths, soundfonts, fractions), cache=cache
+    )
+
+
+def _find(name: str, folder: Path) -> Path | None:
+    candidates = [folder / f"{name}.sf2", folder / f"{name}.sf3", bundled_soundfont()]
+    return next((path for path in candidates if path.stem == name and path.is_file()), None)
+
+
+def _as_loud_as(audio: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Audio [N] at the reference's root mean square, less where a peak would clip."""
+    level, wanted = (float(np.sqrt(np.mean(np.square(sound, dtype=np.float64)))) for sound in (audio, reference))
+    peak = float(np.max(np.abs(audio)))
+    return audio if peak == 0.0 else audio * np.float32(min(wanted / level, PEAK / peak))
