@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup run ui stop test test-slow lint lock clean
+.PHONY: help setup run ui stop test test-slow test-released lint lock clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -41,10 +41,13 @@ lint: setup ## ruff, mypy, import contracts
 	@$(BIN)/lint-imports
 
 test: lint ## lint, then the fast tests
-	@$(BIN)/pytest -m "not slow and not gpu"
+	@$(BIN)/pytest -m "not slow and not gpu and not released"
 
 test-slow: setup ## everything else: servers, the whole pipeline, a browser
-	@$(BIN)/pytest -m "slow and not gpu"
+	@$(BIN)/pytest -m "slow and not gpu and not released"
+
+test-released: setup ## the checks of the released weights, on the frozen test set
+	@$(BIN)/pytest -m released
 
 lock: setup ## rewrite requirements.lock from what is installed
 	@$(BIN)/python .ci/lock.py
