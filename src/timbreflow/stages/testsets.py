@@ -120,6 +120,7 @@ def _build_one(released: ReleasedSet, *, layout: Layout, out: Path, say: Say) ->
     if (folder / tar).is_file() and sha256_file(folder / tar) == released.checksums.shard:
         # What lies here already is the released sound; the tables may have been touched.
         _copy_tables(released, folder)
+        say(f"{folder / tar} is here already.")
         return _summary(released, folder, released.checksums.shard, released.checksums.sound, {})
     paths = check_sources(released.checksums.sources, layout, say=say)
     made = render_flacs(released, released.manifest["clip_id"].tolist(), paths)
@@ -165,15 +166,12 @@ def _with_places(
     manifest: pd.DataFrame, places: Mapping[str, tuple[int, int]], made: Mapping[str, MadeClip]
 ) -> pd.DataFrame:
     clips = manifest["clip_id"].tolist()
-    columns = {
-        "offset": [places[clip][0] for clip in clips],
-        "nbytes": [places[clip][1] for clip in clips],
-        **{
-            field: np.float32([getattr(made[clip].levels, field) for clip in clips])
-            for field in ("peak", "rms", "gain_db")
-        },
-    }
-    return manifest.assign(**columns)
+    changed = manifest.copy()
+    changed["offset"] = [places[clip][0] for clip in clips]
+    changed["nbytes"] = [places[clip][1] for clip in clips]
+    for column in ("peak", "rms", "gain_db"):
+        changed[column] = np.array([getattr(made[clip].levels, column) for clip in clips], np.float32)
+    return changed
 
 
 def _summary(released: ReleasedSet, folder: Path, shard: str, sound: str, distances: Mapping[str, float]) -> BuiltSet:
