@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from timbreflow.audio.files import resample
 from timbreflow.evaluation.lsd import decibel_distance, mel_decibels
-from timbreflow.evaluation.onsets import onset_f1
+from timbreflow.evaluation.onsets import TOLERANCE, onset_f1
 from timbreflow.evaluation.pitch import pitch_distance
 from timbreflow.evaluation.signals import SAMPLE_RATE, validate
 from timbreflow.evaluation.stft_distance import stft_distance
@@ -76,14 +76,16 @@ class Analyser:
         ]
 
 
-def compare(estimate: Analysis, target: Analysis, truth: Notes) -> dict[str, float]:
+def compare(
+    estimate: Analysis, target: Analysis, truth: Notes, *, onset_tolerance: float = TOLERANCE
+) -> dict[str, float]:
     """All metrics of one output against its target and the true notes, by name as in metrics.json."""
     return {
         "lsd": decibel_distance(*_same_frames(estimate.decibels, target.decibels)),
         "timbre": cosine_distance(estimate.embedding, target.embedding),
         "timbre_mfcc": cosine_distance(estimate.mfcc, target.mfcc),
         "pitch": pitch_distance(estimate.notes, target.notes, duration=target.duration),
-        "onset_f1": onset_f1(estimate.notes, truth),
+        "onset_f1": onset_f1(estimate.notes, truth, tolerance=onset_tolerance),
         "stft": stft_distance(estimate.audio, target.audio),
     }
 

@@ -12,10 +12,13 @@ from torch import Tensor
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.analysis import Analyser, Analysis, compare
 from timbreflow.evaluation.clips import EvaluationClips, TripleBatch
-from timbreflow.evaluation.onsets import onset_f1
+from timbreflow.evaluation.onsets import TOLERANCE, onset_f1
 from timbreflow.evaluation.systems import System, batch_seed
+from timbreflow.notes.tables import Notes
 
 Sound = NDArray[np.float32]
+Measure = Callable[[Analysis, Analysis, Notes], dict[str, float]]
+"""Takes an output, its target and the notes that are truly in it; gives metrics by name."""
 
 
 @dataclass
@@ -76,6 +79,8 @@ def evaluate_set(
     examples: int,
     worst: int,
     progress: Callable[[int], None],
+    measure: Measure = compare,
+    onset_tolerance: float = TOLERANCE,
 ) -> SetResult:
     """Evaluate all systems on one set, batch by batch, so that memory does not grow with the set.
 
@@ -90,6 +95,8 @@ def evaluate_set(
         examples: triples to keep for listening, evenly spread over the set.
         worst: worst triples of each model to keep.
         progress: called with the number of triples done.
+        measure: metrics of one output.
+        onset_tolerance: of the ceilings onset_f1_content and onset_f1_target, in s; the one that `measure` goes by.
 
     Raises:
         TimbreflowError: a clip cannot be read, or a system gives NaN or sound of another length.
@@ -111,7 +118,7 @@ def evaluate_set(
             outputs[name] = _transfer(name, system, inputs, device, batch_seed(seed, clips.split, number))
             result.seconds[name] += time.perf_counter() - start
             analyses[name] = analyse(outputs[name])
-        scored = _score(batch, heard, analyses)
+        scored = _score(batch, heard, analyses, measure, onset_tolerance)
         for index in range(len(batch)):
             _keep(
                 result,
@@ -144,14 +151,21 @@ def _transfer(name: str, system: System, inputs: Mapping[str, Sound], device: to
 
 
 def _score(
-    batch: TripleBatch, heard: Mapping[str, list[Analysis]], analyses: Mapping[str, list[Analysis]]
+    batch: TripleBatch,
+    heard: Mapping[str, list[Analysis]],
+    analyses: Mapping[str, list[Analysis]],
+    measure: Measure,
+    onset_tolerance: float,
 ) -> list[dict[str, dict[str, float]]]:
     """[B] of system to metric to figure."""
     scored = []
     for index, truth in enumerate(batch.notes):
         target = heard["target"][index]
-        ceilings = {f"onset_f1_{role}": onset_f1(heard[role][index].notes, truth) for role in ("content", "target")}
-        scored.append({name: compare(own[index], target, truth) | ceilings for name, own in analyses.items()})
+        ceilings = {
+            f"onset_f1_{role}": onset_f1(heard[role][index].notes, truth, tolerance=onset_tolerance)
+            for role in ("content", "target")
+        }
+        scored.append({name: measure(own[index], target, truth) | ceilings for name, own in analyses.items()})
     return scored
 
 

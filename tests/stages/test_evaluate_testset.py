@@ -1,0 +1,233 @@
+"""The table of a test set from files on disk: real clips, untrained tiny models, stored rows and what goes wrong."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny_params import tiny
+
+from timbreflow.audio.features import FeatureExtractor, Normalizer
+from timbreflow.audio.files import encode_flac
+from timbreflow.config import parse_params, preset_text
+from timbreflow.data.manifest import write_clip_notes, write_manifest
+from timbreflow.data.shards import write_shard
+from timbreflow.errors import TimbreflowError
+from timbreflow.evaluation.family import FamilyConfig, load_family_classifier
+from timbreflow.models.bundle import ModelBundle, save_bundle
+from timbreflow.models.glow.model import Glow
+from timbreflow.models.triplet import TripletConfig, TripletNetwork
+from timbreflow.models.vqvae import VQVAE
+from timbreflow.stages import recompute as recompute_stage
+from timbreflow.stages.evaluate_testset import run
+from timbreflow.stages.layout import Layout
+from timbreflow.stages.recompute import recompute
+from timbreflow.stages.train_family import run as train_family
+
+PARAMS = parse_params(tiny(preset_text("default")), source="tiny")
+CONFIG = dataclasses.replace(PARAMS.evaluate, batch_size=2, bootstrap_samples=100)
+RATE, SECONDS, TRIPLES = 16_000, 2.0, 3
+PROGRAMS = {0: (1.0, 0.5, 0.3, 0.2), 19: (1.0, 1.0, 0.0, 1.0), 73: (1.0, 0.05, 0.02, 0.0)}
+
+
+def tones(pitches: list[int], program: int) -> np.ndarray:
+    """A clip [N] of decaying tones one after another; the program decides the partials."""
+    step = int(SECONDS * RATE / len(pitches))
+    time = np.arange(step) / RATE
+    notes = [
+        sum(
+            gain * np.sin(2 * np.pi * 440 * 2 ** ((pitch - 69) / 12) * (k + 1) * time)
+            for k, gain in enumerate(PROGRAMS[program])
+        )
+        * np.exp(-3 * time)
+        for pitch in pitches
+    ]
+    sound = np.concatenate(notes).astype(np.float32)
+    return np.asarray(0.07 * sound / np.sqrt(np.mean(sound**2)), dtype=np.float32)
+
+
+def write_set(folder: Path, split: str, *, seed: int) -> None:
+    """A folder in the schema of data/audio."""
+    draw = np.random.default_rng(seed)
+    clips, rows, notes = [], [], []
+    for number in range(TRIPLES):
+        melody, other = (draw.integers(55, 75, size=4).tolist() for _ in range(2))
+        before, after = draw.choice(list(PROGRAMS), size=2, replace=False).tolist()
+        for role, pitches, program in (("content", melody, before), ("style", other, after), ("target", melody, after)):
+            clip = f"{split}-{number}-{role}"
+            sound = tones(pitches, program)
+            clips.append((clip, encode_flac(sound, RATE)))
+            step = SECONDS / len(pitches)
+            notes += [
+                {"clip_id": clip, "onset": i * step, "duration": 0.9 * step, "pitch": pitch, "velocity": 90}
+                for i, pitch in enumerate(pitches)
+            ]
+            rows.append(
+                {
+                    **dict.fromkeys(("track", "transposition", "bank", "n_effects"), 0),
+                    **dict.fromkeys(("start", "gain_db"), 0.0),
+                    **{"clip_id": clip, "triple_id": f"{split}-{number}", "split": split, "role": role},
+                    **{"piece_id": f"p{number}", "duration": SECONDS, "timbre_id": f"t{program}", "soundfont": "tones"},
+                    # The last target is layered: it has no family.
+                    **{"program": program, "n_layers": 1 + (number == TRIPLES - 1), "timbre": "{}", "class_id": "0"},
+                    **{"n_onsets": 4, "n_samples": len(sound), "peak": 0.2, "rms": 0.07},
+                }
+            )
+    shard = f"{split}/shard-00000.tar"
+    entries = {entry.clip_id: entry for entry in write_shard(folder / shard, clips)}
+    places = [entries[row["clip_id"]] for row in rows]
+    write_manifest(
+        folder,
+        [
+            {**row, "shard": shard, "offset": entry.offset, "nbytes": entry.nbytes}
+            for row, entry in zip(rows, places, strict=True)
+        ],
+    )
+    write_clip_notes(folder, notes)
+
+
+def write_released(root: Path) -> None:
+    """Untrained released models with true statistics."""
+    torch.manual_seed(0)
+    raw = FeatureExtractor(PARAMS.audio)(torch.from_numpy(tones([60, 64, 67, 72], 0))[None])[0]
+    normalizer = Normalizer(raw.mean(dim=1), raw.std(dim=1) + 0.5)
+    base = VQVAE(PARAMS.train_vqvae.base.model)
+    for name, kind, model in (("vqvae", "vqvae", base), ("glow", "glow", Glow(PARAMS.train_glow.model))):
+        for buffer in model.buffers():  # actnorm and codebooks count as initialised
+            if buffer.dtype == torch.bool or buffer.numel() == 1:
+                buffer.fill_(1)
+        save_bundle(root / name, ModelBundle(kind, model, PARAMS.audio, normalizer), half_precision=True)
+    triplet = TripletNetwork(TripletConfig(12, 16, (4, 4, 4, 2)))
+    save_bundle(root / "timbre_metric", ModelBundle("triplet", triplet, PARAMS.audio, None))
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    layout = Layout(tmp_path_factory.mktemp("clone"))
+    for seed, name in enumerate(("artificial", "seen", "real")):
+        write_set(layout.root / "data" / "testsets" / name, name, seed=seed)
+    write_released(layout.root / "released")
+    # A stored slow row: nothing else of the file than what the table needs.
+    path = layout.root / "released" / "baselines" / "musaicing" / "artificial.csv"
+    path.parent.mkdir(parents=True)
+    pd.DataFrame(
+        [
+            {"triple_id": f"artificial-{n}", **dict.fromkeys(("timbre", "timbre_mfcc", "pitch", "stft"), 0.5)}
+            | {"lsd": 10.0 + n, "onset_f1": 0.25}
+            for n in range(TRIPLES)
+        ]
+    ).to_csv(path, index=False)
+    return layout
+
+
+@pytest.fixture(scope="module")
+def table(layout: Layout) -> str:
+    run("artificial", CONFIG, layout=layout, device="cpu")
+    return run("seen", CONFIG, layout=layout, device="cpu").summary
+
+
+def test_a_fresh_clone_gets_the_table_and_is_told_what_is_left_out(layout: Layout, table: str) -> None:
+    folder = layout.root / "results" / "testsets" / "artificial"
+    assert sorted(path.name for path in folder.iterdir()) == ["metrics.json", "per_clip.csv", "table.md", "timing.json"]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    shown = ["content_copied", "style_copied", "musaicing", "vqvae_base", "glow", "oracle"]
+    assert sorted(metrics["systems"]) == sorted(shown)
+    assert metrics["systems"]["musaicing"]["lsd"]["value"] == pytest.approx(11.0)
+    assert metrics["systems"]["oracle"]["timbre_gap_closed"]["value"] == pytest.approx(1.0)
+    assert set(metrics["comparisons"]) == {"glow - vqvae_base"}
+    assert set(metrics["weights"]) == {"vqvae_base", "glow"}
+    clips = pd.read_csv(folder / "per_clip.csv")
+    assert clips.groupby("system").size().to_dict() == dict.fromkeys(shown, TRIPLES)
+    words = (folder / "table.md").read_text()
+    assert "VQ-VAE, 2021 recipe is left out" in words
+    assert "Ulyanov-Lebedev is left out: released/baselines/ulyanov_lebedev/artificial.csv is missing" in words
+    assert "12.16" in words  # the 2021 paper's VQ-VAE
+
+
+def test_both_sets_give_the_gap_to_unseen_timbres(layout: Layout, table: str) -> None:
+    assert "Gap seen -> unseen" in table
+    stored = {
+        name: json.loads((layout.root / "results" / "testsets" / name / "metrics.json").read_text())
+        for name in ("artificial", "seen")
+    }
+    unseen, seen = (stored[name]["systems"]["glow"]["timbre"]["value"] for name in ("artificial", "seen"))
+    assert stored["seen"]["generalisation_gap"]["glow"]["timbre"] == pytest.approx((unseen - seen) / seen, rel=0.01)
+    assert stored["artificial"]["generalisation_gap"] == {}
+
+
+def test_a_stored_row_that_computes_the_same_is_reproduced_and_another_is_not(
+    layout: Layout, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = recompute("artificial", "oracle", CONFIG, PARAMS.render_triples, layout=layout, clips=2, device="cpu")
+    assert again.reproduced and again.clips == 2
+    assert again.lsd == pytest.approx(again.stored_lsd, abs=1e-3)
+    # The stored figures of musaicing were made up here.
+    monkeypatch.setattr(recompute_stage, "_slow", lambda *_: recompute_stage.SYSTEMS["oracle"].build)
+    other = recompute("artificial", "musaicing", CONFIG, PARAMS.render_triples, layout=layout, clips=2, device="cpu")
+    assert not other.reproduced and "NOT reproduced" in other.sentence
+    assert other.stored_lsd == pytest.approx(10.5)
+
+
+def test_late_onsets_count_on_the_real_set_alone(layout: Layout) -> None:
+    """The same clips as a set of recordings, with notes written 100 ms early."""
+    for name in ("real", "artificial"):
+        folder = layout.root / "data" / "testsets" / name
+        path = folder / "clip_notes.parquet"
+        kept = path.read_bytes()
+        notes = pd.read_parquet(path)
+        write_clip_notes(folder, notes.assign(onset=(notes["onset"] - 0.1).astype("float32")))
+        report = run(name, CONFIG, layout=layout, systems=["oracle"], clips=2, device="cpu")
+        path.write_bytes(kept)
+        score = report.metrics[f"testset/{name}/content_copied/onset_f1"]
+        assert score > 0.5 if name == "real" else score < 0.2
+
+
+def test_families_are_judged_where_the_target_has_one(layout: Layout, tmp_path: Path) -> None:
+    data = Layout(tmp_path)
+    for number, split in enumerate(("train", "validation")):
+        write_set(tmp_path / split, split, seed=10 + number)
+    tables = [pd.read_parquet(tmp_path / split / "manifest.parquet") for split in ("train", "validation")]
+    for split in ("train", "validation"):
+        shutil.copytree(tmp_path / split / split, data.audio / split)
+    write_manifest(data.audio, pd.concat(tables, ignore_index=True))
+    place = layout.root / "released" / "family_classifier"
+    family = FamilyConfig(hidden=16, batch_size=16, steps=60)
+    try:
+        report = train_family(layout=data, config=family, folder=place)
+        assert load_family_classifier(place).facts["validation_clips"] == 6
+        assert report.metrics["validation_accuracy"] > 0.5
+        shown = run("artificial", CONFIG, layout=layout, systems=["glow"], clips=0, out=tmp_path / "out", device="cpu")
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    assert "true targets' families" in shown.summary
+    clips = pd.read_csv(tmp_path / "out" / "artificial" / "per_clip.csv")
+    assert clips.groupby("triple_id")["family"].apply(lambda column: column.isna().all()).tolist() == [False] * 2 + [
+        True
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"testset": "nothing"}, "no test set"),
+        ({"systems": ["vqvea"]}, "no system"),
+        ({"systems": ["vqvae_paper"]}, "vqvae-paper"),
+        ({"systems": ["ulyanov_lebedev"]}, "ulyanov_lebedev/artificial.csv is missing"),
+    ],
+)
+def test_what_is_asked_for_and_not_there_is_one_sentence(layout: Layout, arguments: dict, words: str) -> None:
+    with pytest.raises(TimbreflowError, match=words):
+        run(**{"testset": "artificial", **arguments}, config=CONFIG, layout=layout, device="cpu")
+
+
+def test_a_missing_set_a_stray_row_and_a_stray_name_are_refused(layout: Layout, tmp_path: Path) -> None:
+    with pytest.raises(TimbreflowError, match="timbreflow testset build artificial"):
+        run("artificial", CONFIG, layout=Layout(tmp_path), device="cpu")
+    with pytest.raises(TimbreflowError, match="nothing is stored of musaicing"):
+        recompute("real", "musaicing", CONFIG, PARAMS.render_triples, layout=layout, device="cpu")
+    with pytest.raises(TimbreflowError, match="1 or more"):
+        recompute("artificial", "musaicing", CONFIG, PARAMS.render_triples, layout=layout, clips=0, device="cpu")
