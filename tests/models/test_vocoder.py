@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from timbreflow.audio.features import FeatureConfig, FeatureExtractor, Normalizer
 from timbreflow.errors import TimbreflowError
 from timbreflow.models.vocoder import InverseSTFT, Vocoder, VocoderConfig
 
@@ -96,6 +97,7 @@ def test_a_held_tone_has_the_pitch_of_its_bin_whatever_the_frame_rate() -> None:
     model, tone = made(), 13
     with torch.no_grad():
         model.outlet.weight.zero_()
+        model.levels.weight.zero_()
         model.outlet.bias.zero_()
         model.outlet.bias[:51] = -50.0
         model.outlet.bias[tone] = math.log(50)
@@ -103,6 +105,25 @@ def test_a_held_tone_has_the_pitch_of_its_bin_whatever_the_frame_rate() -> None:
     # The first window opens before the first sample; its clock starts there.
     time = torch.arange(1200) + 7 * 40 + (64 - 10) // 2
     torch.testing.assert_close(sound, torch.cos(2 * torch.pi * tone / 100 * time), rtol=0, atol=1e-4)
+
+
+def test_it_starts_from_noise_of_the_given_spectrum() -> None:
+    features = FeatureConfig("log_mel", 16000, 2048, 2000, 500, 40, 20.0, 8000.0, 0.01)
+    shape = VocoderConfig(40, 500, 4, 2000, 512, 16, 2, 1, 1, 5)
+    torch.manual_seed(0)
+    time = torch.arange(16000) / 16000
+    tones = [0.05 * torch.sin(2 * torch.pi * f * time) for f in (440, 1250, 3100)]
+    sound = torch.stack(tones).sum(0) * torch.exp(-2 * time) + 0.003 * torch.randn(16000)
+    extract = FeatureExtractor(features)
+    mel = extract(sound[None])
+    normalizer = Normalizer(mean=mel[0].mean(1), std=mel[0].std(1) + 0.1)
+    model = Vocoder(shape)
+    model.start_from(features, normalizer)
+    with torch.no_grad():
+        again = extract(model(normalizer.normalize(mel)))
+    assert float((again - mel).abs().mean()) < 0.7
+    with pytest.raises(TimbreflowError, match="make the two sections agree"):
+        made().start_from(features, normalizer)
 
 
 def test_a_later_part_of_a_clip_goes_on_where_the_first_ended() -> None:

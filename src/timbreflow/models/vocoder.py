@@ -9,6 +9,8 @@ magnitude and phase of every bin. Two things differ, because this is music and t
   nothing else repeats itself every hop, and all its held tones are multiples of the frame rate, 32 Hz. Here each bin
   turns on by its own frequency from frame to frame, the network adds to that, and held tones are multiples of
   sample_rate / n_fft; so `n_fft` is the fineness of pitch, and `win_length` that of time.
+
+Levels need not be learned from nothing: `Vocoder.start_from` begins with noise that has the given mel spectrum.
 """
 
 import math
@@ -18,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from timbreflow.audio.features import FeatureConfig, Normalizer, mel_filterbank
 from timbreflow.errors import TimbreflowError
 from timbreflow.models.blocks import full_precision
 
@@ -179,6 +182,7 @@ class Vocoder(nn.Module):
         self.fine = stack(config.n_fine_blocks)
         self.outlet_norm = nn.LayerNorm(config.width, eps=1e-6)
         self.outlet = nn.Linear(config.width, config.n_fft + 2)
+        self.levels = nn.Linear(config.n_features, config.n_fft // 2 + 1, bias=False)
         self.inverse = InverseSTFT(config.n_fft, config.win_length, config.fine_hop)
         # No sample beyond full scale can make a bin larger than the sum of the window.
         self._loudest = math.log(config.n_fft / 2)
@@ -186,6 +190,46 @@ class Vocoder(nn.Module):
         with torch.no_grad():
             # Noise to begin with: with equal phases all bins would meet in one click every n_fft samples.
             self.outlet.bias[config.n_fft // 2 + 1 :].uniform_(-math.pi, math.pi)
+
+    @torch.no_grad()
+    def start_from(self, features: FeatureConfig, normalizer: Normalizer) -> None:
+        """Set the weights between bands and levels to what the mel scale says, before the first step.
+
+        A bin's level is interpolated between the bands around it.
+
+        Args:
+            features: log_mel features of the shape that this vocoder takes.
+            normalizer: statistics of these features.
+
+        Raises:
+            TimbreflowError: the features are no log-mels, or of another shape than the vocoder's.
+        """
+        config = self.config
+        if features.kind != "log_mel" or (features.n_mels, features.hop_length) != (
+            config.n_features,
+            config.hop_length,
+        ):
+            raise TimbreflowError(
+                f"A vocoder of {config.n_features} bands and hop {config.hop_length} cannot take {features.kind} of "
+                f"{features.n_features} rows and hop {features.hop_length}; make the two sections agree."
+            )
+        bank = mel_filterbank(features)
+        frequencies = torch.linspace(0, features.sample_rate / 2, features.n_bins)
+        centres = (bank * frequencies[:, None]).sum(0) / bank.sum(0)
+        bins = torch.linspace(0, features.sample_rate / 2, config.n_fft // 2 + 1)
+        upper = torch.searchsorted(centres, bins).clamp(1, config.n_features - 1)
+        width = centres[upper] - centres[upper - 1]
+        share = ((bins - centres[upper - 1]) / width).clamp(0, 1)
+        weights = torch.zeros(len(bins), config.n_features)
+        weights.scatter_(1, upper[:, None], share[:, None])
+        weights.scatter_(1, upper[:, None] - 1, 1 - share[:, None])
+        # A band adds up the magnitudes of its own spectrum's bins. Each of those hears a line of this transform at half
+        # the ratio of the lengths, and under a Hann window the powers of 1.5 ratios of lines at once.
+        ratio = config.n_fft / features.win_length
+        scale = math.log(2 * ratio) - math.log(1.5 * ratio) / 2
+        crowd = (width * features.n_fft / features.sample_rate).clamp_min(1).log()
+        self.levels.weight.copy_(weights * normalizer.std)
+        self.outlet.bias[: len(bins)] = weights @ normalizer.mean + scale - crowd
 
     def forward(self, features: Tensor, *, first_frame: int = 0) -> Tensor:
         """Sound of a batch.
@@ -221,8 +265,19 @@ class Vocoder(nn.Module):
         # Half precision has 8 bits for a phase; neither exp nor the transform is to see it.
         with torch.autocast(features.device.type, enabled=False):
             level, phase = full_precision(out).chunk(2, dim=1)
+            level = level + self._given_levels(full_precision(features))
             turned = phase + self._clock(first_frame * self.config.upsample, phase.shape[-1], phase.device)
             return torch.polar(level.clamp(max=self._loudest).exp(), turned)
+
+    def _given_levels(self, features: Tensor) -> Tensor:
+        """[B, M, T] -> [B, n_fft / 2 + 1, T * upsample]: the bands' say in the levels, straight from frame to frame."""
+        upsample = self.config.upsample
+        following = torch.cat([features[:, :, 1:], features[:, :, -1:]], dim=2)
+        # Frames of features are centred on their first sample, those of the transform on the middle of their hop.
+        share = (torch.arange(upsample, device=features.device) + 0.5) / upsample
+        between = torch.lerp(features[..., None], following[..., None], share.to(features)).flatten(2)
+        given: Tensor = self.levels(between.transpose(1, 2)).transpose(1, 2)
+        return given
 
     def _clock(self, first: int, count: int, device: torch.device) -> Tensor:
         """How far each bin has turned at the start of each fine frame: radians, [n_fft / 2 + 1, count]."""

@@ -74,6 +74,7 @@ def run(
     ]
     seed_everything(seed, "model")
     model = Vocoder(config.model)
+    model.start_from(features, normalizer)
     workdir = layout.scratch("train_vocoder", work_key("train_vocoder", passed, config, features))
     result = fit(
         JudgedVocoder(model) if config.losses.adversarial else model,
