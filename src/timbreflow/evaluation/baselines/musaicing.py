@@ -12,7 +12,7 @@ In each of L iterations, with l from 1 to L (equations 3 to 7 of the paper):
        another as they did in the style.
     4. One multiplicative update of H under the Kullback-Leibler divergence (Lee and Seung 2001).
 
-The complex frames of the style are then added up as H says, and inverted.
+The complex frames of the style are then added up as H says, inverted, and brought to the content's loudness.
 
 Deviations from the reference:
     * The style is taken at its own pitch: the paper transposes the source to all semitones where pitches must be met,
@@ -33,6 +33,7 @@ from scipy.ndimage import maximum_filter1d
 from torch import Tensor
 
 from timbreflow.errors import TimbreflowError
+from timbreflow.evaluation.baselines.loudness import as_loud_as
 from timbreflow.evaluation.systems import Role, SystemContext
 
 _SMALLEST = np.float32(1e-6)
@@ -80,8 +81,12 @@ class Musaicing:
         Raises:
             TimbreflowError: a sound holds NaN or infinity.
         """
-        made = [self._mosaic(own, other, seed) for own, other in zip(_arrays(content), _arrays(style), strict=True)]
-        return torch.from_numpy(np.stack(made)).to(content.device)
+        contents, styles = _arrays(content), _arrays(style)
+        made = [
+            as_loud_as(torch.from_numpy(self._mosaic(own, other, seed)), torch.from_numpy(own))
+            for own, other in zip(contents, styles, strict=True)
+        ]
+        return torch.stack(made).to(content.device)
 
     def _mosaic(self, content: NDArray[np.float32], style: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
         config = self._features

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from timbreflow.errors import TimbreflowError
+from timbreflow.evaluation.baselines.loudness import as_loud_as
 from timbreflow.evaluation.baselines.patches import PatchLibrary, open_library, patch_statistics, training_presets
 from timbreflow.evaluation.systems import Role, SystemContext
 from timbreflow.evaluation.timbre import cosine_distance
@@ -28,8 +29,6 @@ from timbreflow.rendering.config import SoundFontSpec, SplitFractions
 from timbreflow.rendering.soundfonts import Preset, bundled_soundfont
 from timbreflow.rendering.synthesizer import Synthesizer
 from timbreflow.rendering.timbres import Layer
-
-PEAK = 0.99
 
 
 class TranscribeAndRender:
@@ -56,7 +55,7 @@ class TranscribeAndRender:
         paths: Mapping[str, Path],
         presets: Sequence[Preset],
         cache: Path,
-        candidates: int = 12,
+        candidates: int = 24,
     ) -> None:
         if candidates < 1:
             raise TimbreflowError(f"transcribe_and_render cannot choose among {candidates} patches; give 1 or more.")
@@ -80,8 +79,9 @@ class TranscribeAndRender:
             contents, styles, heard[: len(contents)], heard[len(contents) :], strict=True
         ):
             patch = self.choose_patch(other, style_notes)
-            made.append(_as_loud_as(self._play(notes, patch, len(own)), own))
-        return torch.from_numpy(np.stack(made)).to(content.device)
+            played = self._play(notes, patch, len(own))
+            made.append(as_loud_as(torch.from_numpy(played), torch.from_numpy(own)))
+        return torch.stack(made).to(content.device)
 
     def choose_patch(self, style: NDArray[np.float32], notes: Notes) -> Preset:
         """The training patch nearest to a recording.
@@ -140,10 +140,3 @@ def from_folder(
 def _find(name: str, folder: Path) -> Path | None:
     candidates = [folder / f"{name}.sf2", folder / f"{name}.sf3", bundled_soundfont()]
     return next((path for path in candidates if path.stem == name and path.is_file()), None)
-
-
-def _as_loud_as(audio: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Audio [N] at the reference's root mean square, less where a peak would clip."""
-    level, wanted = (float(np.sqrt(np.mean(np.square(sound, dtype=np.float64)))) for sound in (audio, reference))
-    peak = float(np.max(np.abs(audio)))
-    return audio if peak == 0.0 else audio * np.float32(min(wanted / level, PEAK / peak))

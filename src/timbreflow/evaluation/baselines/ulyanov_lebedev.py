@@ -6,7 +6,8 @@ Conventions:
 
         (1 - w) / 2 |f - f_content|^2 + w / 2 |G - G_style|^2,    G = f f' / 2T
 
-    by L-BFGS. Griffin-Lim gives it a sound at the content's mean power.
+    by L-BFGS. Griffin-Lim gives it a sound, which is brought to the content's loudness: what is
+    wrong in s by a little is wrong in power by a factor.
 
 Measured (one clip of 8 s, 1 core): 40 evaluations of the loss leave it within 3 % of where 60 do.
 
@@ -33,6 +34,7 @@ from torch.nn import functional
 
 from timbreflow.audio.features import FeatureExtractor
 from timbreflow.errors import TimbreflowError
+from timbreflow.evaluation.baselines.loudness import as_loud_as
 from timbreflow.evaluation.systems import Role, SystemContext
 
 MAX_LOG_POWER = 40.0
@@ -108,7 +110,8 @@ class UlyanovLebedev:
         magnitudes = torch.stack([self._magnitude(own, other) for own, other in zip(content, style, strict=True)])
         made = self._invert(magnitudes.log1p(), seed=seed)
         # Frames cover whole hops; what is left at the end is silence.
-        return functional.pad(made, (0, content.shape[-1] - made.shape[-1]))
+        made = functional.pad(made, (0, content.shape[-1] - made.shape[-1]))
+        return torch.stack([as_loud_as(own, other) for own, other in zip(made, content, strict=True)])
 
     def _magnitude(self, content: Tensor, style: Tensor) -> Tensor:
         """Magnitudes [F, T] of one content [N] in one style [S]."""
