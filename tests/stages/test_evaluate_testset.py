@@ -17,7 +17,10 @@ from timbreflow.config import parse_params, preset_text
 from timbreflow.data.manifest import write_clip_notes, write_manifest
 from timbreflow.data.shards import write_shard
 from timbreflow.errors import TimbreflowError
+from timbreflow.evaluation.baselines.per_clip import COLUMNS, ClipScores, scores_path, write_scores
+from timbreflow.evaluation.clips import digest_of_clips
 from timbreflow.evaluation.family import FamilyConfig, load_family_classifier
+from timbreflow.evaluation.systems import SYSTEMS
 from timbreflow.models.bundle import ModelBundle, save_bundle
 from timbreflow.models.glow.model import Glow
 from timbreflow.models.triplet import TripletConfig, TripletNetwork
@@ -25,7 +28,8 @@ from timbreflow.models.vqvae import VQVAE
 from timbreflow.stages import recompute as recompute_stage
 from timbreflow.stages.evaluate_testset import run
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.recompute import recompute
+from timbreflow.stages.recompute import recompute, store
+from timbreflow.stages.testset_exam import Exam
 from timbreflow.stages.train_family import run as train_family
 
 PARAMS = parse_params(tiny(preset_text("default")), source="tiny")
@@ -111,21 +115,27 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     for seed, name in enumerate(("artificial", "seen", "real")):
         write_set(layout.root / "data" / "testsets" / name, name, seed=seed)
     write_released(layout.root / "released")
-    # A stored slow row: nothing else of the file than what the table needs.
-    path = layout.root / "released" / "baselines" / "musaicing" / "artificial.csv"
-    path.parent.mkdir(parents=True)
-    pd.DataFrame(
-        [
-            {"triple_id": f"artificial-{n}", **dict.fromkeys(("timbre", "timbre_mfcc", "pitch", "stft"), 0.5)}
-            | {"lsd": 10.0 + n, "onset_f1": 0.25}
-            for n in range(TRIPLES)
-        ]
-    ).to_csv(path, index=False)
     return layout
+
+
+def scores_of(layout: Layout, *, lsd: float, metric_digest: str = "") -> ClipScores:
+    """Made-up figures of musaicing on the clips that are there."""
+    exam = Exam("artificial", CONFIG, layout=layout, clips=0, device="cpu")
+    rows = [
+        {"triple_id": f"artificial-{n}", **dict.fromkeys(COLUMNS[1:], 0.25), "lsd": lsd + n} for n in range(TRIPLES)
+    ]
+    return ClipScores(
+        "musaicing",
+        "artificial",
+        digest_of_clips([exam.clips]),
+        metric_digest or exam.metric_digest,
+        pd.DataFrame(rows),
+    )
 
 
 @pytest.fixture(scope="module")
 def table(layout: Layout) -> str:
+    write_scores(scores_path(layout.root, "musaicing", "artificial"), scores_of(layout, lsd=10.0))
     run("artificial", CONFIG, layout=layout, device="cpu")
     return run("seen", CONFIG, layout=layout, device="cpu").summary
 
@@ -144,7 +154,7 @@ def test_a_fresh_clone_gets_the_table_and_is_told_what_is_left_out(layout: Layou
     assert clips.groupby("system").size().to_dict() == dict.fromkeys(shown, TRIPLES)
     words = (folder / "table.md").read_text()
     assert "VQ-VAE, 2021 recipe is left out" in words
-    assert "Ulyanov-Lebedev is left out: released/baselines/ulyanov_lebedev/artificial.csv is missing" in words
+    assert "Ulyanov-Lebedev is left out" in words
     assert "12.16" in words  # the 2021 paper's VQ-VAE
 
 
@@ -162,14 +172,35 @@ def test_both_sets_give_the_gap_to_unseen_timbres(layout: Layout, table: str) ->
 def test_a_stored_row_that_computes_the_same_is_reproduced_and_another_is_not(
     layout: Layout, table: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    again = recompute("artificial", "oracle", CONFIG, PARAMS.render_triples, layout=layout, clips=2, device="cpu")
-    assert again.reproduced and again.clips == 2
-    assert again.lsd == pytest.approx(again.stored_lsd, abs=1e-3)
+    again = recompute("artificial", "oracle", CONFIG, layout=layout, clips=2, device="cpu")
+    assert again.reproduced
+    assert again.comparison["clips"].tolist()[0] == 2
     # The stored figures of musaicing were made up here.
-    monkeypatch.setattr(recompute_stage, "_slow", lambda *_: recompute_stage.SYSTEMS["oracle"].build)
-    other = recompute("artificial", "musaicing", CONFIG, PARAMS.render_triples, layout=layout, clips=2, device="cpu")
-    assert not other.reproduced and "NOT reproduced" in other.sentence
-    assert other.stored_lsd == pytest.approx(10.5)
+    monkeypatch.setattr(recompute_stage, "_slow", lambda *_: SYSTEMS["oracle"].build)
+    other = recompute("artificial", "musaicing", CONFIG, layout=layout, clips=2, device="cpu")
+    assert not other.reproduced
+    assert "10.500 stored" in other.sentence
+    assert "NOT reproduced" in other.sentence
+
+
+def test_a_slow_row_that_was_stored_is_reproduced_by_its_own_code(layout: Layout) -> None:
+    path = store("seen", "musaicing", CONFIG, layout=layout, device="cpu")
+    assert path == layout.root / "released" / "baselines" / "musaicing" / "seen.csv"
+    again = recompute("seen", "musaicing", CONFIG, layout=layout, clips=2, device="cpu")
+    assert again.reproduced
+    with pytest.raises(TimbreflowError, match="with every table"):
+        store("seen", "glow", CONFIG, layout=layout, device="cpu")
+
+
+def test_stored_figures_of_other_metrics_are_left_out_or_refused(layout: Layout, table: str, tmp_path: Path) -> None:
+    path = scores_path(layout.root, "musaicing", "artificial")
+    kept = path.read_bytes()
+    write_scores(path, scores_of(layout, lsd=10.0, metric_digest="another"))
+    try:
+        with pytest.raises(TimbreflowError, match="other clips or metrics"):
+            run("artificial", CONFIG, layout=layout, systems=["musaicing"], out=tmp_path, device="cpu")
+    finally:
+        path.write_bytes(kept)
 
 
 def test_late_onsets_count_on_the_real_set_alone(layout: Layout) -> None:
@@ -227,7 +258,7 @@ def test_what_is_asked_for_and_not_there_is_one_sentence(layout: Layout, argumen
 def test_a_missing_set_a_stray_row_and_a_stray_name_are_refused(layout: Layout, tmp_path: Path) -> None:
     with pytest.raises(TimbreflowError, match="timbreflow testset build artificial"):
         run("artificial", CONFIG, layout=Layout(tmp_path), device="cpu")
-    with pytest.raises(TimbreflowError, match="nothing is stored of musaicing"):
-        recompute("real", "musaicing", CONFIG, PARAMS.render_triples, layout=layout, device="cpu")
+    with pytest.raises(TimbreflowError, match="is missing"):
+        recompute("real", "musaicing", CONFIG, layout=layout, device="cpu")
     with pytest.raises(TimbreflowError, match="1 or more"):
-        recompute("artificial", "musaicing", CONFIG, PARAMS.render_triples, layout=layout, clips=0, device="cpu")
+        recompute("artificial", "musaicing", CONFIG, layout=layout, clips=0, device="cpu")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from timbreflow.errors import TimbreflowError
+from timbreflow.evaluation.baselines.per_clip import read_scores, scores_path
 from timbreflow.evaluation.clips import digest_of_clips
 from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.evaluation.evaluator import SetResult
@@ -39,9 +40,7 @@ from timbreflow.stages.testset_exam import (
     MODELS,
     Exam,
     absence,
-    baseline_file,
     find_weights,
-    read_per_clip,
     require_weights,
     results_folder,
 )
@@ -94,11 +93,22 @@ def run(
         for name, folder in found.items()
         if folder == layout.model(MODELS[name])
     ]
-    stored, silent = _stored(layout, testset, [name for name in wanted if name in SLOW], strict=bool(systems))
     heard = Exam(testset, config, layout=layout, clips=clips, device=device)
+    test_digest = digest_of_clips([heard.clips])
+    slow = [name for name in wanted if name in SLOW]
+    stored, silent = _stored(layout, heard, slow, test_digest=None if clips else test_digest, strict=bool(systems))
     quick = [name for name in wanted if name not in SLOW and name not in missing]
     result, built = heard.listen({name: SYSTEMS[name].build for name in quick}, log=log)
-    table = _table(heard, result, built, stored, found, notes=[*notes, *silent, *heard.notes], config=config)
+    table = _table(
+        heard,
+        result,
+        built,
+        stored,
+        found,
+        notes=[*notes, *silent, *heard.notes],
+        test_digest=test_digest,
+        config=config,
+    )
     table = _with_generalisation(table, results_folder(layout, out))
     if not clips:
         _write(results_folder(layout, out) / testset, table, _per_clip(heard, result, stored))
@@ -134,6 +144,7 @@ def _table(
     weights: Mapping[str, Path | None],
     *,
     notes: Sequence[str],
+    test_digest: str,
     config: EvaluationConfig,
 ) -> TestsetTable:
     clips = _per_clip(exam, result, stored)
@@ -153,7 +164,7 @@ def _table(
         timing=timing,
         classifier=own,
         metric_digest=exam.metric_digest,
-        test_digest=digest_of_clips([exam.clips]),
+        test_digest=test_digest,
         weights={name: weights_sha256(folder) for name, folder in weights.items() if folder is not None},
         notes=tuple(notes),
     )
@@ -180,18 +191,20 @@ def _with_generalisation(table: TestsetTable, results: Path) -> TestsetTable:
 
 
 def _stored(
-    layout: Layout, testset: str, systems: Sequence[str], *, strict: bool
+    layout: Layout, exam: Exam, systems: Sequence[str], *, test_digest: str | None, strict: bool
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """Per-clip files of slow baselines, and sentences on those that are missing."""
+    """Per-clip files of slow baselines, and sentences on those that are missing or of other clips or metrics."""
     tables, notes = {}, []
     for system in systems:
-        path = baseline_file(layout, testset, system)
-        if path.is_file():
-            tables[system] = read_per_clip(path)
-        elif strict:
-            raise TimbreflowError(f"{path} is missing: nothing is stored of {system}; take it from git.")
+        path = scores_path(layout.root, system, exam.testset)
+        try:
+            scores = read_scores(path, test_digest=test_digest, metric_digest=exam.metric_digest)
+        except TimbreflowError as error:
+            if strict:
+                raise
+            notes.append(f"{LABELS[system]} is left out: {error}")
         else:
-            notes.append(f"{LABELS[system]} is left out: {path.relative_to(layout.root)} is missing.")
+            tables[system] = scores.table
     return tables, notes
 
 

@@ -1,4 +1,4 @@
-"""`timbreflow evaluate --testset NAME --recompute SYSTEM`: whether a stored row can be reproduced."""
+"""`timbreflow evaluate --testset NAME --recompute SYSTEM`: whether a stored row can be reproduced, and storing one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,16 +8,23 @@ from pathlib import Path
 import pandas as pd
 
 from timbreflow.errors import TimbreflowError
+from timbreflow.evaluation.baselines.per_clip import (
+    LSD_TOLERANCE,
+    ClipScores,
+    agrees,
+    compare,
+    read_scores,
+    scores_path,
+    write_scores,
+)
+from timbreflow.evaluation.clips import digest_of_clips
 from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.evaluation.systems import SYSTEMS, System, SystemContext
 from timbreflow.evaluation.testset_table import LABELS, ROWS, SLOW
-from timbreflow.rendering.config import RenderConfig
+from timbreflow.files import read_json
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import MetricLogger, ignore_metrics
-from timbreflow.stages.testset_exam import MODELS, Exam, baseline_file, read_per_clip, require_weights, results_folder
-
-LARGEST_DIFFERENCE = 0.05
-"""dB of LSD within which a stored row counts as reproduced."""
+from timbreflow.stages.testset_exam import MODELS, Exam, read_per_clip, require_weights, results_folder
 
 
 @dataclass(frozen=True)
@@ -26,31 +33,26 @@ class Recomputed:
 
     Args:
         system: the row.
-        clips: how many were compared.
-        lsd: their mean now, in dB.
-        stored_lsd: their mean in the file.
-        largest: greatest difference of a single clip, in dB.
+        comparison: of `per_clip.compare`: one row a metric.
     """
 
     system: str
-    clips: int
-    lsd: float
-    stored_lsd: float
-    largest: float
+    comparison: pd.DataFrame
 
     @property
     def reproduced(self) -> bool:
-        """Whether the means agree within `LARGEST_DIFFERENCE`."""
-        return abs(self.lsd - self.stored_lsd) <= LARGEST_DIFFERENCE
+        """Whether the mean LSD agrees within `per_clip.LSD_TOLERANCE`."""
+        return agrees(self.comparison)
 
     @property
     def sentence(self) -> str:
         """The same for people."""
+        lsd = self.comparison.set_index("metric").loc["lsd"]
         verdict = "reproduced" if self.reproduced else "NOT reproduced"
         return (
-            f"{LABELS[self.system]}: LSD {self.lsd:.3f} now, {self.stored_lsd:.3f} stored, difference "
-            f"{self.lsd - self.stored_lsd:+.3f} dB over {self.clips} clips (largest of one clip {self.largest:.3f}): "
-            f"{verdict} within {LARGEST_DIFFERENCE} dB."
+            f"{LABELS[self.system]}: LSD {lsd['recomputed']:.3f} now, {lsd['stored']:.3f} stored, difference "
+            f"{lsd['difference']:+.3f} dB over {lsd['clips']:.0f} clips (largest of one clip {lsd['largest']:.3f}): "
+            f"{verdict} within {LSD_TOLERANCE} dB."
         )
 
 
@@ -58,7 +60,6 @@ def recompute(
     testset: str,
     system: str,
     config: EvaluationConfig,
-    rendering: RenderConfig,
     *,
     layout: Layout,
     clips: int = 20,
@@ -72,7 +73,6 @@ def recompute(
         testset: artificial, seen or real.
         system: a slow baseline, held against released/baselines, or another row, held against results/testsets.
         config: section `evaluate`.
-        rendering: section `render_triples`: training fonts, for transcribe and re-render.
         layout: paths.
         clips: how many triples, in the order of their ids.
         out: None is results/testsets.
@@ -80,54 +80,85 @@ def recompute(
         log: gets (triples done, figures).
 
     Raises:
-        TimbreflowError: there is no such row, or nothing is stored of it.
+        TimbreflowError: there is no such row, nothing is stored of it, or that is of other metrics.
     """
-    if system not in ROWS:
-        raise TimbreflowError(f"There is no system {system!r}; choose from {', '.join(ROWS)}.")
     if clips < 1:
         raise TimbreflowError(f"{clips} clips cannot be recomputed; give 1 or more.")
-    before = _stored_row(layout, testset, system, out)
-    heard = Exam(testset, config, layout=layout, clips=clips, device=device)
+    _check(system)
+    if system in SLOW:
+        stored = read_scores(scores_path(layout.root, system, testset))
+    else:
+        stored = _from_table(results_folder(layout, out) / testset, testset, system)
+    exam = Exam(testset, config, layout=layout, clips=clips, device=device)
+    return Recomputed(system, compare(_compute(exam, system, layout, log), stored, clips))
+
+
+def store(
+    testset: str,
+    system: str,
+    config: EvaluationConfig,
+    *,
+    layout: Layout,
+    device: str | None = None,
+    log: MetricLogger = ignore_metrics,
+) -> Path:
+    """Compute a slow baseline on the whole set, which takes hours, and write its file below released/baselines.
+
+    Args:
+        testset: artificial, seen or real.
+        system: one of `SLOW`.
+        config: section `evaluate`.
+        layout: paths.
+        device: auto, cpu or cuda.
+        log: gets (triples done, figures).
+
+    Returns:
+        The file.
+
+    Raises:
+        TimbreflowError: the row is not stored but computed with every table, or the set is missing.
+    """
+    _check(system)
+    if system not in SLOW:
+        raise TimbreflowError(f"{system} is computed with every table; stored are {', '.join(SLOW)}.")
+    exam = Exam(testset, config, layout=layout, clips=0, device=device)
+    path = scores_path(layout.root, system, testset)
+    write_scores(path, _compute(exam, system, layout, log))
+    return path
+
+
+def _check(system: str) -> None:
+    if system not in ROWS:
+        raise TimbreflowError(f"There is no system {system!r}; choose from {', '.join(ROWS)}.")
+
+
+def _compute(exam: Exam, system: str, layout: Layout, log: MetricLogger) -> ClipScores:
     if system in MODELS:
         require_weights(layout, MODELS[system])
-    builder = _slow(system, rendering, layout) if system in SLOW else SYSTEMS[system].build
-    result, _ = heard.listen({system: builder}, log=log)
-    now = pd.DataFrame(result.rows).set_index("triple_id")["lsd"].astype(float)
-    absent = sorted(set(now.index) - set(before.index))
-    if absent:
-        raise TimbreflowError(f"nothing is stored of {system} for the clip {absent[0]} of {testset}; make it again.")
-    old = before.loc[now.index]
-    return Recomputed(system, len(now), float(now.mean()), float(old.mean()), float((now - old).abs().max()))
-
-
-def _slow(system: str, rendering: RenderConfig, layout: Layout) -> Callable[[SystemContext], System]:
-    """How a slow baseline is built; transcribe and re-render plays patches of the training fonts that are here."""
-    # These load FluidSynth, which the table alone does not need.
-    from timbreflow.evaluation.baselines.musaicing import Musaicing
-    from timbreflow.evaluation.baselines.transcribe_and_render import from_folder
-    from timbreflow.evaluation.baselines.ulyanov_lebedev import UlyanovLebedev
-
-    if system == "musaicing":
-        return Musaicing
-    if system == "ulyanov_lebedev":
-        return UlyanovLebedev
-    return partial(
-        from_folder,
-        soundfonts=rendering.soundfonts,
-        fractions=rendering.splits,
-        folder=layout.soundfonts,
-        cache=layout.root / ".scratch" / "patches",
+    builder = _slow(system, layout) if system in SLOW else SYSTEMS[system].build
+    result, _ = exam.listen({system: builder}, log=log)
+    return ClipScores(
+        system, exam.testset, digest_of_clips([exam.clips]), exam.metric_digest, pd.DataFrame(result.rows)
     )
 
 
-def _stored_row(layout: Layout, testset: str, system: str, out: Path | None) -> pd.Series:
-    """triple_id to the stored LSD."""
-    slow = system in SLOW
-    path = baseline_file(layout, testset, system) if slow else results_folder(layout, out) / testset / "per_clip.csv"
-    if not path.is_file():
-        raise TimbreflowError(f"{path} is missing: nothing is stored of {system}; evaluate the set first.")
-    table = read_per_clip(path)
-    rows = table if slow else table[table["system"] == system]
-    if not {"triple_id", "lsd"} <= set(rows):
-        raise TimbreflowError(f"{path} lacks the column triple_id or lsd; make it again.")
-    return rows.set_index("triple_id")["lsd"].astype(float)
+def _slow(system: str, layout: Layout) -> Callable[[SystemContext], System]:
+    """How a slow baseline is built; transcribe and re-render plays patches of the training fonts that are here."""
+    # They load FluidSynth, which the other rows do not need.
+    from timbreflow.evaluation.baselines.rows import BASELINES, transcribe_and_render
+
+    if system == "transcribe_and_render":
+        return partial(transcribe_and_render, soundfonts=layout.soundfonts, cache=layout.root / ".scratch" / "patches")
+    return BASELINES[system].build
+
+
+def _from_table(folder: Path, testset: str, system: str) -> ClipScores:
+    """A row of an earlier table."""
+    if not (folder / "per_clip.csv").is_file():
+        raise TimbreflowError(
+            f"{folder / 'per_clip.csv'} is missing: nothing is stored of {system}; evaluate {testset}."
+        )
+    table = read_per_clip(folder / "per_clip.csv")
+    digests = read_json(folder / "metrics.json")
+    rows = table[table["system"] == system].reset_index(drop=True)
+    return ClipScores(system, testset, str(digests["test_digest"]), str(digests["metric_digest"]), rows)
