@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+from hypothesis import settings
+
 os.environ.update(
     MLFLOW_DISABLE_TELEMETRY="true",
     GX_ANALYTICS_ENABLED="false",
@@ -14,3 +16,7 @@ os.environ.update(
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parent / "pipeline")]
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("timbreflow", deadline=None)
+settings.load_profile("timbreflow")

@@ -27,6 +27,7 @@ RENDER = RenderConfig(
     clip_seconds=SECONDS,
     min_onsets=3,
     transposition=5,
+    counterparts=False,
     triples_per_shard=2,
     soundfonts=(SoundFontSpec("TimGM6mb", "0" * 64, "train"),),
     triples=TripleCounts(**COUNTS),

@@ -28,7 +28,7 @@ def _quantizer(heads: int, dim: int = 8) -> QuantizerConfig:
     )
 
 
-_CONTENT = ContentConfig("residual", width=16, downsample=2, n_blocks=1, instance_norm=False, roll_width=8)
+_CONTENT = ContentConfig("residual", width=16, downsample=2, n_blocks=1, instance_norm=False, roll_width=8, roll_hint=4)
 _STYLE = StyleConfig("tokens", width=16, dim=8, n_tokens=2, n_blocks=1, chunk_frames=8, roll_bins=1, noise=0.05)
 _BASE = VQVAEConfig(
     n_features=M,
@@ -42,7 +42,9 @@ _BASE = VQVAEConfig(
 )
 _PAPER = VQVAEConfig(
     n_features=M,
-    content=ContentConfig("strided", width=16, downsample=4, n_blocks=0, instance_norm=False, roll_width=0),
+    content=ContentConfig(
+        "strided", width=16, downsample=4, n_blocks=0, instance_norm=False, roll_width=0, roll_hint=0
+    ),
     quantizer=_quantizer(1, 16),
     style=StyleConfig("gru", width=16, dim=16, n_tokens=1, n_blocks=0, chunk_frames=0, roll_bins=0, noise=0.0),
     decoder="gru",

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -142,14 +143,20 @@ def subject_of(name: str, exam: Exam) -> Subject:
     return Subject(name, bundle, features)
 
 
+@pytest.fixture(scope="module")
+def subjects(exam: Exam) -> Callable[[str], Subject]:
+    """The subject of a name; features of the whole set are made once for each."""
+    return cache(lambda name: subject_of(name, exam))
+
+
 @pytest.fixture(scope="module", params=MODELS)
-def subject(request: pytest.FixtureRequest, exam: Exam) -> Subject:
-    return subject_of(request.param, exam)
+def subject(request: pytest.FixtureRequest, subjects: Callable[[str], Subject]) -> Subject:
+    return subjects(request.param)
 
 
 @pytest.fixture(scope="module")
-def flow(exam: Exam) -> Subject:
-    return subject_of("glow", exam)
+def flow(subjects: Callable[[str], Subject]) -> Subject:
+    return subjects("glow")
 
 
 def test_another_style_moves_the_timbre_and_leaves_the_notes(subject: Subject, exam: Exam) -> None:

@@ -24,6 +24,7 @@ CONFIG = RenderConfig(
     clip_seconds=2.0,
     min_onsets=3,
     transposition=5,
+    counterparts=False,
     triples_per_shard=4,
     soundfonts=(SoundFontSpec(BUNDLED, "", "train"),),
     triples=TripleCounts(train=8, validation=2, test=2, test_seen=2),

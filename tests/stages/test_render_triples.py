@@ -36,6 +36,7 @@ CONFIG = RenderConfig(
     clip_seconds=1.0,
     min_onsets=2,
     transposition=5,
+    counterparts=False,
     triples_per_shard=6,
     soundfonts=(SoundFontSpec(BUNDLED, sha256_file(bundled_soundfont()), "train"),),
     triples=TripleCounts(train=24, validation=4, test=8, test_seen=8),

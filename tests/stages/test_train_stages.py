@@ -61,7 +61,9 @@ FIT = FitConfig(
     grad_accumulation=1,
 )
 LOSSES = AuxiliaryWeights(commitment=0.25, roll=0.5, roll_pos_weight=10.0, contrastive=0.1, contrastive_temperature=0.1)
-CONTENT = ContentConfig(encoder="residual", width=16, downsample=2, n_blocks=1, instance_norm=False, roll_width=8)
+CONTENT = ContentConfig(
+    encoder="residual", width=16, downsample=2, n_blocks=1, instance_norm=False, roll_width=8, roll_hint=4
+)
 QUANTIZER = QuantizerConfig(
     codebook_size=16, code_dim=8, heads=1, distance="euclidean", decay=0.9, dead_code_threshold=0.2, kmeans_iters=3
 )
@@ -83,13 +85,15 @@ BASE = VQVAETraining(
     reconstruction="l1",
     losses=LOSSES,
     validation_triples=8,
+    crop_frames=0,
+    init_from="",
 )
 PAPER = VQVAETraining(
     features="log_stft",
     pairs="self_supervised",
     model=VQVAEConfig(
         n_features=513,
-        content=dataclasses.replace(CONTENT, encoder="strided", downsample=4, roll_width=0),
+        content=dataclasses.replace(CONTENT, encoder="strided", downsample=4, roll_width=0, roll_hint=0),
         quantizer=QUANTIZER,
         style=dataclasses.replace(STYLE, encoder="gru", n_tokens=1, chunk_frames=0, roll_bins=0, noise=0.0),
         decoder="gru",
@@ -101,6 +105,8 @@ PAPER = VQVAETraining(
     reconstruction="mse",
     losses=dataclasses.replace(LOSSES, commitment=0.5, roll=0.0, contrastive=0.0),
     validation_triples=8,
+    crop_frames=0,
+    init_from="",
 )
 GLOW = GlowTraining(
     pairs="triples",
@@ -126,6 +132,8 @@ GLOW = GlowTraining(
     l1_every=2,
     losses=LOSSES,
     validation_triples=8,
+    crop_frames=0,
+    init_from="",
 )
 METRIC = TimbreMetricTraining(
     model=TripletConfig(n_coefficients=12, channels=16, kernels=(4, 4)),

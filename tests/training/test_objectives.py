@@ -19,7 +19,9 @@ from timbreflow.training.objectives import GlowObjective, TripletObjective, VQVA
 from timbreflow.training.triplets import TripletBatch
 
 BINS, FRAMES, SIZE = 12, 32, 8
-CONTENT = ContentConfig(encoder="residual", width=24, downsample=2, n_blocks=1, instance_norm=False, roll_width=16)
+CONTENT = ContentConfig(
+    encoder="residual", width=24, downsample=2, n_blocks=1, instance_norm=False, roll_width=16, roll_hint=4
+)
 QUANTIZER = QuantizerConfig(
     codebook_size=32, code_dim=16, heads=1, distance="euclidean", decay=0.9, dead_code_threshold=0.5, kmeans_iters=5
 )

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from timbreflow.audio.features import FeatureConfig, FeatureExtractor, Normalizer
-from timbreflow.data.manifest import ROLES, read_clip_notes, read_manifest, triple_positions
+from timbreflow.data.manifest import read_clip_notes, read_manifest, triple_rows
 from timbreflow.data.mels import RunningStatistics
 from timbreflow.data.shards import AudioShards
 from timbreflow.data.triples import ClipNotes, Pairs, TripleBatch, is_self_supervised
@@ -89,13 +89,12 @@ class AudioTripleDataset(Dataset[TripleAudioBatch]):
     def __init__(self, audio: Path, features: FeatureConfig, *, split: str, pairs: Pairs = "triples") -> None:
         self.features = features
         self.manifest = read_manifest(audio)
-        positions = triple_positions(self.manifest, split)
-        self.triple_ids: list[str] = positions.index.tolist()
+        self.triples = triple_rows(self.manifest, split)
+        self.triple_ids = self.triples.ids
         self._self_supervised = np.array([is_self_supervised(name, pairs) for name in self.triple_ids])
-        self._positions = {role: positions[role].to_numpy() for role in positions.columns}
         self._places = self.manifest[["shard", "offset", "nbytes"]].to_numpy(dtype=object)
         self._clip_ids = self.manifest["clip_id"].to_numpy()
-        timbres = self.manifest["timbre_id"].to_numpy()[self._positions["target"]]
+        timbres = self.manifest["timbre_id"].to_numpy()[self.triples.target]
         self.timbres: list[str] = sorted(set(timbres))
         self._timbre = np.searchsorted(np.array(self.timbres), timbres.astype(str))
         self._notes = ClipNotes(read_clip_notes(audio))
@@ -105,22 +104,23 @@ class AudioTripleDataset(Dataset[TripleAudioBatch]):
         return len(self.triple_ids)
 
     def __getitem__(self, item: int) -> TripleAudioBatch:
-        target = self.audio("target", item)
-        content = target if self._self_supervised[item] else self.audio("content", item)
-        content_clip = self._clip_ids[self._positions["content"][item]]
+        triples = self.triples
+        target = self.audio(triples.target[item])
+        content = target if self._self_supervised[item] else self.audio(triples.content[item])
+        content_clip = self._clip_ids[triples.content[item]]
         n_frames = self.features.n_frames(target.shape[-1])
         roll = self._notes.of(content_clip).piano_roll(n_frames, self.features.seconds_per_frame)
         return TripleAudioBatch(
             content=content,
-            style=self.audio("style", item),
+            style=self.audio(triples.style[item]),
             target=target,
             content_roll=torch.from_numpy(roll),
             timbre=torch.tensor(int(self._timbre[item])),
         )
 
-    def audio(self, role: str, item: int) -> Tensor:
-        """One clip of a triple: [N] float32."""
-        shard, offset, nbytes = self._places[self._positions[role][item]]
+    def audio(self, position: int) -> Tensor:
+        """One clip by its row in the manifest: [N] float32."""
+        shard, offset, nbytes = self._places[position]
         return torch.from_numpy(self._shards.read(shard, offset, nbytes))
 
     def collate(self, items: list[TripleAudioBatch]) -> TripleAudioBatch:
@@ -145,7 +145,8 @@ def fit_normalizer(
     # Ids are in sorted order, which may group pieces; an even stride spreads the sample.
     stride = max(1, len(dataset) // n_triples)
     for item in range(0, len(dataset), stride)[:n_triples]:
-        audio = torch.stack([dataset.audio(role, item) for role in ROLES]).to(device)
+        rows = (dataset.triples.content[item], dataset.triples.style[item], dataset.triples.target[item])
+        audio = torch.stack([dataset.audio(row) for row in rows]).to(device)
         with torch.no_grad():
             statistics.update(extractor(audio).cpu().numpy())
     return statistics.normalizer()

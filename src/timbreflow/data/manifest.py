@@ -1,9 +1,11 @@
 """The tables beside the audio shards: one row a clip, one row a note."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +15,10 @@ from timbreflow.files import atomic_file
 
 SPLITS = ("train", "validation", "test", "test_seen")
 ROLES = ("content", "style", "target")
+
+COUNTERPART = "counterpart"
+"""A fourth role: the style's notes with the content's timbre. It closes the square, and each of its four clips then is
+the target of a triple."""
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -172,3 +178,51 @@ def triple_positions(clips: pd.DataFrame, split: str) -> pd.DataFrame:
         incomplete = table.index[table.isna().any(axis=1)][0]
         raise TimbreflowError(f"The triple {incomplete} of the split {split} lacks a role; run render_triples again.")
     return table.astype("int64").sort_index()
+
+
+@dataclass(frozen=True)
+class TripleRows:
+    """The triples that a split's clips make.
+
+    Args:
+        ids: [n] triple_id; those of one square end in /0 to /3.
+        content: [n] row numbers of the clips.
+        style: the same.
+        target: the same.
+    """
+
+    ids: list[str]
+    content: np.ndarray
+    style: np.ndarray
+    target: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def triple_rows(clips: pd.DataFrame, split: str) -> TripleRows:
+    """All triples of a split: one of each triple_id, or four where a counterpart closes the square.
+
+    Args:
+        clips: manifest or mel index, with triple_id, split and role, and a plain 0..n-1 index.
+        split: train, validation, test or test_seen.
+
+    Raises:
+        TimbreflowError: the split is empty, or a triple lacks a role or has one twice.
+    """
+    table = triple_positions(clips, split)
+    content, style, target = (table[role].to_numpy() for role in ROLES)
+    fourth = clips[(clips["split"] == split) & (clips["role"] == COUNTERPART)]
+    if fourth.empty:
+        return TripleRows(table.index.tolist(), content, style, target)
+    rows = pd.Series(fourth.index.to_numpy(), index=fourth["triple_id"]).reindex(table.index)
+    if rows.isna().any():
+        raise TimbreflowError(
+            f"The triple {rows.index[rows.isna()][0]} lacks its counterpart; run render_triples again."
+        )
+    other = rows.to_numpy().astype("int64")
+    # Notes A or B with timbre i or j: content Ai, style Bj, target Aj, counterpart Bi.
+    squares = [(content, style, target), (target, other, content), (other, target, style), (style, content, other)]
+    ids = [f"{name}/{number}" for name in table.index for number in range(len(squares))]
+    columns = [np.stack(column, axis=1).reshape(-1) for column in zip(*squares, strict=True)]
+    return TripleRows(ids, *columns)

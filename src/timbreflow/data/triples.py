@@ -5,7 +5,7 @@ The target never conditions anything. `pairs="self_supervised"` puts the target 
 setting of Cífka et al. (ICASSP 2021) and needs no notes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from timbreflow.data.manifest import read_clip_notes, triple_positions
+from timbreflow.data.manifest import read_clip_notes, triple_rows
 from timbreflow.data.mels import MelShards, read_mel_index, read_statistics
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import stable_hash
@@ -59,6 +59,27 @@ def collate(items: list[TripleBatch]) -> TripleBatch:
     return TripleBatch(
         *(torch.stack(tensors) for tensors in zip(*(vars(item).values() for item in items), strict=True))
     )
+
+
+def crop(batch: TripleBatch, frames: int, *, seed: int, number: int) -> TripleBatch:
+    """The same stretch of content, target and roll, each triple at a place of its own; the style stays whole.
+
+    Args:
+        batch: batch number `number`.
+        frames: length to keep; 0, or no less than the clips have, keeps all.
+        seed: the places are a function of it and of `number` alone.
+        number: of the batch.
+    """
+    length = batch.target.shape[-1]
+    if frames == 0 or frames >= length:
+        return batch
+    generator = torch.Generator().manual_seed(stable_hash("crop", seed, number) >> 1)
+    starts = torch.randint(length - frames + 1, (len(batch),), generator=generator).tolist()
+
+    def cut(x: Tensor) -> Tensor:
+        return torch.stack([clip[:, start : start + frames] for clip, start in zip(x, starts, strict=True)])
+
+    return replace(batch, content=cut(batch.content), target=cut(batch.target), content_roll=cut(batch.content_roll))
 
 
 def is_self_supervised(triple_id: str, pairs: Pairs) -> bool:
@@ -124,14 +145,13 @@ class TripleDataset(Dataset[TripleBatch]):
     def __init__(self, mels: Path, audio: Path, *, split: str, pairs: Pairs = "triples") -> None:
         self.normalizer, self.features = read_statistics(mels)
         index = read_mel_index(mels)
-        positions = triple_positions(index, split)
-        self.triple_ids: list[str] = positions.index.tolist()
+        self._triples = triple_rows(index, split)
+        self.triple_ids = self._triples.ids
         self._self_supervised = np.array([is_self_supervised(name, pairs) for name in self.triple_ids])
-        self._positions = {role: positions[role].to_numpy() for role in positions.columns}
         self._clip_ids = index["clip_id"].to_numpy()
         self._shard_names = index["shard"].to_numpy()
         self._rows = index["row"].to_numpy()
-        timbres = index["timbre_id"].to_numpy()[self._positions["target"]]
+        timbres = index["timbre_id"].to_numpy()[self._triples.target]
         self.timbres: list[str] = sorted(set(timbres))
         self._timbre = np.searchsorted(np.array(self.timbres), timbres.astype(str))
         self._notes = ClipNotes(read_clip_notes(audio))
@@ -141,13 +161,14 @@ class TripleDataset(Dataset[TripleBatch]):
         return len(self.triple_ids)
 
     def __getitem__(self, item: int) -> TripleBatch:
-        target = self._load("target", item)
-        content = target if self._self_supervised[item] else self._load("content", item)
-        content_clip = self._clip_ids[self._positions["content"][item]]
+        triples = self._triples
+        target = self._load(triples.target[item])
+        content = target if self._self_supervised[item] else self._load(triples.content[item])
+        content_clip = self._clip_ids[triples.content[item]]
         roll = self._notes.of(content_clip).piano_roll(target.shape[-1], self.features.seconds_per_frame)
         return TripleBatch(
             content=content,
-            style=self._load("style", item),
+            style=self._load(triples.style[item]),
             target=target,
             content_roll=torch.from_numpy(roll),
             timbre=torch.tensor(int(self._timbre[item])),
@@ -157,7 +178,6 @@ class TripleDataset(Dataset[TripleBatch]):
         """A batch of items."""
         return collate(items)
 
-    def _load(self, role: str, item: int) -> Tensor:
-        position = self._positions[role][item]
+    def _load(self, position: int) -> Tensor:
         raw = self._shards.read(self._shard_names[position], int(self._rows[position]))
         return self.normalizer.normalize(torch.from_numpy(raw))

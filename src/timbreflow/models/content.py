@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,7 +20,8 @@ class ContentCode:
     """What the content path makes of a clip.
 
     Attributes:
-        code: [B, D, t] quantised, straight-through gradient; t = ceil(T / downsample).
+        code: [B, D + H, t] what decoders get, t = ceil(T / downsample): the quantised code with a straight-through
+            gradient, and H channels of the notes that the head hears in it.
         codes: [B, t] int64.
         commitment_loss: scalar.
         perplexity: scalar.
@@ -52,6 +54,23 @@ class RollHead(nn.Module):
         return self.outlet(F.gelu(h))[..., :frames]
 
 
+class RollHint(nn.Module):
+    """What the head hears, as channels at the rate of the code.
+
+    A decoder that reads the notes as such need not learn anew, through the reconstruction alone, what the head is
+    taught by the true notes.
+    """
+
+    def __init__(self, channels: int, *, downsample: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(N_PITCHES, channels, downsample, stride=downsample)
+        self.downsample = downsample
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """[B, 128, T] -> [B, channels, ceil(T / downsample)]."""
+        return self.conv(pad_frames(logits, self.downsample).sigmoid())
+
+
 class ContentPath(nn.Module):
     """Content clip -> quantised code that holds notes, timing and dynamics, and little timbre."""
 
@@ -64,9 +83,14 @@ class ContentPath(nn.Module):
             self.roll_head = RollHead(
                 code_dim=quantizer.code_dim, width=content.roll_width, n_strides=content.n_strides
             )
+        self.roll_hint = RollHint(content.roll_hint, downsample=content.downsample) if content.roll_hint else None
+        self.code_dim = quantizer.code_dim + content.roll_hint
 
     def forward(self, x: Tensor) -> ContentCode:
         """Encode x: [B, M, T]."""
         found = self.quantizer(self.encoder(x))
         roll = None if self.roll_head is None else self.roll_head(found.quantized, x.shape[-1])
-        return ContentCode(found.quantized, found.codes, found.commitment_loss, found.perplexity, roll)
+        code = found.quantized
+        if self.roll_hint is not None and roll is not None:
+            code = torch.cat([code, self.roll_hint(roll)], dim=1)
+        return ContentCode(code, found.codes, found.commitment_loss, found.perplexity, roll)

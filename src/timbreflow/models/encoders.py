@@ -25,6 +25,8 @@ class ContentConfig:
         instance_norm: normalise each channel over time by itself, which removes much of the timbre, and with it
             any note that sounds through the whole clip.
         roll_width: channels of the piano-roll head on the code; 0 leaves the head out.
+        roll_hint: channels in which the decoder is also told what the head hears, beside the code; 0 tells it the
+            code alone.
     """
 
     encoder: Literal["residual", "strided"]
@@ -33,9 +35,12 @@ class ContentConfig:
     n_blocks: int
     instance_norm: bool
     roll_width: int
+    roll_hint: int
 
     def __post_init__(self) -> None:
-        """Refuse rates that the decoders cannot undo."""
+        """Refuse rates that the decoders cannot undo, and hints from no head."""
+        if self.roll_hint and not self.roll_width:
+            raise TimbreflowError("content.roll_hint needs a head; set content.roll_width above 0 in params.yaml.")
         if self.downsample not in (1, 2, 4):
             raise TimbreflowError(f"content.downsample is {self.downsample}; use 1, 2 or 4 in params.yaml.")
         if self.encoder == "strided" and self.downsample == 1:

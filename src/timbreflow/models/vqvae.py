@@ -81,8 +81,9 @@ class VQVAE(nn.Module):
     def __init__(self, config: VQVAEConfig) -> None:
         super().__init__()
         self.config = config
-        code_dim, token_dim = config.quantizer.code_dim, config.style.dim
+        token_dim = config.style.dim
         self.content_path = ContentPath(config.content, config.quantizer, n_features=config.n_features)
+        code_dim = self.content_path.code_dim
         self.style_encoder = StyleEncoder(config.style, n_features=config.n_features)
         self.dropout = None
         if config.condition_dropout:

@@ -21,7 +21,7 @@ class SoundFontSpec:
 
 @dataclass(frozen=True)
 class TripleCounts:
-    """Number of triples of each split."""
+    """Number of triples of each split; with counterparts, of the squares of the train split."""
 
     train: int
     validation: int
@@ -93,6 +93,8 @@ class RenderConfig:
         clip_seconds: length of every clip.
         min_onsets: least number of distinct onsets in a clip.
         transposition: content and style are each moved by -transposition..+transposition semitones.
+        counterparts: render a fourth clip for each triple of the train split, the style's notes with the content's
+            timbre: each of the four clips is then the target of a triple, so four clips make four triples, not 4/3.
         triples_per_shard: triples in one unit of work.
     """
 
@@ -101,6 +103,7 @@ class RenderConfig:
     clip_seconds: float
     min_onsets: int
     transposition: int
+    counterparts: bool
     triples_per_shard: int
     soundfonts: tuple[SoundFontSpec, ...]
     triples: TripleCounts

@@ -127,12 +127,19 @@ def _preset_headers(file: BinaryIO) -> bytes:
             for inner, length in _chunks(file):
                 if inner == b"phdr" and length % _PRESET_HEADER.size == 0 and length >= _PRESET_HEADER.size:
                     return file.read(length)
-                file.seek(length + length % 2, 1)
+                _skip(file, length)
         elif name == b"LIST":
-            file.seek(size - 4 + size % 2, 1)
+            _skip(file, size - 4)
         else:
-            file.seek(size + size % 2, 1)
+            _skip(file, size)
     raise ValueError("no preset headers")
+
+
+def _skip(file: BinaryIO, size: int) -> None:
+    """Pass a chunk and the zero that RIFF wants behind an odd one; MuseScore's .sf3 files leave the zero out."""
+    file.seek(size, 1)
+    if size % 2 and file.read(1) not in {b"\0", b""}:
+        file.seek(-1, 1)
 
 
 def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:

@@ -55,7 +55,7 @@ class ClipRecipe:
 
     Args:
         triple_id: of the triple it belongs to.
-        role: content, style or target.
+        role: content, style, target or counterpart.
         segment: which notes.
         timbre: which instrument.
         seconds: length.
@@ -85,17 +85,22 @@ class ClipRecipe:
 
 @dataclass(frozen=True)
 class TripleRecipe:
-    """Three clips: content and target share their notes, style and target their timbre."""
+    """Content and target share their notes, style and target their timbre.
+
+    The counterpart, where there is one, has the style's notes and the content's timbre.
+    """
 
     triple_id: str
     content: ClipRecipe
     style: ClipRecipe
     target: ClipRecipe
+    counterpart: ClipRecipe | None = None
 
     @property
-    def clips(self) -> tuple[ClipRecipe, ClipRecipe, ClipRecipe]:
-        """Content, style, target."""
-        return self.content, self.style, self.target
+    def clips(self) -> tuple[ClipRecipe, ...]:
+        """Content, style, target and, where there is one, counterpart."""
+        three = (self.content, self.style, self.target)
+        return three if self.counterpart is None else (*three, self.counterpart)
 
 
 class SegmentPool:
@@ -237,6 +242,9 @@ def draw_triple(
         content=ClipRecipe(triple_id, "content", segment, content_timbre, config.clip_seconds),
         style=ClipRecipe(triple_id, "style", partner, target_timbre, config.clip_seconds),
         target=ClipRecipe(triple_id, "target", segment, target_timbre, config.clip_seconds),
+        counterpart=ClipRecipe(triple_id, "counterpart", partner, content_timbre, config.clip_seconds)
+        if config.counterparts and split == "train"
+        else None,
     )
 
 

@@ -18,6 +18,7 @@ from timbreflow.data.manifest import (
     SPLITS,
     read_clip_notes,
     read_manifest,
+    triple_rows,
     write_clip_notes,
     write_manifest,
 )
@@ -303,12 +304,13 @@ def _report(manifest: pd.DataFrame, logs: list[dict[str, Any]], config: RenderCo
     rows = []
     for split in SPLITS:
         part = manifest[manifest["split"] == split]
-        metrics[f"triples_{split}"] = float(part["triple_id"].nunique())
+        n_triples = len(triple_rows(manifest, split)) if len(part) else 0
+        metrics[f"triples_{split}"] = float(n_triples)
         metrics[f"timbres_{split}"] = float(part["timbre_id"].nunique())
-        counts = {"triples": part["triple_id"].nunique(), "timbres": part["timbre_id"].nunique()}
+        counts = {"triples": n_triples, "timbres": part["timbre_id"].nunique()}
         rows.append({"split": split, **counts, "pieces": part["piece_id"].nunique()})
     summary = (
-        f"{len(manifest) // 3} triples ({len(manifest)} clips, {sounding / 3600:.2f} h) of "
+        f"{sum(row['triples'] for row in rows)} triples ({len(manifest)} clips, {sounding / 3600:.2f} h) of "
         f"{manifest['timbre_id'].nunique()} timbres in {len(logs)} shards, reused {reused} shards, "
         f"{sounding / seconds:.0f} x real time."
     )

@@ -9,7 +9,7 @@ from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import MetricLogger, StageReport
 from timbreflow.training.config import GlowTraining
 from timbreflow.training.objectives import GlowObjective
-from timbreflow.training.products import read_passed, train, work_key
+from timbreflow.training.products import begin_with, read_passed, train, work_key
 from timbreflow.training.seeding import seed_everything
 from timbreflow.training.triple_source import open_source
 
@@ -36,23 +36,17 @@ def run(
     """
     passed = read_passed(layout.results("validate_data") / "passed.json")
     place = resolve_device(device)
-    source = open_source(
-        layout.mels,
-        layout.audio,
-        features,
-        kind=features.kind,
-        pairs=config.pairs,
-        batch_size=config.fit.batch_size,
-        validation_triples=config.validation_triples,
-        seed=config.fit.seed,
-        device=place,
-    )
+    source = open_source(layout.mels, layout.audio, features, config, kind=features.kind, device=place)
     source.check(config.model.n_features, section="train_glow.model.n_features")
     objective = GlowObjective(noise=config.noise, l1=config.l1, l1_every=config.l1_every, weights=config.losses)
     seed_everything(config.fit.seed, "model")
     model = Glow(config.model).to(place)
-    seed_everything(config.fit.seed, "initialize")
-    objective.initialize(model, next(iter(source.batches(0))).to(place))
+    begun = ""
+    if config.init_from:
+        begun = begin_with(model, layout.root / config.init_from, source.features)
+    else:
+        seed_everything(config.fit.seed, "initialize")
+        objective.initialize(model, next(iter(source.batches(0))).to(place))
     result, metrics = train(
         model,
         objective,
@@ -62,10 +56,10 @@ def run(
         kind="glow",
         features=source.features,
         normalizer=source.normalizer,
-        settings={"section": dataclasses.asdict(config), "data": passed},
+        settings={"section": dataclasses.asdict(config), "data": passed, "begun": begun},
         bundle=layout.model("glow"),
         results=layout.results("train_glow"),
-        workdir=layout.scratch("train_glow", work_key("train_glow", passed, config, features)),
+        workdir=layout.scratch("train_glow", work_key(f"train_glow{begun}", passed, config, features)),
         log=log,
         device=place,
     )

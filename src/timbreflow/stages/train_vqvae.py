@@ -10,7 +10,7 @@ from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import MetricLogger, StageReport
 from timbreflow.training.config import VQVAETraining
 from timbreflow.training.objectives import VQVAEObjective
-from timbreflow.training.products import read_passed, train, work_key
+from timbreflow.training.products import begin_with, read_passed, train, work_key
 from timbreflow.training.seeding import seed_everything
 from timbreflow.training.triple_source import open_source
 
@@ -39,20 +39,11 @@ def run(
     """
     passed = read_passed(layout.results("validate_data") / "passed.json")
     place = resolve_device(device)
-    source = open_source(
-        layout.mels,
-        layout.audio,
-        features,
-        kind=config.features,
-        pairs=config.pairs,
-        batch_size=config.fit.batch_size,
-        validation_triples=config.validation_triples,
-        seed=config.fit.seed,
-        device=place,
-    )
+    source = open_source(layout.mels, layout.audio, features, config, kind=config.features, device=place)
     source.check(config.model.n_features, section=f"train_vqvae.{variant}.model.n_features")
     seed_everything(config.fit.seed, "model")
     model = VQVAE(config.model)
+    begun = begin_with(model, layout.root / config.init_from, source.features) if config.init_from else ""
     result, metrics = train(
         model,
         VQVAEObjective(reconstruction=config.reconstruction, weights=config.losses),
@@ -62,10 +53,10 @@ def run(
         kind="vqvae",
         features=source.features,
         normalizer=source.normalizer,
-        settings={"variant": variant, "section": dataclasses.asdict(config), "data": passed},
+        settings={"variant": variant, "section": dataclasses.asdict(config), "data": passed, "begun": begun},
         bundle=layout.model(f"vqvae-{variant}"),
         results=layout.results("train_vqvae") / variant,
-        workdir=layout.scratch("train_vqvae", work_key(f"train_vqvae/{variant}", passed, config, features)),
+        workdir=layout.scratch("train_vqvae", work_key(f"train_vqvae/{variant}{begun}", passed, config, features)),
         log=log,
         device=place,
     )

@@ -53,6 +53,8 @@ class VQVAETraining:
         reconstruction: "l1" or "mse" on normalised features.
         losses: weights of the auxiliary terms.
         validation_triples: how many are scored at each validation.
+        crop_frames: frames of content and target that a training step sees, 0 for whole clips.
+        init_from: folder of weights to begin with, relative to the checkout; "" begins from scratch.
     """
 
     features: Literal["log_mel", "log_stft"]
@@ -62,6 +64,8 @@ class VQVAETraining:
     reconstruction: Literal["l1", "mse"]
     losses: AuxiliaryWeights
     validation_triples: int
+    crop_frames: int
+    init_from: str
 
     def __post_init__(self) -> None:
         """Refuse an empty validation set."""
@@ -83,6 +87,8 @@ class GlowTraining:
         l1_every: steps from one such term to the next.
         losses: weights of the auxiliary terms.
         validation_triples: how many are scored at each validation.
+        crop_frames: frames of content and target that a training step sees, 0 for whole clips.
+        init_from: folder of weights to begin with, relative to the checkout; "" begins from scratch.
     """
 
     pairs: Pairs
@@ -93,6 +99,8 @@ class GlowTraining:
     l1_every: int
     losses: AuxiliaryWeights
     validation_triples: int
+    crop_frames: int
+    init_from: str
 
     def __post_init__(self) -> None:
         """Refuse a likelihood without a bound."""

@@ -23,6 +23,7 @@ from timbreflow.training.seeding import seed_everything
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 30.0
+STOP_FILE = "stop"
 
 
 class Batch(Protocol):
@@ -92,7 +93,8 @@ def fit(
     """Train `model` in place and leave it with the EMA weights of its best validation, in evaluation mode.
 
     Killed at any moment, the same call goes on at the last checkpoint in `workdir` and ends with the same weights as
-    an unbroken run (bit for bit on a CPU with the same number of threads).
+    an unbroken run (bit for bit on a CPU with the same number of threads). A file named `STOP_FILE` in `workdir` ends
+    it at the next validation, as if its patience were over.
 
     Args:
         model: built with its own seed; moved to `device`.
@@ -160,7 +162,8 @@ def fit(
         if state.step % config.validate_every == 0 or state.step == config.steps:
             figures = validate(ema, objective, validation_batches, seed=config.seed, device=device)
             log(state.step, {f"val/{name}": value for name, value in figures.items()})
-            best = judge(state, figures, objective.criterion, config, ema=ema, best=best)
+            asked = (workdir / STOP_FILE).exists()
+            best = judge(state, figures, objective.criterion, config, ema=ema, best=best, asked_to_stop=asked)
         if state.stopped or state.step % config.checkpoint_every == 0:
             save_checkpoint(workdir, state, model=model, ema=ema, optimizer=optimizer, best=best, identity=identity)
     bar.close()
@@ -282,6 +285,7 @@ def judge(
     *,
     ema: nn.Module,
     best: dict[str, Tensor] | None,
+    asked_to_stop: bool = False,
 ) -> dict[str, Tensor] | None:
     """Add a row to the curves, decide whether this is the best step and whether to stop; return the best weights."""
     row = {f"train_{name}": total / count for name, (total, count) in state.sums.items()}
@@ -295,6 +299,6 @@ def judge(
         state.validations_since_best += 1
     if state.step == config.steps:
         state.stopped = "finished"
-    elif config.patience and state.validations_since_best >= config.patience:
+    elif asked_to_stop or (config.patience and state.validations_since_best >= config.patience):
         state.stopped = "early"
     return best

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from timbreflow.audio.features import FeatureConfig, Normalizer
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_file, read_json, stable_hash, write_json
-from timbreflow.models.bundle import ModelBundle, save_bundle
+from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle, weights_sha256
 from timbreflow.training.fit import BatchT, FitResult, ModelT, Objective, fit
 from timbreflow.training.fit_config import FitConfig
 
@@ -40,6 +41,30 @@ def work_key(stage: str, passed: Any, *sections: Any) -> str:
         sections: dataclasses.
     """
     return f"{stable_hash(stage, passed, *(dataclasses.asdict(section) for section in sections)):016x}"
+
+
+def begin_with(model: nn.Module, folder: Path, features: FeatureConfig) -> str:
+    """Load the weights of an earlier training into a model of the same shape, to train on from there.
+
+    Args:
+        model: changed in place.
+        folder: a bundle, in full or half precision.
+        features: what the training reads; the bundle must have been trained on the same.
+
+    Returns:
+        sha256 of the weights file.
+
+    Raises:
+        TimbreflowError: the bundle is unusable, of another shape, or of other features.
+    """
+    bundle = load_bundle(folder)
+    if bundle.model.config != model.config or bundle.features != features:
+        raise TimbreflowError(
+            f"{folder} holds a model of another shape or of other features than params.yaml asks for; "
+            'give its settings to params.yaml, or set init_from to "".'
+        )
+    model.load_state_dict(bundle.model.state_dict())
+    return weights_sha256(folder)
 
 
 def train(

@@ -11,8 +11,9 @@ import torch
 from timbreflow.audio.features import FeatureConfig, FeatureExtractor, Normalizer
 from timbreflow.data.audio_triples import AudioTripleDataset, TripleAudioBatch, fit_normalizer, to_features
 from timbreflow.data.sampling import make_loader
-from timbreflow.data.triples import Pairs, TripleBatch, TripleDataset
+from timbreflow.data.triples import TripleBatch, TripleDataset, crop
 from timbreflow.errors import TimbreflowError
+from timbreflow.training.config import GlowTraining, VQVAETraining
 from timbreflow.training.devices import loader_workers
 
 STATISTICS_TRIPLES = 256
@@ -52,12 +53,9 @@ def open_source(
     mels: Path,
     audio: Path,
     features: FeatureConfig,
+    config: VQVAETraining | GlowTraining,
     *,
     kind: Literal["log_mel", "log_stft"],
-    pairs: Pairs,
-    batch_size: int,
-    validation_triples: int,
-    seed: int,
     device: torch.device,
 ) -> TripleSource:
     """Open training and validation triples: from `mels` where it holds features of this kind, else from `audio`.
@@ -66,47 +64,33 @@ def open_source(
         mels: data/mels.
         audio: data/audio.
         features: the audio section of params.yaml.
+        config: pairs, validation_triples, crop_frames, and the batch size and seed of its fit.
         kind: which features the model takes.
-        pairs: what the content of a training example is.
-        batch_size: triples a batch.
-        validation_triples: at most so many, evenly spread over the validation split.
-        seed: of the order.
         device: where features are made when they are not stored.
 
     Raises:
         TimbreflowError: data is missing or was made with other audio settings.
     """
     wanted = dataclasses.replace(features, kind=kind)
-    workers = loader_workers(device)
-    if kind == features.kind:
-        stored = TripleDataset(mels, audio, split="train", pairs=pairs)
-        if stored.features != wanted:
-            raise TimbreflowError(f"{mels} was made with other audio settings than params.yaml has; run extract_mels.")
-        held_out = TripleDataset(mels, audio, split="validation")
-        return TripleSource(
-            batches=lambda start: make_loader(
-                stored, batch_size, seed=seed, workers=workers, device=device, start_step=start
-            ),
-            validation=_spread(held_out, validation_triples, batch_size),
-            features=wanted,
-            normalizer=stored.normalizer,
-        )
-    return _computed(audio, wanted, pairs, batch_size, validation_triples, seed=seed, workers=workers, device=device)
+    if kind != features.kind:
+        return _computed(audio, wanted, config, device)
+    stored = TripleDataset(mels, audio, split="train", pairs=config.pairs)
+    if stored.features != wanted:
+        raise TimbreflowError(f"{mels} was made with other audio settings than params.yaml has; run extract_mels.")
+    held_out = TripleDataset(mels, audio, split="validation")
+    return TripleSource(
+        batches=lambda start: _cropped(_load(stored, config, device, start), config, start),
+        validation=_spread(held_out, config.validation_triples, config.fit.batch_size),
+        features=wanted,
+        normalizer=stored.normalizer,
+    )
 
 
 def _computed(
-    audio: Path,
-    features: FeatureConfig,
-    pairs: Pairs,
-    batch_size: int,
-    validation_triples: int,
-    *,
-    seed: int,
-    workers: int,
-    device: torch.device,
+    audio: Path, features: FeatureConfig, config: VQVAETraining | GlowTraining, device: torch.device
 ) -> TripleSource:
     """Spectra that are not stored: 1025 bins would take eight times the room of the mels, and decoding is quick."""
-    sound = AudioTripleDataset(audio, features, split="train", pairs=pairs)
+    sound = AudioTripleDataset(audio, features, split="train", pairs=config.pairs)
     held_out = AudioTripleDataset(audio, features, split="validation")
     extractor = FeatureExtractor(features).to(device)
     normalizer = fit_normalizer(sound, extractor, n_triples=STATISTICS_TRIPLES, device=device)
@@ -115,15 +99,35 @@ def _computed(
         for batch in loader:
             yield to_features(batch.to(device), extractor, normalizer)
 
+    validation = convert(_spread(held_out, config.validation_triples, config.fit.batch_size))
     return TripleSource(
-        batches=lambda start: convert(
-            make_loader(sound, batch_size, seed=seed, workers=workers, device=device, start_step=start)
-        ),
+        batches=lambda start: _cropped(convert(_load(sound, config, device, start)), config, start),
         # Converted once: the same spectra are looked at in every validation.
-        validation=[batch.to("cpu") for batch in convert(_spread(held_out, validation_triples, batch_size))],
+        validation=[batch.to("cpu") for batch in validation],
         features=features,
         normalizer=normalizer,
     )
+
+
+def _load(
+    dataset: TripleDataset | AudioTripleDataset,
+    config: VQVAETraining | GlowTraining,
+    device: torch.device,
+    start: int,
+) -> Iterable[Any]:
+    return make_loader(
+        dataset,
+        config.fit.batch_size,
+        seed=config.fit.seed,
+        workers=loader_workers(device),
+        device=device,
+        start_step=start,
+    )
+
+
+def _cropped(batches: Iterable[TripleBatch], config: VQVAETraining | GlowTraining, start: int) -> Iterator[TripleBatch]:
+    for number, batch in enumerate(batches, start):
+        yield crop(batch, config.crop_frames, seed=config.fit.seed, number=number)
 
 
 def _spread(dataset: TripleDataset | AudioTripleDataset, count: int, batch_size: int) -> list[Any]:

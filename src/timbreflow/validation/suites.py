@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from timbreflow.data.manifest import CLIP_NOTES_SCHEMA, MANIFEST_SCHEMA, ROLES, SPLITS
+from timbreflow.data.manifest import CLIP_NOTES_SCHEMA, COUNTERPART, MANIFEST_SCHEMA, ROLES, SPLITS
 from timbreflow.validation.config import Promise, ValidationConfig
 from timbreflow.validation.engine import gx, gxe
 
@@ -47,7 +47,7 @@ def _manifest(config: ValidationConfig, promise: Promise, seconds: float) -> "li
         gxe.ExpectCompoundColumnsToBeUnique(column_list=["triple_id", "role"]),
         gxe.ExpectCompoundColumnsToBeUnique(column_list=["shard", "offset"]),
         _only("split", SPLITS),
-        _only("role", ROLES),
+        _only("role", [*ROLES, COUNTERPART]),
         _between("offset", 0, None),
         _between("nbytes", 1, None),
         _between("start", 0, None),
@@ -70,9 +70,9 @@ def _manifest(config: ValidationConfig, promise: Promise, seconds: float) -> "li
 
 
 def _triples() -> "list[Expectation]":
-    promises = ("same_notes", "same_timbre", "other_timbre", "other_notes")
+    promises = ("same_notes", "same_timbre", "other_timbre", "other_notes", "square")
     return [
-        _only("roles", ["+".join(sorted(ROLES))]),
+        _only("roles", ["+".join(sorted(ROLES)), "+".join(sorted([*ROLES, COUNTERPART]))]),
         _between("n_splits", 1, 1),
         *(_only(promise, [True]) for promise in promises),
     ]

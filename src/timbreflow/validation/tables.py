@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from timbreflow.data.manifest import (
     CLIP_NOTES_SCHEMA,
+    COUNTERPART,
     MANIFEST_SCHEMA,
     ROLES,
     SPLITS,
@@ -66,16 +67,17 @@ def triple_table(clips: pd.DataFrame, notes: pd.DataFrame) -> pd.DataFrame:
 
     Columns: triple_id; roles (sorted, joined by +); n_splits; same_notes (content and target play the same notes);
     same_timbre (style and target); other_timbre (content and target differ); other_notes (style is no part of the
-    content's segment). The last four are False where a role is missing.
+    content's segment); square (the counterpart, where there is one, plays the style's notes with the content's
+    timbre). The last five are False where a role is missing.
     """
     groups = clips.assign(role=clips["role"].astype(str)).sort_values("role").groupby("triple_id", sort=True)
     table = pd.DataFrame({"roles": groups["role"].agg("+".join), "n_splits": groups["split"].nunique()})
     clips = clips.assign(notes=clips["clip_id"].map(_fingerprints(notes)))
     roles = {
         role: clips[clips["role"] == role].drop_duplicates("triple_id").set_index("triple_id").reindex(table.index)
-        for role in ROLES
+        for role in (*ROLES, COUNTERPART)
     }
-    content, style, target = (roles[role] for role in ROLES)
+    content, style, target, fourth = roles.values()
     complete = content["clip_id"].notna() & style["clip_id"].notna() & target["clip_id"].notna()
     same_track = (content["piece_id"] == style["piece_id"]) & (content["track"] == style["track"])
     apart = (content["start"] - style["start"]).abs() >= content["duration"] - START_PRECISION
@@ -84,6 +86,8 @@ def triple_table(clips: pd.DataFrame, notes: pd.DataFrame) -> pd.DataFrame:
         "same_timbre": style["timbre_id"] == target["timbre_id"],
         "other_timbre": content["timbre_id"] != target["timbre_id"],
         "other_notes": ~same_track | apart,
+        "square": fourth["clip_id"].isna()
+        | ((fourth["notes"] == style["notes"]) & (fourth["timbre_id"] == content["timbre_id"])),
     }
     for name, kept in promises.items():
         # What cannot be compared is no promise kept; left missing, it would be passed over by the suite.

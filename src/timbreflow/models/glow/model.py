@@ -130,8 +130,9 @@ class Glow(nn.Module):
     def __init__(self, config: GlowConfig) -> None:
         super().__init__()
         self.config = config
-        code_dim, style = config.quantizer.code_dim, config.style
+        style = config.style
         self.content_path = ContentPath(config.content, config.quantizer, n_features=config.n_features)
+        code_dim = self.content_path.code_dim
         self.style_encoder = StyleEncoder(style, n_features=config.n_features)
         self.dropout = None
         if config.condition_dropout:
