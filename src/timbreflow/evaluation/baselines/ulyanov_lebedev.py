@@ -6,13 +6,14 @@ Conventions:
 
         (1 - w) / 2 |f - f_content|^2 + w / 2 |G - G_style|^2,    G = f f' / 2T
 
-    by L-BFGS. Griffin-Lim gives it a sound, which is brought to the content's loudness: what is
+    by L-BFGS with a line search. Griffin-Lim gives it a sound, which is brought to the content's loudness: what is
     wrong in s by a little is wrong in power by a factor.
 
-Measured (one clip of 8 s, 1 core): 40 evaluations of the loss leave it within 3 % of where 60 do.
+Measured: 6 s of one core for a clip of 8 s. On four validation clips style weights of 2, 10 and 100 gave LSD 17.5, 17.0
+and 18.9, MFCC distance .208, .189 and .188 (copied content: .200), onset F1 .72, .47 and .39.
 
 Deviations from the reference implementation of Cífka et al.:
-    * The search begins at the content, not at noise, and takes 40 evaluations, not 100: from noise the content term
+    * The search begins at the content, not at noise, and takes 30 evaluations, not 100: from noise the content term
       needs the first 20 to come back to where the content is.
     * A turn of the channels leaves random normal filters what they are, so the filters look at the coordinates of s
       among the 256 strongest spectra of content and style (more than 99.9 % of their energy), not at 1025 bins. The
@@ -68,7 +69,7 @@ class UlyanovLebedev:
         n_filters: int = 4096,
         kernel: int = 11,
         n_spectra: int = 256,
-        style_weight: float = 100.0,
+        style_weight: float = 10.0,
         evaluations: int = 30,
     ) -> None:
         if min(n_filters, kernel, n_spectra, evaluations) < 1 or style_weight < 0:
