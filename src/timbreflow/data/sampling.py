@@ -94,6 +94,8 @@ def make_loader(
         "collate_fn": dataset.collate,
         "pin_memory": torch.device(device).type == "cuda",
         "persistent_workers": workers > 0,
+        # Its own, or opening the loader would take a number from the stream that training draws from.
+        "generator": torch.Generator().manual_seed(seed),
     }
     if not shuffle:
         return DataLoader(dataset, batch_size=batch_size, **common)  # type: ignore[arg-type]  # torch asks for its base
