@@ -13,7 +13,7 @@ from timbreflow.models.quantizer import QuantizerConfig
 from timbreflow.models.vqvae import VQVAE, VQVAEConfig
 
 FEATURES = FeatureConfig("log_mel", 16000, 1024, 1000, 500, 40, 40.0, 8000.0, 0.01)
-CONTENT = ContentConfig("residual", 8, 2, 1, False, 0)
+CONTENT = ContentConfig("residual", 8, 2, 1, False, 0, 0)
 QUANTIZER = QuantizerConfig(16, 8, 1, "euclidean", 0.9, 0.1, 1)
 STYLE = StyleConfig("tokens", 8, 8, 2, 1, 0, 0, 0.0)
 

@@ -17,7 +17,8 @@ def test_output_shapes(base_config: VQVAEConfig, paper_config: VQVAEConfig) -> N
     assert out.roll_logits.shape == (2, 128, 21)
     assert out.codes.shape == (2, 11)
     assert out.codes.dtype == torch.int64
-    assert out.content_code.shape == (2, 8, 11)
+    assert out.content_code.shape == (2, 8 + 4, 11), "the code and the hint of its notes"
+    assert out.content_encoded.shape == (2, 8, 11)
     assert out.style_tokens.shape == (2, 2, 8)
     assert out.commitment_loss.shape == ()
     assert out.perplexity.shape == ()

@@ -26,7 +26,9 @@ QUANTIZER = QuantizerConfig(
     codebook_size=32, code_dim=16, heads=1, distance="euclidean", decay=0.9, dead_code_threshold=0.5, kmeans_iters=5
 )
 STYLE = StyleConfig(encoder="tokens", width=16, dim=8, n_tokens=2, n_blocks=1, chunk_frames=8, roll_bins=0, noise=0.0)
-WEIGHTS = AuxiliaryWeights(commitment=0.25, roll=0.1, roll_pos_weight=5.0, contrastive=0.1, contrastive_temperature=0.2)
+WEIGHTS = AuxiliaryWeights(
+    commitment=0.25, roll=0.1, roll_pos_weight=5.0, invariance=0.1, contrastive=0.1, contrastive_temperature=0.2
+)
 
 
 def vqvae() -> VQVAE:
@@ -116,7 +118,7 @@ def test_vqvae_terms_go_down_together(reconstruction: str) -> None:
         vqvae(), VQVAEObjective(reconstruction=reconstruction, weights=WEIGHTS), structured_batch(), steps=120
     )
     assert set(first) == {
-        "loss", "reconstruction", "vq/commitment_loss", "vq/perplexity", "roll/bce", "style/contrastive"
+        "loss", "reconstruction", "vq/commitment_loss", "vq/perplexity", "roll/bce", "content/invariance", "style/contrastive"
     }  # fmt: skip
     assert last["reconstruction"] < 0.6 * first["reconstruction"]
     assert last["roll/bce"] < 0.7 * first["roll/bce"]
@@ -199,7 +201,7 @@ def test_each_glow_term_reaches_its_part(term: str, part: str) -> None:
 
 def test_terms_of_weight_zero_are_left_out() -> None:
     weights = AuxiliaryWeights(
-        commitment=0.5, roll=0.0, roll_pos_weight=1.0, contrastive=0.0, contrastive_temperature=0.1
+        commitment=0.5, roll=0.0, roll_pos_weight=1.0, invariance=0.0, contrastive=0.0, contrastive_temperature=0.1
     )
     terms = VQVAEObjective(reconstruction="mse", weights=weights)(vqvae(), structured_batch(), step=0)
     assert set(terms) == {"loss", "reconstruction", "vq/commitment_loss", "vq/perplexity"}
@@ -280,6 +282,7 @@ def test_senseless_weights_are_refused(change: dict[str, float]) -> None:
         "commitment": 1.0,
         "roll": 1.0,
         "roll_pos_weight": 1.0,
+        "invariance": 1.0,
         "contrastive": 1.0,
         "contrastive_temperature": 0.1,
     }

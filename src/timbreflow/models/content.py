@@ -22,6 +22,7 @@ class ContentCode:
     Attributes:
         code: [B, D + H, t] what decoders get, t = ceil(T / downsample): the quantised code with a straight-through
             gradient, and H channels of the notes that the head hears in it.
+        encoded: [B, D, t] before quantisation, each channel of deviation 1 over a batch.
         codes: [B, t] int64.
         commitment_loss: scalar.
         perplexity: scalar.
@@ -29,6 +30,7 @@ class ContentCode:
     """
 
     code: Tensor
+    encoded: Tensor
     codes: Tensor
     commitment_loss: Tensor
     perplexity: Tensor
@@ -88,9 +90,10 @@ class ContentPath(nn.Module):
 
     def forward(self, x: Tensor) -> ContentCode:
         """Encode x: [B, M, T]."""
-        found = self.quantizer(self.encoder(x))
+        encoded = self.encoder(x)
+        found = self.quantizer(encoded)
         roll = None if self.roll_head is None else self.roll_head(found.quantized, x.shape[-1])
         code = found.quantized
         if self.roll_hint is not None and roll is not None:
             code = torch.cat([code, self.roll_hint(roll)], dim=1)
-        return ContentCode(code, found.codes, found.commitment_loss, found.perplexity, roll)
+        return ContentCode(code, encoded, found.codes, found.commitment_loss, found.perplexity, roll)

@@ -57,6 +57,7 @@ class VQVAEOutput:
         codes: [B, t] int64.
         perplexity: scalar.
         content_code: [B, D, t] quantised.
+        content_encoded: [B, D, t] before quantisation.
         style_tokens: [B, K, D].
     """
 
@@ -66,6 +67,7 @@ class VQVAEOutput:
     codes: Tensor
     perplexity: Tensor
     content_code: Tensor
+    content_encoded: Tensor
     style_tokens: Tensor
 
 
@@ -126,7 +128,14 @@ class VQVAE(nn.Module):
         prediction = full_precision(self.decoder(code, used_tokens, content.shape[-1]))
         roll = None if found.roll_logits is None else full_precision(found.roll_logits)
         return VQVAEOutput(
-            prediction, found.commitment_loss, roll, found.codes, found.perplexity, found.code, full_precision(tokens)
+            prediction,
+            found.commitment_loss,
+            roll,
+            found.codes,
+            found.perplexity,
+            found.code,
+            found.encoded,
+            full_precision(tokens),
         )
 
     def transfer(

@@ -17,6 +17,8 @@ class AuxiliaryWeights:
         commitment: of the distance between the content encoder's output and its codes.
         roll: of the note head's binary cross-entropy.
         roll_pos_weight: what a sounding pitch counts in it, against 1 for a silent one (about 1 in 40 sounds).
+        invariance: of the distance between what the content encoder makes of the content and of the target, which
+            play the same notes with different timbres. Their code has no other reason to forget the timbre.
         contrastive: of the InfoNCE of the style tokens.
         contrastive_temperature: of its cosine similarities.
     """
@@ -24,12 +26,13 @@ class AuxiliaryWeights:
     commitment: float
     roll: float
     roll_pos_weight: float
+    invariance: float
     contrastive: float
     contrastive_temperature: float
 
     def __post_init__(self) -> None:
         """Refuse weights that would reward mistakes."""
-        for name in ("commitment", "roll", "contrastive"):
+        for name in ("commitment", "roll", "invariance", "contrastive"):
             if getattr(self, name) < 0:
                 raise TimbreflowError(f"losses.{name} is {getattr(self, name)}; set it to 0 or more in params.yaml.")
         if self.roll_pos_weight <= 0 or self.contrastive_temperature <= 0:
@@ -43,6 +46,8 @@ def auxiliary_terms(
     perplexity: Tensor,
     roll_logits: Tensor | None,
     roll: Tensor,
+    encoded: Tensor,
+    target_encoded: Tensor | None,
     style_tokens: Tensor,
     target_tokens: Tensor | None,
     timbre: Tensor,
@@ -55,6 +60,8 @@ def auxiliary_terms(
         perplexity: scalar, drawn as a curve only.
         roll_logits: [B, 128, T], None where the model has no note head.
         roll: [B, 128, T] bool, the true notes.
+        encoded: [B, D, t] of the contents, before quantisation.
+        target_encoded: the same of the targets. None leaves the invariance term out.
         style_tokens: [B, K, D] of the style clips.
         target_tokens: [B, K, D] of the targets: the same timbres, other notes. None leaves the contrastive term out.
         timbre: [B] int64.
@@ -64,6 +71,9 @@ def auxiliary_terms(
     if roll_logits is not None and weights.roll:
         terms["roll/bce"] = roll_loss(roll_logits, roll, pos_weight=weights.roll_pos_weight)
         total = total + weights.roll * terms["roll/bce"]
+    if target_encoded is not None and weights.invariance:
+        terms["content/invariance"] = F.mse_loss(encoded.float(), target_encoded.float())
+        total = total + weights.invariance * terms["content/invariance"]
     if target_tokens is not None and weights.contrastive:
         terms["style/contrastive"] = contrastive_loss(
             style_tokens, target_tokens, timbre, temperature=weights.contrastive_temperature

@@ -84,6 +84,7 @@ class GlowOutput:
         codes: [B, t] int64.
         roll_logits: [B, 128, T], or None without a note head.
         content_code: [B, D, t] quantised.
+        content_encoded: [B, D, t] before quantisation.
         style_tokens: [B, K, D].
         conditions: for `Glow.sample` with these very conditions, without encoding again.
     """
@@ -99,6 +100,7 @@ class GlowOutput:
     codes: Tensor
     roll_logits: Tensor | None
     content_code: Tensor
+    content_encoded: Tensor
     style_tokens: Tensor
     conditions: Conditions
 
@@ -236,6 +238,7 @@ class Glow(nn.Module):
             codes=found.codes,
             roll_logits=None if found.roll_logits is None else full_precision(found.roll_logits),
             content_code=found.code,
+            content_encoded=found.encoded,
             style_tokens=full_precision(tokens),
             conditions=conditions,
         )
