@@ -290,6 +290,26 @@ def register(*, check: bool = False) -> None:
 
 
 @app.command
+def release(name: str, folder: Path, *, cost: str = "") -> None:
+    """Store trained weights below released/, in half precision and with their card.
+
+    Args:
+        name: vqvae, vqvae-paper, glow, timbre_metric or vocoder.
+        folder: of the trained weights, or the released ones again to bring new figures into the card.
+        cost: what the training cost, such as "7 h on 2 CPU cores, 21 triples/s".
+    """
+    from timbreflow.config import load_params
+    from timbreflow.stages.layout import Layout
+    from timbreflow.stages.release import release as release_bundle
+
+    root = project_root()
+    params = load_params(root / "params.yaml")
+    fonts = [font.name for font in params.render_triples.soundfonts if font.role == "train"]
+    corpora = params.collect_midi.sources
+    print(release_bundle(name, folder, layout=Layout(root), fonts=fonts, corpora=corpora, cost=cost).summary)
+
+
+@app.command
 def promote(name: str, *, rollback: bool = False) -> None:
     """Make the challenger the champion, if it passes the gate of params.yaml.
 

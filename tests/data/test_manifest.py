@@ -14,6 +14,7 @@ from timbreflow.data.manifest import (
     read_clip_notes,
     read_manifest,
     triple_positions,
+    triple_rows,
     write_clip_notes,
     write_manifest,
 )
@@ -82,6 +83,32 @@ def test_incomplete_and_doubled_triples_are_refused(tmp_path: Path) -> None:
         triple_positions(pd.concat([clips, clips], ignore_index=True), "train")
     with pytest.raises(TimbreflowError, match="no clips"):
         triple_positions(clips[clips["split"] != "test"], "test")
+
+
+def with_counterparts(clips: pd.DataFrame) -> pd.DataFrame:
+    """A fourth clip for each training triple: the style's notes with the content's timbre."""
+    train = clips[clips["split"] == "train"]
+    style = train[train["role"] == "style"].set_index("triple_id")
+    content = train[train["role"] == "content"].set_index("triple_id")
+    fourth = style.assign(role="counterpart", timbre_id=content["timbre_id"], clip_id=style["clip_id"] + "-2")
+    return pd.concat([clips, fourth.reset_index()], ignore_index=True)
+
+
+def test_a_square_is_four_true_triples(tmp_path: Path) -> None:
+    write_tiny_audio(tmp_path)
+    clips = with_counterparts(read_manifest(tmp_path))
+    rows = triple_rows(clips, "train")
+    assert len(rows) == 4 * COUNTS["train"] == len(set(rows.ids))
+    place = clips["piece_id"] + "/" + clips["track"].astype(str) + "/" + clips["start"].astype(str)
+    content, style, target = rows.content, rows.style, rows.target
+    assert np.array_equal(place[content], place[target])
+    assert np.array_equal(clips["timbre_id"][style], clips["timbre_id"][target])
+    assert (clips["timbre_id"][content].to_numpy() != clips["timbre_id"][target].to_numpy()).all()
+    assert (clips["clip_id"][style].to_numpy() != clips["clip_id"][target].to_numpy()).all()
+    assert len(set(target)) == len(target), "each clip is the target once"
+    assert len(triple_rows(clips, "test")) == COUNTS["test"]
+    with pytest.raises(TimbreflowError, match="lacks its counterpart"):
+        triple_rows(clips.iloc[:-1].reset_index(drop=True), "train")
 
 
 def _fields() -> list[tuple[str, pa.DataType]]:

@@ -10,7 +10,7 @@ from timbreflow.audio.features import FeatureExtractor
 from timbreflow.data.audio_triples import AudioTripleDataset, fit_normalizer, to_features
 from timbreflow.data.mels import ExtractConfig
 from timbreflow.data.sampling import make_loader
-from timbreflow.data.triples import TripleBatch, TripleDataset, collate, is_self_supervised
+from timbreflow.data.triples import TripleBatch, TripleDataset, collate, crop, is_self_supervised
 from timbreflow.errors import TimbreflowError
 from timbreflow.stages import extract_mels
 from timbreflow.stages.layout import Layout
@@ -120,3 +120,18 @@ def test_a_clip_without_notes_and_an_empty_split_are_named(layout: Layout, tmp_p
         TripleDataset(layout.mels, layout.audio, split="other")
     with pytest.raises(TimbreflowError, match="statistics.json is missing"):
         TripleDataset(tmp_path / "none", layout.audio, split="train")
+
+
+def test_a_crop_is_one_stretch_of_content_target_and_roll(layout: Layout) -> None:
+    dataset = TripleDataset(layout.mels, layout.audio, split="train")
+    whole = dataset.collate([dataset[0], dataset[1], dataset[2]])
+    cut = crop(whole, 16, seed=3, number=7)
+    assert torch.equal(cut.style, whole.style) and torch.equal(cut.timbre, whole.timbre)
+    for clip in range(3):
+        windows = whole.target[clip].unfold(1, 16, 1)  # [M, starts, 16]
+        start = int((windows == cut.target[clip][:, None]).all(2).all(0).nonzero()[0])
+        assert torch.equal(cut.content[clip], whole.content[clip][:, start : start + 16])
+        assert torch.equal(cut.content_roll[clip], whole.content_roll[clip][:, start : start + 16])
+    assert torch.equal(crop(whole, 16, seed=3, number=7).target, cut.target)
+    assert not torch.equal(crop(whole, 16, seed=3, number=8).target, cut.target)
+    assert crop(whole, 0, seed=3, number=7) is whole

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -204,3 +205,16 @@ def test_a_manifest_row_holds_the_whole_recipe(tmp_path: Path) -> None:
                 "duration": np.float32(clip.seconds),
             }
             assert ClipRecipe.from_row(row).clip_id == clip.clip_id
+
+
+def test_a_counterpart_closes_the_square_of_training_triples_alone() -> None:
+    config = dataclasses.replace(CONFIG, counterparts=True)
+    made = pool(tables())
+    triple = draw_triple(made, PALETTE, config, split="train", pieces="train", number=3, attempt=0)
+    assert triple.counterpart is not None
+    assert triple.counterpart.segment == triple.style.segment
+    assert triple.counterpart.timbre == triple.content.timbre
+    assert len({clip.clip_id for clip in triple.clips}) == 4
+    assert draw(3).clips == triple.clips[:3], "the fourth clip changes none of the others"
+    test = draw_triple(made, PALETTE, config, split="test", pieces="test", number=3, attempt=0)
+    assert test.counterpart is None

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -335,3 +336,23 @@ def test_mels_of_other_settings_are_refused(layout: Layout) -> None:
 def test_senseless_glow_settings_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(TimbreflowError, match=next(iter(change))):
         dataclasses.replace(GLOW, **change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["vqvae-base", "glow"])
+def test_training_goes_on_from_given_weights(layout: Layout, name: str) -> None:
+    run: Any = {"vqvae-base": run_base, "glow": run_glow}[name]
+    run(layout)
+    shutil.copytree(layout.model(name), layout.root / "earlier")
+    fit = dataclasses.replace({"vqvae-base": BASE, "glow": GLOW}[name].fit, learning_rate=1e-9)
+    run(layout, init_from="earlier", fit=fit)
+    first, again = (load_bundle(folder) for folder in (layout.root / "earlier", layout.model(name)))
+    assert again.training["begun"] == weights_sha256(layout.root / "earlier")
+    for (key, old), new in zip(first.model.named_parameters(), again.model.parameters(), strict=True):
+        torch.testing.assert_close(old, new, msg=key, atol=1e-5, rtol=1e-4)
+
+
+def test_weights_of_another_shape_are_no_beginning(layout: Layout) -> None:
+    run_base(layout)
+    shutil.copytree(layout.model("vqvae-base"), layout.root / "earlier")
+    with pytest.raises(TimbreflowError, match="earlier holds a model of another shape"):
+        run_base(layout, init_from="earlier", model=dataclasses.replace(BASE.model, width=24))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.training.fit import FitResult, build_optimizer, fit, update_ema
+from timbreflow.training.fit import STOP_FILE, FitResult, build_optimizer, fit, update_ema
 from timbreflow.training.fit_config import FitConfig, learning_rate
 from timbreflow.training.seeding import seed_everything
 
@@ -207,6 +207,12 @@ def test_early_stop(tmp_path: Path) -> None:
     assert (result.stopped, result.steps, result.best_step) == ("early", 40, 20)
     again, _, _ = run(tmp_path, config, objective=Worse(), kill_at=40)
     assert (again.stopped, again.steps) == ("early", 40)
+
+
+def test_a_stop_file_ends_the_fit_at_its_next_validation(tmp_path: Path) -> None:
+    tmp_path.joinpath(STOP_FILE).touch()
+    result, _, _ = run(tmp_path)
+    assert (result.stopped, result.steps) == ("early", CONFIG.validate_every)
 
 
 def test_no_validation_data_is_an_error(tmp_path: Path) -> None:

@@ -118,7 +118,8 @@ def test_vqvae_terms_go_down_together(reconstruction: str) -> None:
         vqvae(), VQVAEObjective(reconstruction=reconstruction, weights=WEIGHTS), structured_batch(), steps=120
     )
     assert set(first) == {
-        "loss", "reconstruction", "vq/commitment_loss", "vq/perplexity", "roll/bce", "content/invariance", "style/contrastive"
+        "loss", "reconstruction", "vq/commitment_loss", "vq/perplexity", "roll/bce", "content/invariance",
+        "style/contrastive",
     }  # fmt: skip
     assert last["reconstruction"] < 0.6 * first["reconstruction"]
     assert last["roll/bce"] < 0.7 * first["roll/bce"]
