@@ -1,6 +1,7 @@
 """Laws of every flow layer, with all parameters randomised: inverse, log-determinant, gradient, masks."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,20 +10,21 @@ from torch import Tensor, nn
 
 from timbreflow.models.glow.actnorm import ActNorm
 from timbreflow.models.glow.context import FlowContext
-from timbreflow.models.glow.coupling import AffineCoupling
+from timbreflow.models.glow.coupling import AffineCoupling, CouplingConfig
 from timbreflow.models.glow.flow import Flow, FlowStep
 from timbreflow.models.glow.invertible_conv import InvertibleConv
 from timbreflow.models.glow.squeeze import Split, Squeeze
 
 C, T = 6, 4
-SHAPE = {"context_channels": 5, "style_dim": 3, "hidden": 8, "n_layers": 2, "kernel": 3, "bound": 2.0}
+NORMED = CouplingConfig(context_channels=5, style_dim=3, hidden=8, n_layers=2, kernel=3, bound=2.0, style_norm=True)
+PLAIN = replace(NORMED, style_norm=False)
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "actnorm": lambda: ActNorm(C),
     "invertible_conv": lambda: InvertibleConv(C),
-    "coupling": lambda: AffineCoupling(C, **SHAPE, style_norm=False),  # type: ignore[arg-type]
-    "coupling_style_norm": lambda: AffineCoupling(C, **SHAPE, style_norm=True),  # type: ignore[arg-type]
-    "coupling_odd": lambda: AffineCoupling(C - 1, **SHAPE, style_norm=True),  # type: ignore[arg-type]
-    "step": lambda: FlowStep(C, **SHAPE, style_norm=True),  # type: ignore[arg-type]
+    "coupling": lambda: AffineCoupling(C, PLAIN),
+    "coupling_style_norm": lambda: AffineCoupling(C, NORMED),
+    "coupling_odd": lambda: AffineCoupling(C - 1, NORMED),
+    "step": lambda: FlowStep(C, NORMED),
 }
 
 
@@ -73,7 +75,7 @@ def test_gradient_reaches_every_parameter(name: str, randomize: Callable[[nn.Mod
 
 def flow(n_levels: int, randomize: Callable[[nn.Module, float], None], dtype: torch.dtype) -> Flow:
     torch.manual_seed(0)
-    model = Flow(3, n_levels=n_levels, n_steps=2, **SHAPE, style_norm=True).to(dtype)  # type: ignore[arg-type]
+    model = Flow(3, NORMED, n_levels=n_levels, n_steps=2).to(dtype)
     randomize(model, 0.1)
     return model
 
@@ -142,7 +144,7 @@ def test_actnorm_survives_a_silent_channel() -> None:
 
 def test_flow_initialize_leaves_unit_latents(randomize: Callable[[nn.Module, float], None]) -> None:
     torch.manual_seed(0)
-    model = Flow(3, n_levels=2, n_steps=2, **SHAPE, style_norm=True)  # type: ignore[arg-type]
+    model = Flow(3, NORMED, n_levels=2, n_steps=2)
     x, given = 4 + 3 * torch.randn(2, 3, 128), contexts(2, 128, torch.float32)
     model.initialize(x, given)
     for latent in model(x, given)[0]:
@@ -161,7 +163,7 @@ def test_squeeze_and_split_are_permutations() -> None:
 
 def test_log_scales_are_bounded() -> None:
     torch.manual_seed(0)
-    layer = AffineCoupling(C, **SHAPE, style_norm=False)  # type: ignore[arg-type]
+    layer = AffineCoupling(C, PLAIN)
     with torch.no_grad():
         layer.network.outlet.weight.fill_(100)
     _, log_det = layer(100 * torch.randn(2, C, T), context(2, T, torch.float32))
@@ -169,7 +171,7 @@ def test_log_scales_are_bounded() -> None:
 
 
 def test_new_coupling_is_the_identity() -> None:
-    layer = AffineCoupling(C, **SHAPE, style_norm=True)  # type: ignore[arg-type]
+    layer = AffineCoupling(C, NORMED)
     x = torch.randn(2, C, T)
     z, log_det = layer(x, context(2, T, torch.float32))
     assert torch.equal(z, x)

@@ -1,10 +1,30 @@
 """Affine coupling whose network is gated by content and style."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from timbreflow.models.blocks import full_precision
 from timbreflow.models.glow.context import FlowContext, masked
+
+
+@dataclass(frozen=True)
+class CouplingConfig:
+    """Shape of a coupling; see GlowConfig for the attributes that are not here.
+
+    Attributes:
+        context_channels: C of `FlowContext.features`.
+        style_dim: S of `FlowContext.style`.
+    """
+
+    context_channels: int
+    style_dim: int
+    hidden: int
+    n_layers: int
+    kernel: int
+    bound: float
+    style_norm: bool
 
 
 class GatedNetwork(nn.Module):
@@ -16,14 +36,13 @@ class GatedNetwork(nn.Module):
     van den Oord et al. 2016, *Conditional Image Generation with PixelCNN Decoders*, for the unit.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, *, context_channels: int, hidden: int, n_layers: int, kernel: int
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, config: CouplingConfig) -> None:
         super().__init__()
+        hidden, n_layers, kernel = config.hidden, config.n_layers, config.kernel
         self.inlet = nn.Conv1d(inputs, hidden, 1)
-        self.inject = nn.Conv1d(context_channels, hidden, 1)
+        self.inject = nn.Conv1d(config.context_channels, hidden, 1)
         # One convolution makes the gates of all layers: the context is the same for each.
-        self.gates = nn.Conv1d(context_channels, hidden * n_layers, 1)
+        self.gates = nn.Conv1d(config.context_channels, hidden * n_layers, 1)
         self.layers = nn.ModuleList(
             nn.Conv1d(hidden, hidden, kernel, padding=2**i * (kernel // 2), dilation=2**i) for i in range(n_layers)
         )
@@ -69,30 +88,12 @@ class AffineCoupling(nn.Module):
     grow without bound does. Dinh et al. 2017, *Real NVP*.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        context_channels: int,
-        style_dim: int,
-        hidden: int,
-        n_layers: int,
-        kernel: int,
-        bound: float,
-        style_norm: bool,
-    ) -> None:
+    def __init__(self, channels: int, config: CouplingConfig) -> None:
         super().__init__()
         self.n_passing = channels // 2
-        self.bound = bound
-        self.style_norm = StyleNorm(channels, style_dim, bound=bound) if style_norm else None
-        self.network = GatedNetwork(
-            self.n_passing,
-            2 * (channels - self.n_passing),
-            context_channels=context_channels,
-            hidden=hidden,
-            n_layers=n_layers,
-            kernel=kernel,
-        )
+        self.bound = config.bound
+        self.style_norm = StyleNorm(channels, config.style_dim, bound=config.bound) if config.style_norm else None
+        self.network = GatedNetwork(self.n_passing, 2 * (channels - self.n_passing), config)
 
     def _style(self, context: FlowContext) -> tuple[Tensor | float, Tensor | float, Tensor | float, Tensor | float]:
         """M and v of the passing half, m and v of the other."""

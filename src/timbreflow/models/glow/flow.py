@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from timbreflow.models.glow.actnorm import ActNorm
 from timbreflow.models.glow.context import FlowContext
-from timbreflow.models.glow.coupling import AffineCoupling
+from timbreflow.models.glow.coupling import AffineCoupling, CouplingConfig
 from timbreflow.models.glow.invertible_conv import InvertibleConv
 from timbreflow.models.glow.squeeze import Split, Squeeze
 
@@ -16,31 +16,11 @@ from timbreflow.models.glow.squeeze import Split, Squeeze
 class FlowStep(nn.Module):
     """Actnorm, invertible 1x1 convolution, affine coupling."""
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        context_channels: int,
-        style_dim: int,
-        hidden: int,
-        n_layers: int,
-        kernel: int,
-        bound: float,
-        style_norm: bool,
-    ) -> None:
+    def __init__(self, channels: int, config: CouplingConfig) -> None:
         super().__init__()
         self.actnorm = ActNorm(channels)
         self.mix = InvertibleConv(channels)
-        self.coupling = AffineCoupling(
-            channels,
-            context_channels=context_channels,
-            style_dim=style_dim,
-            hidden=hidden,
-            n_layers=n_layers,
-            kernel=kernel,
-            bound=bound,
-            style_norm=style_norm,
-        )
+        self.coupling = AffineCoupling(channels, config)
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: FlowContext) -> Tensor:
@@ -68,38 +48,12 @@ class Flow(nn.Module):
     leaves [B, M, T / 2**i] behind, the last one all of its 2 M channels.
     """
 
-    def __init__(
-        self,
-        n_features: int,
-        *,
-        n_levels: int,
-        n_steps: int,
-        context_channels: int,
-        style_dim: int,
-        hidden: int,
-        n_layers: int,
-        kernel: int,
-        bound: float,
-        style_norm: bool,
-    ) -> None:
+    def __init__(self, n_features: int, coupling: CouplingConfig, *, n_levels: int, n_steps: int) -> None:
         super().__init__()
         self.squeeze = Squeeze()
         self.split = Split()
         self.levels = nn.ModuleList(
-            nn.ModuleList(
-                FlowStep(
-                    2 * n_features,
-                    context_channels=context_channels,
-                    style_dim=style_dim,
-                    hidden=hidden,
-                    n_layers=n_layers,
-                    kernel=kernel,
-                    bound=bound,
-                    style_norm=style_norm,
-                )
-                for _ in range(n_steps)
-            )
-            for _ in range(n_levels)
+            nn.ModuleList(FlowStep(2 * n_features, coupling) for _ in range(n_steps)) for _ in range(n_levels)
         )
 
     @property

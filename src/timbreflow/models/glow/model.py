@@ -13,6 +13,7 @@ from timbreflow.models.conditioning import ConditionDropout
 from timbreflow.models.content import ContentCode, ContentPath
 from timbreflow.models.encoders import ContentConfig, StyleConfig, StyleEncoder
 from timbreflow.models.glow.conditions import ConditionNetwork, Conditions
+from timbreflow.models.glow.coupling import CouplingConfig
 from timbreflow.models.glow.flow import Flow
 from timbreflow.models.glow.prior import gaussian_log_prob, sample_gaussian
 from timbreflow.models.quantizer import QuantizerConfig
@@ -152,10 +153,7 @@ class Glow(nn.Module):
             downsample=config.content.downsample,
             bound=config.bound,
         )
-        self.flow = Flow(
-            config.n_features,
-            n_levels=config.n_levels,
-            n_steps=config.n_steps,
+        coupling = CouplingConfig(
             context_channels=config.context_width,
             style_dim=config.context_width,
             hidden=config.hidden,
@@ -164,6 +162,7 @@ class Glow(nn.Module):
             bound=config.bound,
             style_norm=config.style_norm,
         )
+        self.flow = Flow(config.n_features, coupling, n_levels=config.n_levels, n_steps=config.n_steps)
 
     @torch.no_grad()
     def initialize(self, x: Tensor, content: Tensor, style: Tensor, *, mask: Tensor | None = None) -> None:
