@@ -23,6 +23,7 @@ from timbreflow.inference.catalogue import MODELS
 from timbreflow.notes.collect import CollectConfig
 from timbreflow.rendering.config import RenderConfig
 from timbreflow.training.config import GlowTraining, TimbreMetricTraining, VQVAETraining
+from timbreflow.training.vocoder_config import VocoderTraining
 from timbreflow.validation.config import ValidationConfig
 
 PRESETS = resources.files("timbreflow") / "presets"
@@ -48,6 +49,7 @@ class Params:
     train_timbre_metric: TimbreMetricTraining
     train_vqvae: VQVAEVariants
     train_glow: GlowTraining
+    train_vocoder: VocoderTraining
     evaluate: EvaluationConfig
     register_models: RegisterConfig
 
@@ -212,6 +214,7 @@ def _cross_check(params: Params, source: str) -> None:
     for name, n_features in (
         ("vqvae.base", params.train_vqvae.base.model.n_features),
         ("glow", params.train_glow.model.n_features),
+        ("vocoder", params.train_vocoder.model.n_features),
     ):
         if n_features != params.audio.n_mels:
             raise TimbreflowError(f"{source}: train_{name}.model.n_features must equal audio.n_mels.")

@@ -15,6 +15,7 @@ STAGES = [
     "train_vqvae@paper",
     "train_vqvae@base",
     "train_glow",
+    "train_vocoder",
     "evaluate",
     "register_models",
 ]

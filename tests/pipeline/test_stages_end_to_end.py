@@ -24,6 +24,7 @@ from timbreflow.stages import (
     render_triples,
     train_glow,
     train_timbre_metric,
+    train_vocoder,
     train_vqvae,
     validate_data,
 )
@@ -51,6 +52,7 @@ def layout(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Layout:
     train_vqvae.run("paper", params.train_vqvae.paper, params.audio, layout=layout, log=ignore_metrics)
     train_vqvae.run("base", params.train_vqvae.base, params.audio, layout=layout, log=ignore_metrics)
     train_glow.run(params.train_glow, params.audio, layout=layout, log=ignore_metrics)
+    train_vocoder.run(params.train_vocoder, params.audio, layout=layout, log=ignore_metrics)
     evaluate.run(params.evaluate, params.audio, layout=layout)
     register_models.run(params.register_models, layout=layout, register=partial(register_candidate, root=layout.root))
     return layout

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from timbreflow.audio.features import FeatureExtractor
 from timbreflow.audio.files import FORMATS, SUBTYPES, AudioWriter
-from timbreflow.audio.inversion import GriffinLimInverter
 from timbreflow.errors import TimbreflowError
 from timbreflow.inference.chunks import ChunkPlan, cut, overlap_add
 from timbreflow.inference.decoding import DEFAULT_TEMPERATURE, Decoder, DecodingOptions, TransferMode, make_decoder
 from timbreflow.inference.pairs import read_pairs
 from timbreflow.inference.recordings import BLOCK, Recording, measure, open_recording, resampled
 from timbreflow.inference.style_fitting import FittedStyle, fit_style
+from timbreflow.inference.vocoding import open_inverter
 from timbreflow.models.base import TransferModel
 from timbreflow.models.bundle import ModelBundle, load_bundle
 from timbreflow.models.glow.model import Glow
@@ -78,6 +78,7 @@ class TimbreTransfer:
     Args:
         bundle: model, features and statistics.
         device: torch device.
+        vocoder: folder of a vocoder, which is used where it has beaten Griffin-Lim on these features.
         n_iter: iterations of Griffin-Lim.
         momentum: of fast Griffin-Lim (Perraudin, Balazs, Søndergaard, WASPAA 2013).
 
@@ -86,7 +87,13 @@ class TimbreTransfer:
     """
 
     def __init__(
-        self, bundle: ModelBundle, *, device: str | torch.device = "cpu", n_iter: int = 32, momentum: float = 0.99
+        self,
+        bundle: ModelBundle,
+        *,
+        device: str | torch.device = "cpu",
+        vocoder: Path | None = None,
+        n_iter: int = 32,
+        momentum: float = 0.99,
     ) -> None:
         if bundle.normalizer is None:
             raise TimbreflowError(f"A model of kind {bundle.kind} does not transfer timbre; name a vqvae or a glow.")
@@ -96,19 +103,19 @@ class TimbreTransfer:
         self.sample_rate = bundle.features.sample_rate
         self.model = cast(TransferModel, bundle.model.to(self.device).eval())
         self.extract = FeatureExtractor(bundle.features).to(self.device).eval()
-        self.invert = GriffinLimInverter(bundle.features, n_iter=n_iter, momentum=momentum)
+        self.invert = open_inverter(bundle.features, vocoder, n_iter=n_iter, momentum=momentum)
         self.plan = self._plan()
         self._styles: OrderedDict[tuple[str, int, int], Tensor] = OrderedDict()
         self._fitted: OrderedDict[tuple[str, int, int], FittedStyle] = OrderedDict()
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> "TimbreTransfer":
-        """Load `weights.safetensors` and `config.json` of a bundle.
+        """Load `weights.safetensors` and `config.json` of a bundle, and the vocoder beside it if there is one.
 
         Raises:
             TimbreflowError: the folder holds no bundle that can be read.
         """
-        return cls(load_bundle(Path(folder)), device=device)
+        return cls(load_bundle(Path(folder)), device=device, vocoder=Path(folder).parent / "vocoder")
 
     def transfer(
         self,

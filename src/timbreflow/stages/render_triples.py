@@ -302,15 +302,17 @@ def _report(manifest: pd.DataFrame, logs: list[dict[str, Any]], config: RenderCo
         "bytes": float(manifest["nbytes"].sum()),
     }
     rows = []
+    n_all = 0
     for split in SPLITS:
         part = manifest[manifest["split"] == split]
         n_triples = len(triple_rows(manifest, split)) if len(part) else 0
+        n_all += n_triples
         metrics[f"triples_{split}"] = float(n_triples)
         metrics[f"timbres_{split}"] = float(part["timbre_id"].nunique())
         counts = {"triples": n_triples, "timbres": part["timbre_id"].nunique()}
         rows.append({"split": split, **counts, "pieces": part["piece_id"].nunique()})
     summary = (
-        f"{sum(row['triples'] for row in rows)} triples ({len(manifest)} clips, {sounding / 3600:.2f} h) of "
+        f"{n_all} triples ({len(manifest)} clips, {sounding / 3600:.2f} h) of "
         f"{manifest['timbre_id'].nunique()} timbres in {len(logs)} shards, reused {reused} shards, "
         f"{sounding / seconds:.0f} x real time."
     )
