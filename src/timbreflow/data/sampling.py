@@ -87,7 +87,7 @@ def make_loader(
         start_step: step to begin with when training resumes.
 
     Returns:
-        A loader of TripleBatch or AudioTripleBatch on the CPU.
+        A loader of TripleBatch on the CPU.
     """
     common: dict[str, Any] = {
         "num_workers": workers,

@@ -5,6 +5,7 @@ The target never conditions anything. `pairs="self_supervised"` puts the target 
 setting of Cífka et al. (ICASSP 2021) and needs no notes.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from timbreflow.audio.features import FeatureConfig
 from timbreflow.data.manifest import read_clip_notes, triple_rows
 from timbreflow.data.mels import MelShards, read_mel_index, read_statistics
 from timbreflow.errors import TimbreflowError
@@ -29,9 +31,9 @@ class TripleBatch:
     """A batch of triples, or, without the leading B, one triple.
 
     Attributes:
-        content: [B, M, T] normalised.
-        style: [B, M, T] normalised.
-        target: [B, M, T] normalised.
+        content: [B, M, T] normalised; as sound, from an AudioTripleDataset, [B, N] float32.
+        style: the same.
+        target: the same.
         content_roll: [B, 128, T] bool, which pitches sound in content and target.
         timbre: [B] int64, index of the timbre of style and target within its split.
     """
@@ -52,13 +54,6 @@ class TripleBatch:
     def pin_memory(self) -> "TripleBatch":
         """The same batch in page-locked memory; the loader calls this."""
         return TripleBatch(*(tensor.pin_memory() for tensor in vars(self).values()))
-
-
-def collate(items: list[TripleBatch]) -> TripleBatch:
-    """Stack single triples along a new first axis."""
-    return TripleBatch(
-        *(torch.stack(tensors) for tensors in zip(*(vars(item).values() for item in items), strict=True))
-    )
 
 
 def crop(batch: TripleBatch, frames: int, *, seed: int, number: int) -> TripleBatch:
@@ -123,18 +118,19 @@ class ClipNotes:
         return Notes(**{name: column[first:end] for name, column in self._columns.items()})
 
 
-class TripleDataset(Dataset[TripleBatch]):
-    """The triples of one split as stored features.
+class Triples(Dataset[TripleBatch], ABC):
+    """The triples of one split; how a clip is loaded is the subclass's.
 
     Args:
-        mels: data/mels.
+        clips: manifest or mel index, with a plain 0..n-1 index.
         audio: data/audio, for the notes of its clips.
+        features: settings that give the frames of the piano roll.
         split: train, validation, test or test_seen.
         pairs: "triples"; "self_supervised" (content := target); or "mixed", half of the triples each.
 
     Attributes:
-        normalizer: statistics of the training split.
-        features: FeatureConfig of the stored features.
+        features: as given.
+        rows: row numbers of `clips`, in the order of the items.
         triple_ids: ids in the order of the items.
         timbres: timbre ids in the order of the timbre index.
 
@@ -142,42 +138,70 @@ class TripleDataset(Dataset[TripleBatch]):
         TimbreflowError: a file is missing, the split is empty, or a triple is incomplete.
     """
 
-    def __init__(self, mels: Path, audio: Path, *, split: str, pairs: Pairs = "triples") -> None:
-        self.normalizer, self.features = read_statistics(mels)
-        index = read_mel_index(mels)
-        self._triples = triple_rows(index, split)
-        self.triple_ids = self._triples.ids
+    def __init__(self, clips: pd.DataFrame, audio: Path, features: FeatureConfig, *, split: str, pairs: Pairs) -> None:
+        self.features = features
+        self.rows = triple_rows(clips, split)
+        self.triple_ids = self.rows.ids
         self._self_supervised = np.array([is_self_supervised(name, pairs) for name in self.triple_ids])
-        self._clip_ids = index["clip_id"].to_numpy()
-        self._shard_names = index["shard"].to_numpy()
-        self._rows = index["row"].to_numpy()
-        timbres = index["timbre_id"].to_numpy()[self._triples.target]
+        self._clip_ids = clips["clip_id"].to_numpy()
+        timbres = clips["timbre_id"].to_numpy()[self.rows.target]
         self.timbres: list[str] = sorted(set(timbres))
         self._timbre = np.searchsorted(np.array(self.timbres), timbres.astype(str))
         self._notes = ClipNotes(read_clip_notes(audio))
-        self._shards = MelShards(mels)
 
     def __len__(self) -> int:
         return len(self.triple_ids)
 
     def __getitem__(self, item: int) -> TripleBatch:
-        triples = self._triples
-        target = self._load(triples.target[item])
-        content = target if self._self_supervised[item] else self._load(triples.content[item])
-        content_clip = self._clip_ids[triples.content[item]]
-        roll = self._notes.of(content_clip).piano_roll(target.shape[-1], self.features.seconds_per_frame)
+        row = self.rows.content[item]
+        target = self.load(self.rows.target[item])
+        content = target if self._self_supervised[item] else self.load(row)
+        roll = self._notes.of(self._clip_ids[row]).piano_roll(self.n_frames(target), self.features.seconds_per_frame)
         return TripleBatch(
             content=content,
-            style=self._load(triples.style[item]),
+            style=self.load(self.rows.style[item]),
             target=target,
             content_roll=torch.from_numpy(roll),
             timbre=torch.tensor(int(self._timbre[item])),
         )
 
-    def collate(self, items: list[TripleBatch]) -> TripleBatch:
-        """A batch of items."""
-        return collate(items)
+    @abstractmethod
+    def load(self, row: int) -> Tensor:
+        """One clip by its row: [M, T] normalised, or [N] float32."""
 
-    def _load(self, position: int) -> Tensor:
-        raw = self._shards.read(self._shard_names[position], int(self._rows[position]))
+    def n_frames(self, clip: Tensor) -> int:
+        """T of a loaded clip."""
+        return clip.shape[-1]
+
+    def collate(self, items: list[TripleBatch]) -> TripleBatch:
+        """Stack single triples along a new first axis."""
+        return TripleBatch(
+            *(torch.stack(tensors) for tensors in zip(*(vars(item).values() for item in items), strict=True))
+        )
+
+
+class TripleDataset(Triples):
+    """Triples as stored features.
+
+    Args:
+        mels: data/mels.
+        audio: data/audio, for the notes of its clips.
+        split: as in Triples.
+        pairs: the same.
+
+    Attributes:
+        normalizer: statistics of the training split.
+    """
+
+    def __init__(self, mels: Path, audio: Path, *, split: str, pairs: Pairs = "triples") -> None:
+        self.normalizer, features = read_statistics(mels)
+        index = read_mel_index(mels)
+        super().__init__(index, audio, features, split=split, pairs=pairs)
+        self._shard_names = index["shard"].to_numpy()
+        self._shard_rows = index["row"].to_numpy()
+        self._shards = MelShards(mels)
+
+    def load(self, row: int) -> Tensor:
+        """One clip by its row in the index: [M, T] normalised."""
+        raw = self._shards.read(self._shard_names[row], int(self._shard_rows[row]))
         return self.normalizer.normalize(torch.from_numpy(raw))

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 
 from timbreflow.audio.features import FeatureConfig, FeatureExtractor, Normalizer
-from timbreflow.data.audio_triples import AudioTripleDataset, TripleAudioBatch, fit_normalizer, to_features
+from timbreflow.data.audio_triples import AudioTripleDataset, fit_normalizer, to_features
 from timbreflow.data.sampling import make_loader
-from timbreflow.data.triples import TripleBatch, TripleDataset, crop
+from timbreflow.data.triples import TripleBatch, TripleDataset, Triples, crop
 from timbreflow.errors import TimbreflowError
 from timbreflow.training.config import GlowTraining, VQVAETraining
 from timbreflow.training.devices import loader_workers
@@ -95,7 +95,7 @@ def _computed(
     extractor = FeatureExtractor(features).to(device)
     normalizer = fit_normalizer(sound, extractor, n_triples=STATISTICS_TRIPLES, device=device)
 
-    def convert(loader: Iterable[TripleAudioBatch]) -> Iterator[TripleBatch]:
+    def convert(loader: Iterable[TripleBatch]) -> Iterator[TripleBatch]:
         for batch in loader:
             yield to_features(batch.to(device), extractor, normalizer)
 
@@ -109,12 +109,7 @@ def _computed(
     )
 
 
-def _load(
-    dataset: TripleDataset | AudioTripleDataset,
-    config: VQVAETraining | GlowTraining,
-    device: torch.device,
-    start: int,
-) -> Iterable[Any]:
+def _load(dataset: Triples, config: VQVAETraining | GlowTraining, device: torch.device, start: int) -> Iterable[Any]:
     return make_loader(
         dataset,
         config.fit.batch_size,
@@ -130,13 +125,13 @@ def _cropped(batches: Iterable[TripleBatch], config: VQVAETraining | GlowTrainin
         yield crop(batch, config.crop_frames, seed=config.fit.seed, number=number)
 
 
-def _spread(dataset: TripleDataset | AudioTripleDataset, count: int, batch_size: int) -> list[Any]:
+def _spread(dataset: Triples, count: int, batch_size: int) -> list[TripleBatch]:
     """Batches of at most `count` items, evenly spread over the dataset, all of one size where they can be."""
     count = min(count, len(dataset))
     if count > batch_size:
         count -= count % batch_size
     chosen = [item * len(dataset) // count for item in range(count)]
     return [
-        dataset.collate([dataset[item] for item in chosen[start : start + batch_size]])  # type: ignore[misc]
+        dataset.collate([dataset[item] for item in chosen[start : start + batch_size]])
         for start in range(0, count, batch_size)
     ]
