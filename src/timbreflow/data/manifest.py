@@ -99,8 +99,8 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]] | pd.DataFrame, sc
         pq.write_table(table.replace_schema_metadata(None), temporary, compression="zstd")
 
 
-def read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
-    """Read a Parquet table and check its columns and their types.
+def read_table(path: Path, schema: pa.Schema, *, others: bool = False) -> pd.DataFrame:
+    """Read a Parquet table and check its columns and their types; `others` keeps columns that the schema has not.
 
     Raises:
         TimbreflowError: the file is missing, is not Parquet, or has other columns or types.
@@ -109,28 +109,20 @@ def read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
     if not path.is_file():
         raise TimbreflowError(f"{path} is missing; run the stage that makes it.")
     try:
+        # ParquetFile, not read_table: the latter takes folder names such as split=train for columns.
         table = pq.ParquetFile(path).read()
-    except (pa.ArrowInvalid, OSError) as error:
+    except (OSError, ValueError) as error:
         raise TimbreflowError(f"{path} is not a readable Parquet file; delete it and run its stage again.") from error
-    check_columns(table.schema, schema, path)
-    return table.select(schema.names).to_pandas()
-
-
-def check_columns(found: pa.Schema, expected: pa.Schema, path: Path) -> None:
-    """Compare a table's columns with the contract; more columns than the contract's are allowed.
-
-    Raises:
-        TimbreflowError: a column is missing or of another type.
-    """
-    for field in expected:
-        index = found.get_field_index(field.name)
+    for field in schema:
+        index = table.schema.get_field_index(field.name)
         if index < 0:
             raise TimbreflowError(f"{path} lacks the column {field.name}; run its stage again with this version.")
-        if found.field(index).type != field.type:
+        if table.field(index).type != field.type:
             raise TimbreflowError(
-                f"{path} has {found.field(index).type} in the column {field.name} where {field.type} belongs; "
+                f"{path} has {table.field(index).type} in the column {field.name} where {field.type} belongs; "
                 "run its stage again with this version."
             )
+    return (table if others else table.select(schema.names)).to_pandas()
 
 
 def read_manifest(audio_root: Path) -> pd.DataFrame:

@@ -5,16 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
-from timbreflow.data.manifest import (
-    CLIP_NOTES_SCHEMA,
-    COUNTERPART,
-    MANIFEST_SCHEMA,
-    ROLES,
-    SPLITS,
-    check_columns,
-)
+from timbreflow.data.manifest import CLIP_NOTES_SCHEMA, COUNTERPART, MANIFEST_SCHEMA, ROLES, SPLITS, read_table
 from timbreflow.data.mels import MelShards, read_mel_index
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import read_json
@@ -35,9 +27,7 @@ def clip_table(audio: Path, config: ValidationConfig, promise: Promise) -> pd.Da
     Raises:
         TimbreflowError: the manifest is missing or lacks a column.
     """
-    path = audio / "manifest.parquet"
-    clips = _read(path)
-    check_columns(pq.read_schema(path), MANIFEST_SCHEMA, path)
+    clips = read_table(audio / "manifest.parquet", MANIFEST_SCHEMA, others=True)
     with np.errstate(divide="ignore", invalid="ignore"):
         clips["rms_dbfs"] = 20 * np.log10(clips["rms"].to_numpy(dtype=np.float64))
     clips["silent"] = ~(clips["rms_dbfs"] >= config.silent_rms_dbfs)
@@ -53,9 +43,7 @@ def note_table(audio: Path, clips: pd.DataFrame) -> pd.DataFrame:
     Raises:
         TimbreflowError: the table is missing or lacks a column.
     """
-    path = audio / "clip_notes.parquet"
-    notes = _read(path)
-    check_columns(pq.read_schema(path), CLIP_NOTES_SCHEMA, path)
+    notes = read_table(audio / "clip_notes.parquet", CLIP_NOTES_SCHEMA, others=True)
     seconds = clips.drop_duplicates("clip_id").set_index("clip_id")["duration"]
     notes["known_clip"] = notes["clip_id"].isin(seconds.index)
     notes["clip_seconds"] = notes["clip_id"].map(seconds)
@@ -183,16 +171,6 @@ def statistics_table(mels: Path) -> tuple[pd.DataFrame, dict[str, int]]:
         raise TimbreflowError(f"{path} lacks means, deviations or settings; run extract_mels again.") from error
     table.insert(0, "feature", np.arange(len(table)))
     return table, {**settings, "n_features": int(n_features)}
-
-
-def _read(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise TimbreflowError(f"{path} is missing; run the stage that makes it.")
-    try:
-        # ParquetFile, not read_table: the latter takes folder names such as split=train for columns.
-        return pq.ParquetFile(path).read().to_pandas()
-    except (OSError, ValueError) as error:
-        raise TimbreflowError(f"{path} is not a readable Parquet file; delete it and run its stage again.") from error
 
 
 def _timbre_side(text: str, promise: Promise) -> str:
