@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.data.tiny_audio import COUNTS, FEATURES, write_tiny_audio
+from tests.sharded import run_all
 from timbreflow.audio.features import FeatureExtractor
 from timbreflow.data.audio_triples import AudioTripleDataset, fit_normalizer, to_features
 from timbreflow.data.manifest import read_manifest
@@ -15,7 +16,6 @@ from timbreflow.data.triples import TripleBatch, TripleDataset, crop, is_self_su
 from timbreflow.errors import TimbreflowError
 from timbreflow.stages import extract_mels
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.sharded import run_all
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     """A tiny corpus with its features."""
     layout = Layout(tmp_path_factory.mktemp("corpus"))
     write_tiny_audio(layout.audio)
-    run_all(extract_mels, ExtractConfig(batch_size=4), FEATURES, layout=layout)  # type: ignore[arg-type]
+    run_all(extract_mels, ExtractConfig(batch_size=4), FEATURES, layout=layout)
     return layout
 
 

@@ -10,6 +10,7 @@ from browser import DRIVER, offline_browser
 from selenium.webdriver.common.by import By
 from tiny_params import tiny
 
+from tests.sharded import run_all
 from timbreflow.audio.files import read_audio, write_audio
 from timbreflow.config import Params, parse_params, preset_text
 from timbreflow.data.manifest import read_manifest, write_manifest
@@ -30,7 +31,6 @@ from timbreflow.stages import (
 )
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import ignore_metrics
-from timbreflow.stages.sharded import run_all
 from timbreflow.tracking.promotion import promote, rollback
 from timbreflow.tracking.registry import register_candidate, resolve
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.data.tiny_audio import COUNTS, FEATURES, write_tiny_audio
+from tests.sharded import run_all
 from timbreflow.audio.features import FeatureExtractor
 from timbreflow.data.manifest import read_manifest
 from timbreflow.data.mels import ExtractConfig, MelShards, read_mel_index, read_statistics
@@ -17,7 +18,6 @@ from timbreflow.files import read_json, sha256_file
 from timbreflow.stages import extract_mels
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import StageReport
-from timbreflow.stages.sharded import run_all
 
 CONFIG = ExtractConfig(batch_size=4)
 
@@ -30,7 +30,7 @@ def layout(tmp_path: Path) -> Layout:
 
 
 def extract(layout: Layout, config: ExtractConfig = CONFIG) -> StageReport:
-    return run_all(extract_mels, config, FEATURES, layout=layout)  # type: ignore[arg-type]
+    return run_all(extract_mels, config, FEATURES, layout=layout)
 
 
 def digests(layout: Layout) -> dict[str, str]:
@@ -97,7 +97,7 @@ def test_other_features_do_not_reuse_shards(layout: Layout) -> None:
 
 def test_faults_stop_the_stage_and_leave_no_output(layout: Layout, tmp_path: Path) -> None:
     with pytest.raises(TimbreflowError, match="is at 8000 Hz, not 16000"):
-        run_all(extract_mels, CONFIG, dataclasses.replace(FEATURES, sample_rate=16000), layout=layout)  # type: ignore[arg-type]
+        run_all(extract_mels, CONFIG, dataclasses.replace(FEATURES, sample_rate=16000), layout=layout)
     with pytest.raises(TimbreflowError, match="it goes on from here"):
         extract_mels.finish(CONFIG, FEATURES, layout=layout)
     tar = layout.audio / "test" / "shard-00000.tar"

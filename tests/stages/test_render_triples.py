@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.sharded import run_all
 from timbreflow.audio.files import encode_flac
 from timbreflow.data.manifest import read_clip_notes, read_manifest, triple_positions
 from timbreflow.data.shards import AudioShards
@@ -28,7 +29,6 @@ from timbreflow.rendering.triples import ClipRecipe, segment_notes
 from timbreflow.stages import render_triples as stage
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import StageReport
-from timbreflow.stages.sharded import run_all
 
 CONFIG = RenderConfig(
     seed=1,

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from tests.data.tiny_audio import COUNTS, FEATURES, RENDER, write_tiny_audio
+from tests.sharded import run_all
 from timbreflow.data.manifest import read_clip_notes, read_manifest, write_clip_notes, write_manifest
 from timbreflow.data.mels import ExtractConfig, read_mel_index, write_mel_index
 from timbreflow.errors import TimbreflowError
@@ -19,7 +20,6 @@ from timbreflow.files import read_json, write_json
 from timbreflow.rendering.config import SoundFontSpec
 from timbreflow.stages import extract_mels, validate_data
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.sharded import run_all
 from timbreflow.validation.config import ValidationConfig
 from timbreflow.validation.run import InvalidData
 
@@ -37,7 +37,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny corpus with its features; tests copy it."""
     layout = Layout(tmp_path_factory.mktemp("corpus"))
     write_tiny_audio(layout.audio)
-    run_all(extract_mels, ExtractConfig(batch_size=8), FEATURES, layout=layout)  # type: ignore[arg-type]
+    run_all(extract_mels, ExtractConfig(batch_size=8), FEATURES, layout=layout)
     return layout.root
 
 
