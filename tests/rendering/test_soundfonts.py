@@ -1,3 +1,4 @@
+import struct
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,17 @@ def test_broken_fonts_are_refused(tmp_path: Path, size: int) -> None:
     path.write_bytes(bundled_soundfont().read_bytes()[:size])
     with pytest.raises(TimbreflowError, match=r"broken\.sf2 is not a SoundFont"):
         list_presets(path, "broken")
+
+
+@pytest.mark.parametrize("padding", [b"\0", b""])
+def test_an_odd_chunk_may_lack_the_zero_behind_it(tmp_path: Path, padding: bytes) -> None:
+    # As RIFF wants it, and as MuseScore writes its .sf3 files.
+    header = struct.Struct("<20sHHHIII")
+    presets = header.pack(b"Flute", 73, 8, 0, 0, 0, 0) + header.pack(b"EOP", 0, 0, 0, 0, 0, 0)
+    lists = [b"sdta" + b"smpl" + struct.pack("<I", 3) + b"abc", b"pdta" + b"phdr" + struct.pack("<I", 76) + presets]
+    chunks = [b"LIST" + struct.pack("<I", len(data)) + data + padding * (len(data) % 2) for data in lists]
+    body = b"sfbk" + b"".join(chunks)
+    path = tmp_path / "small.sf3"
+    path.write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+    (preset,) = list_presets(path, "small")
+    assert (preset.bank, preset.program, preset.name) == (8, 73, "Flute")
