@@ -1,0 +1,260 @@
+"""Ablations: one changed setting an arm, equal steps, and the same test clips for all of them.
+
+An arm is a checkout in small: a folder whose data, test sets and timbre metric are links, and whose weights are its
+own. So the stages train and examine it as they do everything else, and a training that was killed goes on. All weights
+are those of the best validation, and validation hears true triples in every arm.
+"""
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import pandas as pd
+
+from timbreflow.audio.features import FeatureConfig
+from timbreflow.errors import TimbreflowError
+from timbreflow.evaluation.config import EvaluationConfig
+from timbreflow.evaluation.scores import CLIP_METRICS, DECIMALS, digest_of_metrics
+from timbreflow.evaluation.systems import SYSTEMS
+from timbreflow.files import atomic_file, read_json, sha256_file, stable_hash, write_json
+from timbreflow.inference.catalogue import is_bundle
+from timbreflow.models.bundle import WEIGHTS, weights_sha256
+from timbreflow.stages import train_glow, train_vqvae
+from timbreflow.stages.ablation_table import figures_of
+from timbreflow.stages.layout import Layout
+from timbreflow.stages.report import MetricLogger
+from timbreflow.stages.testset_exam import Exam, require_weights
+from timbreflow.training.config import GlowTraining, VQVAETraining
+from timbreflow.training.products import read_passed
+
+TESTSETS = ("artificial", "seen")
+Section = TypeVar("Section")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm.
+
+    Args:
+        system: what is trained, as `SYSTEMS` calls it.
+        reference: the row it is held against; "" for a reference.
+        changes: names of params.yaml to values.
+        data: which prepared data set it needs; "" takes whatever data the command names.
+    """
+
+    system: Literal["vqvae_base", "glow"]
+    reference: str
+    changes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    data: Literal["", "plain", "varied"] = ""
+
+    @property
+    def section(self) -> str:
+        """Its section of params.yaml."""
+        return {"vqvae_base": "train_vqvae.base", "glow": "train_glow"}[self.system]
+
+    @property
+    def trains(self) -> bool:
+        """False where the weights are those of the reference."""
+        return not any(name.startswith("evaluate.") for name in self.changes)
+
+
+ROWS: dict[str, Row] = {
+    "reference_vqvae": Row("vqvae_base", ""),
+    "pairs_self_supervised": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.pairs": "self_supervised"}),
+    "pairs_mixed": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.pairs": "mixed"}),
+    "one_style_token": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.model.style.n_tokens": 1}),
+    "no_invariance": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.losses.invariance": 0.0}),
+    "no_roll_hint": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.model.content.roll_hint": 0}),
+    "varied_timbres": Row("vqvae_base", "", data="varied"),
+    "plain_timbres": Row("vqvae_base", "varied_timbres", data="plain"),
+    "reference_glow": Row("glow", ""),
+    "no_style_norm": Row("glow", "reference_glow", {"train_glow.model.style_norm": False}),
+    "noise_0.05": Row("glow", "reference_glow", {"train_glow.noise": 0.05}),
+    "noise_0.2": Row("glow", "reference_glow", {"train_glow.noise": 0.2}),
+    "temperature_0": Row("glow", "reference_glow", {"evaluate.temperature": 0.0}),
+    "temperature_0.333": Row("glow", "reference_glow", {"evaluate.temperature": 0.333}),
+    "temperature_1": Row("glow", "reference_glow", {"evaluate.temperature": 1.0}),
+}
+"""Every row, in the order of the table."""
+
+
+def short_training(section: str, steps: int) -> dict[str, Any]:
+    """Changes for every arm: true triples, so many steps from scratch to a learning rate of 0, no early end."""
+    fit = {"steps": steps, "batch_size": 16, "warmup_steps": min(100, steps // 10), "schedule": "cosine"}
+    fit |= {"ema_decay": 0.99, "validate_every": max(1, min(250, steps // 3)), "patience": 0}
+    common = {"pairs": "triples", "crop_frames": 128, "init_from": ""} | {f"fit.{key}": fit[key] for key in fit}
+    return {f"{section}.{key}": value for key, value in common.items()}
+
+
+def changed(config: Section, changes: Mapping[str, Any]) -> Section:
+    """A copy of nested frozen dataclasses with other values under dotted names."""
+    for name, value in changes.items():
+        field, _, rest = name.partition(".")
+        new = changed(getattr(config, field), {rest: value}) if rest else value
+        config = dataclasses.replace(config, **{field: new})  # type: ignore[type-var]
+    return config
+
+
+def run(
+    name: str,
+    section: VQVAETraining | GlowTraining,
+    features: FeatureConfig,
+    evaluate: EvaluationConfig,
+    *,
+    layout: Layout,
+    data: Path,
+    out: Path,
+    clips: int,
+    log: MetricLogger,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Train and examine one arm; write OUT/NAME.json and OUT/per_clip/NAME.csv. What is finished is not done again.
+
+    Args:
+        name: one of `ROWS`.
+        section: its training, with all changes.
+        features: section `audio`.
+        evaluate: section `evaluate`, with all changes; its sets, systems and max_triples are not looked at.
+        layout: of the checkout that holds data/testsets and the timbre metric.
+        data: folder with data/audio, data/mels and results/validate_data/passed.json.
+        out: folder of the figures.
+        clips: triples of each test set; 0 takes all.
+        log: metric logger.
+        device: auto, cpu or cuda; None takes TIMBREFLOW_DEVICE.
+
+    Returns:
+        Content of OUT/NAME.json.
+
+    Raises:
+        TimbreflowError: data, a test set or the timbre metric is missing, or training diverged.
+    """
+    row = ROWS[name]
+    arm = _open_arm(layout, name if row.trains else row.reference, data)
+    passed = read_passed(arm.results("validate_data") / "passed.json")
+    sets = [arm.root / "data" / "testsets" / testset / "manifest.parquet" for testset in TESTSETS]
+    for manifest in sets:
+        if not manifest.is_file():  # said before the training, not after it
+            raise TimbreflowError(f"{manifest} is missing; run `timbreflow testset build {manifest.parent.name}`.")
+    cost = _train(section, features, arm, passed, log=log, device=device)
+    weights = weights_sha256(_weights(arm, section))
+    # Another temperature is another arm, not another exam.
+    metrics = digest_of_metrics(
+        require_weights(arm, "timbre_metric") / WEIGHTS, dataclasses.replace(evaluate, temperature=0.0)
+    )
+    facts = {
+        "row": name,
+        "reference": row.reference,
+        "changes": row.changes,
+        "data": row.data,
+        "data_digest": passed["digest"],
+        "steps": section.fit.steps,
+        "clips": clips,
+        "weights_sha256": weights,
+        "cpu_seconds": round(cost, 1),
+        "exam": f"{stable_hash(metrics, clips, [sha256_file(path) for path in sets]):016x}",
+        "temperature": evaluate.temperature,
+    }
+    json_file, clips_file = out / f"{name}.json", out / "per_clip" / f"{name}.csv"
+    if json_file.is_file() and clips_file.is_file():
+        stored: dict[str, Any] = read_json(json_file)
+        if {key: stored.get(key) for key in facts} == facts:
+            return stored
+    table = _examine(row.system, evaluate, arm, clips=clips, log=log, device=device)
+    intervals = partial(figures_of, samples=evaluate.bootstrap_samples, seed=evaluate.seed)
+    figures = {
+        testset: {
+            metric: {key: round(bound, DECIMALS) for key, bound in vars(interval).items()}
+            for metric, interval in intervals(table[table["set"] == testset]).items()
+        }
+        for testset in TESTSETS
+    }
+    with atomic_file(clips_file) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+    result = {**facts, "figures": figures}
+    write_json(json_file, result)
+    return result
+
+
+def link_to(link: Path, target: Path) -> None:
+    """Make `link` a symbolic link to `target`, in place of the link that may be there.
+
+    Raises:
+        TimbreflowError: there is no such target.
+    """
+    if not target.exists():
+        raise TimbreflowError(f"{target} is missing; run the stages that make it (`make run`), or name other data.")
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(target.resolve())
+
+
+def _open_arm(layout: Layout, name: str, data: Path) -> Layout:
+    """The folder of an arm, .scratch/ablations/NAME, with links to what it does not make itself."""
+    arm, given = Layout(layout.scratch("ablations", name)), Layout(data)
+    metric = require_weights(layout, "timbre_metric")
+    link_to(arm.audio, given.audio)
+    link_to(arm.mels, given.mels)
+    link_to(arm.results("validate_data"), given.results("validate_data"))
+    link_to(arm.root / "data" / "testsets", layout.root / "data" / "testsets")
+    link_to(arm.root / metric.relative_to(layout.root), metric)
+    return arm
+
+
+def _weights(arm: Layout, section: VQVAETraining | GlowTraining) -> Path:
+    return arm.model("vqvae-base" if isinstance(section, VQVAETraining) else "glow")
+
+
+def _train(
+    section: VQVAETraining | GlowTraining,
+    features: FeatureConfig,
+    arm: Layout,
+    passed: Any,
+    *,
+    log: MetricLogger,
+    device: str | None,
+) -> float:
+    """Train where it is not done yet; returns the CPU seconds it cost, those before interruptions included."""
+    key = f"{stable_hash(json.dumps(dataclasses.asdict(section)), dataclasses.asdict(features), passed):016x}"
+    ledger = arm.root / "cost.json"
+    known = read_json(ledger) if ledger.is_file() else {}
+    spent = float(known["cpu_seconds"]) if known.get("key") == key else 0.0
+    if known.get("key") == key and known["finished"] and is_bundle(_weights(arm, section)):
+        return spent
+    begun, written = sum(os.times()[:4]), time.monotonic()
+
+    def note(*, finished: bool) -> float:
+        total = spent + sum(os.times()[:4]) - begun
+        write_json(ledger, {"key": key, "cpu_seconds": total, "finished": finished})
+        return total
+
+    def counted(step: int, values: Mapping[str, float]) -> None:
+        nonlocal written
+        if time.monotonic() - written > 5:
+            written = time.monotonic()
+            note(finished=False)
+        log(step, values)
+
+    note(finished=False)
+    if isinstance(section, VQVAETraining):
+        train_vqvae.run("base", section, features, layout=arm, log=counted, device=device)
+    else:
+        train_glow.run(section, features, layout=arm, log=counted, device=device)
+    return note(finished=True)
+
+
+def _examine(
+    system: str, config: EvaluationConfig, arm: Layout, *, clips: int, log: MetricLogger, device: str | None
+) -> pd.DataFrame:
+    """One row a set and triple."""
+    rows = []
+    for testset in TESTSETS:
+        exam = Exam(testset, config, layout=arm, clips=clips, device=device)
+        rows += exam.listen({system: SYSTEMS[system].build}, log=log)[0].rows
+    table = pd.DataFrame(rows)[["set", "triple_id", *CLIP_METRICS, "onset_f1_content", "onset_f1_target"]]
+    return table.sort_values(["set", "triple_id"], ignore_index=True)
