@@ -15,9 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import pandas as pd
 
 from timbreflow.audio.features import FeatureConfig
+from timbreflow.data.manifest import read_manifest, write_manifest
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.evaluation.scores import CLIP_METRICS, DECIMALS, digest_of_metrics
@@ -124,7 +126,7 @@ def run(
         layout: of the checkout that holds data/testsets and the timbre metric.
         data: folder with data/audio, data/mels and results/validate_data/passed.json.
         out: folder of the figures.
-        clips: triples of each test set; 0 takes all.
+        clips: triples of each test set, evenly spread over it; 0 takes all.
         log: metric logger.
         device: auto, cpu or cuda; None takes TIMBREFLOW_DEVICE.
 
@@ -137,10 +139,8 @@ def run(
     row = ROWS[name]
     arm = _open_arm(layout, name if row.trains else row.reference, data)
     passed = read_passed(arm.results("validate_data") / "passed.json")
-    sets = [arm.root / "data" / "testsets" / testset / "manifest.parquet" for testset in TESTSETS]
-    for manifest in sets:
-        if not manifest.is_file():  # said before the training, not after it
-            raise TimbreflowError(f"{manifest} is missing; run `timbreflow testset build {manifest.parent.name}`.")
+    # Before the training, so that a set that is missing is not missed after it.
+    sets = [_spread_set(layout.root / "data" / "testsets" / testset, arm, clips) for testset in TESTSETS]
     cost = _train(section, features, arm, passed, log=log, device=device)
     weights = weights_sha256(_weights(arm, section))
     # Another temperature is another arm, not another exam.
@@ -157,7 +157,7 @@ def run(
         "clips": clips,
         "weights_sha256": weights,
         "cpu_seconds": round(cost, 1),
-        "exam": f"{stable_hash(metrics, clips, [sha256_file(path) for path in sets]):016x}",
+        "exam": f"{stable_hash(metrics, [sha256_file(place / 'manifest.parquet') for place in sets]):016x}",
         "temperature": evaluate.temperature,
     }
     json_file, clips_file = out / f"{name}.json", out / "per_clip" / f"{name}.csv"
@@ -165,7 +165,7 @@ def run(
         stored: dict[str, Any] = read_json(json_file)
         if {key: stored.get(key) for key in facts} == facts:
             return stored
-    table = _examine(row.system, evaluate, arm, clips=clips, log=log, device=device)
+    table = _examine(row.system, evaluate, arm, log=log, device=device)
     intervals = partial(figures_of, samples=evaluate.bootstrap_samples, seed=evaluate.seed)
     figures = {
         testset: {
@@ -201,9 +201,23 @@ def _open_arm(layout: Layout, name: str, data: Path) -> Layout:
     link_to(arm.audio, given.audio)
     link_to(arm.mels, given.mels)
     link_to(arm.results("validate_data"), given.results("validate_data"))
-    link_to(arm.root / "data" / "testsets", layout.root / "data" / "testsets")
     link_to(arm.root / metric.relative_to(layout.root), metric)
     return arm
+
+
+def _spread_set(source: Path, arm: Layout, clips: int) -> Path:
+    """The arm's test set of so many triples. They lie bin by bin: the first ones alone would be of one bin."""
+    if not (source / "manifest.parquet").is_file():
+        raise TimbreflowError(f"{source} is missing; run `timbreflow testset build {source.name}`.")
+    place = arm.root / "data" / "testsets" / source.name
+    manifest = read_manifest(source)
+    ids = np.sort(manifest["triple_id"].unique())
+    count = min(clips or len(ids), len(ids))
+    chosen = ids[np.arange(count) * len(ids) // count]
+    write_manifest(place, manifest[manifest["triple_id"].isin(chosen)])
+    for name in ("clip_notes.parquet", source.name):
+        link_to(place / name, source / name)
+    return place
 
 
 def _weights(arm: Layout, section: VQVAETraining | GlowTraining) -> Path:
@@ -249,12 +263,12 @@ def _train(
 
 
 def _examine(
-    system: str, config: EvaluationConfig, arm: Layout, *, clips: int, log: MetricLogger, device: str | None
+    system: str, config: EvaluationConfig, arm: Layout, *, log: MetricLogger, device: str | None
 ) -> pd.DataFrame:
     """One row a set and triple."""
     rows = []
     for testset in TESTSETS:
-        exam = Exam(testset, config, layout=arm, clips=clips, device=device)
+        exam = Exam(testset, config, layout=arm, clips=0, device=device)
         rows += exam.listen({system: SYSTEMS[system].build}, log=log)[0].rows
     table = pd.DataFrame(rows)[["set", "triple_id", *CLIP_METRICS, "onset_f1_content", "onset_f1_target"]]
     return table.sort_values(["set", "triple_id"], ignore_index=True)
