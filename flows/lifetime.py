@@ -26,6 +26,8 @@ from prefect.states import Crashed
 from flows import ROOT
 
 WATCH_SECONDS = 0.5
+FOSTER_PARENTS = {"sh", "bash", "dash", "zsh", "init", "systemd"}
+"""What is left between an abandoned process and the first one."""
 _RUN = ROOT / ".run"
 _SERVER_PID = _RUN / "temporary-server.pid"
 
@@ -71,20 +73,29 @@ def _is_dead(tag: str) -> bool:
 
 
 def end_with_dvc() -> None:
-    """Where DVC started this process: end it, with its workers, as soon as that `dvc` is gone."""
+    """Where DVC started this process: end it, with its workers, as soon as that `dvc` is gone, or at once if it is."""
     if "DVC_STAGE" not in os.environ:
         return
-    for parent in psutil.Process().parents():
+    parents = psutil.Process().parents()
+    for parent in parents:
         with suppress(psutil.Error):
-            if any(os.path.basename(word) == "dvc" for word in parent.cmdline()[:2]):
+            # `dvc`, `python dvc` or `python -m dvc`
+            if any(os.path.basename(word) == "dvc" for word in parent.cmdline()[:3]):
                 threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
                 return
+    # Killed while this process still imported, DVC leaves it, or the shell around it, to the first process.
+    if len([parent for parent in parents if parent.name() not in FOSTER_PARENTS]) <= 1:
+        _end()
 
 
 def _end_with(process: psutil.Process) -> None:
     # is_running compares creation times, so a new process with the old number is not mistaken for it.
     while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
         time.sleep(WATCH_SECONDS)
+    _end()
+
+
+def _end() -> None:
     print("error: dvc was killed, so this stage ends too; `dvc repro` goes on from here.", file=sys.stderr, flush=True)
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):

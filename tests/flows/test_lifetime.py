@@ -54,6 +54,24 @@ def test_a_stage_ends_when_its_dvc_is_killed(tmp_path: Path) -> None:
     assert wait_until_gone(int(pid))
 
 
+LATE = """
+import os, subprocess, sys
+os.environ["DVC_STAGE"] = "render_triples"
+process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(2)" + sys.argv[1]])
+print(process.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_stage_whose_dvc_was_killed_before_it_could_look_ends_too(tmp_path: Path) -> None:
+    (tmp_path / "dvc").write_text(LATE)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "dvc"), STAGE], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
+    )
+    assert done.returncode == -9
+    assert wait_until_gone(int(done.stdout), seconds=30)
+
+
 def test_a_second_process_waits_for_the_first_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = "from pathlib import Path\nfrom flows import lifetime\nlifetime._RUN = Path({!r})\n{}"
     monkeypatch.setattr(lifetime, "_RUN", tmp_path)

@@ -1,5 +1,6 @@
 """Where MLflow keeps its runs and models: `MLFLOW_TRACKING_URI`, else a database inside the checkout."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -57,7 +58,14 @@ def connect(root: Path) -> "MlflowClient":
     if given is None:
         # MLflow writes the address into the environment, where another checkout would take it for the user's wish.
         os.environ.pop("MLFLOW_TRACKING_URI", None)
-    return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    if uri != _own_uri(root):
+        return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    # The first client and its first question make the tables; two processes that do so at once break each other.
+    with open(_database(root).with_suffix(".lock"), "w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.get_experiment_by_name(EXPERIMENT)
+        return client
 
 
 def experiment_id(client: "MlflowClient", root: Path) -> str:
