@@ -29,7 +29,7 @@ from timbreflow.models.encoders import (
 def test_content_keeps_time_at_any_length(frames: int, downsample: int, encoder: str, instance: bool) -> None:
     if encoder == "strided" and downsample == 1:
         return
-    config = ContentConfig(encoder, 8, downsample, 1, instance, 0)  # type: ignore[arg-type]
+    config = ContentConfig(encoder, 8, downsample, 1, instance, 0, 0)  # type: ignore[arg-type]
     code = build_content_encoder(config, n_features=6, code_dim=4)(torch.randn(1, 6, frames))
     assert code.shape == (1, 4, -(-frames // downsample))
     assert torch.isfinite(code).all()
@@ -37,7 +37,7 @@ def test_content_keeps_time_at_any_length(frames: int, downsample: int, encoder:
 
 def test_content_code_is_in_step_with_the_clip() -> None:
     torch.manual_seed(0)
-    encoder = build_content_encoder(ContentConfig("strided", 8, 4, 0, False, 0), n_features=6, code_dim=4)
+    encoder = build_content_encoder(ContentConfig("strided", 8, 4, 0, False, 0, 0), n_features=6, code_dim=4)
     x = torch.randn(1, 6, 64)
     changed = x.clone()
     changed[..., 40:44] += 1
@@ -102,8 +102,9 @@ def test_change_rate_round_trip() -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: ContentConfig("residual", 8, 3, 1, False, 0),
-        lambda: ContentConfig("strided", 8, 1, 1, False, 0),
+        lambda: ContentConfig("residual", 8, 3, 1, False, 0, 0),
+        lambda: ContentConfig("strided", 8, 1, 1, False, 0, 0),
+        lambda: ContentConfig("residual", 8, 2, 1, False, 0, 4),
         lambda: StyleConfig("gru", 8, 4, 2, 1, 8, 2, 0.1),
         lambda: StyleConfig("tokens", 8, 4, 0, 1, 8, 2, 0.1),
     ],

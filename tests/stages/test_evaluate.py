@@ -107,7 +107,7 @@ def write_models(layout: Layout, features: FeatureConfig) -> None:
     sound = torch.from_numpy(render([60, 64, 67, 72], 0, seconds=2.0))[None]
     raw = FeatureExtractor(features)(sound)[0]
     normalizer = Normalizer(raw.mean(dim=1), raw.std(dim=1) + 0.5)
-    content = ContentConfig("residual", 16, 2, 1, False, 0)
+    content = ContentConfig("residual", 16, 2, 1, False, 0, 0)
     quantizer = QuantizerConfig(16, 8, 1, "euclidean", 0.99, 0.0, 1)
     style = StyleConfig("tokens", 16, 8, 2, 1, 16, 0, 0.0)
     vqvae = VQVAEConfig(features.n_features, content, quantizer, style, "film", 16, 1, 0.0)
