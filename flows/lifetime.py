@@ -24,6 +24,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed
 
 from flows import ROOT
+from timbreflow.errors import TimbreflowError
 
 WATCH_SECONDS = 0.5
 FOSTER_PARENTS = {"sh", "bash", "dash", "zsh", "init", "systemd"}
@@ -117,7 +118,11 @@ def _join(parent: "multiprocessing.process.BaseProcess") -> None:
 
 @contextmanager
 def server() -> Iterator[None]:
-    """Where no Prefect server answers, one for as long as the flow runs, which its worker processes share."""
+    """Where no Prefect server answers, one for as long as the flow runs, which its worker processes share.
+
+    Raises:
+        TimbreflowError: another flow of this checkout has such a server now; two would fight over the database.
+    """
     if os.environ.get("PREFECT_API_URL"):
         yield
         return
@@ -125,7 +130,7 @@ def server() -> Iterator[None]:
     temporary = SubprocessASGIServer()
     temporary.start(timeout=120)
     if temporary.server_process is not None:
-        _SERVER_PID.write_text(str(temporary.server_process.pid), encoding="utf-8")
+        _SERVER_PID.write_text(f"{temporary.server_process.pid} {process_tag()}", encoding="utf-8")
     os.environ["PREFECT_API_URL"] = temporary.api_url
     try:
         with temporary_settings({PREFECT_API_URL: temporary.api_url}):
@@ -139,7 +144,13 @@ def server() -> Iterator[None]:
 def _end_forgotten_server() -> None:
     """A flow that was killed leaves its temporary server behind, which holds the database."""
     with suppress(OSError, ValueError, psutil.Error):
-        process = psutil.Process(int(_SERVER_PID.read_text(encoding="utf-8")))
+        pid, owner = _SERVER_PID.read_text(encoding="utf-8").split()
+        process = psutil.Process(int(pid))
+        if not _is_dead(owner) and process.is_running():
+            raise TimbreflowError(
+                "Another flow of this checkout runs beside a temporary Prefect server; type `make ui` before you start "
+                "several flows at once, so that they share a lasting one."
+            )
         if "uvicorn" in process.cmdline():
             process.terminate()
             process.wait(10)

@@ -14,12 +14,14 @@ from prefect.states import Running
 from prefect.testing.utilities import prefect_test_harness
 
 from flows import lifetime
+from timbreflow.errors import TimbreflowError
 
 ROOT = Path(__file__).resolve().parents[2]
 
 STAGE = """
 import time
 from flows import lifetime
+from timbreflow.errors import TimbreflowError
 lifetime.end_with_dvc()
 print("ready", flush=True)
 time.sleep(60)
@@ -106,3 +108,16 @@ def test_a_run_without_a_process_is_marked_as_crashed_and_a_living_one_is_not() 
         lifetime.mark_dead_runs_as_crashed()
         states = {name: client.read_flow_run(run.id).state_type for name, run in runs.items()}
     assert states == {"dead": StateType.CRASHED, "alive": StateType.RUNNING}
+
+
+def test_a_living_flow_keeps_its_temporary_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "uvicorn"])
+    monkeypatch.setattr(lifetime, "_SERVER_PID", tmp_path / "server.pid")
+    (tmp_path / "server.pid").write_text(f"{server.pid} {lifetime.process_tag()}")
+    with pytest.raises(TimbreflowError, match="make ui"):
+        lifetime._end_forgotten_server()
+    assert server.poll() is None
+    gone = lifetime.process_tag().rpartition(":")[0] + ":1"
+    (tmp_path / "server.pid").write_text(f"{server.pid} {gone}")
+    lifetime._end_forgotten_server()
+    assert wait_until_gone(server.pid)
