@@ -77,15 +77,16 @@ def end_with_dvc() -> None:
     """Where DVC started this process: end it, with its workers, as soon as that `dvc` is gone, or at once if it is."""
     if "DVC_STAGE" not in os.environ:
         return
-    parents = psutil.Process().parents()
-    for parent in parents:
+    strangers = 0
+    for parent in psutil.Process().parents():
         with suppress(psutil.Error):
+            strangers += parent.name() not in FOSTER_PARENTS
             # `dvc`, `python dvc` or `python -m dvc`
             if any(os.path.basename(word) == "dvc" for word in parent.cmdline()[:3]):
                 threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
                 return
     # Killed while this process still imported, DVC leaves it, or the shell around it, to the first process.
-    if len([parent for parent in parents if parent.name() not in FOSTER_PARENTS]) <= 1:
+    if strangers <= 1:
         _end()
 
 

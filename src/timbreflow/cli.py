@@ -220,7 +220,7 @@ def evaluate(
 
     Args:
         testset: artificial, seen or real.
-        systems: rows; copies and oracle are always among them.
+        systems: rows; copies and oracle are always among them. Without --out a table of chosen rows is not written.
         recompute: row that is held against what is stored of it; exit code 1 where its LSD moved by over .05 dB.
         clips: triples; 20 with --recompute, else all; a table of fewer is not written.
         store: with --recompute, compute a slow row on all clips and write its file below released/baselines.

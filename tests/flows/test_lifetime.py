@@ -111,7 +111,10 @@ def test_a_run_without_a_process_is_marked_as_crashed_and_a_living_one_is_not() 
 
 
 def test_a_living_flow_keeps_its_temporary_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "uvicorn"])
+    code = "import time; print('up', flush=True); time.sleep(60)"
+    server = subprocess.Popen([sys.executable, "-c", code, "uvicorn"], stdout=subprocess.PIPE)
+    assert server.stdout is not None
+    server.stdout.readline()
     monkeypatch.setattr(lifetime, "_SERVER_PID", tmp_path / "server.pid")
     (tmp_path / "server.pid").write_text(f"{server.pid} {lifetime.process_tag()}")
     with pytest.raises(TimbreflowError, match="make ui"):

@@ -66,7 +66,8 @@ def run(
         testset: artificial, seen or real, below data/testsets.
         config: section `evaluate`; its sets, systems and max_triples are not looked at.
         layout: paths.
-        systems: rows of the table, copies and oracle always among them; none takes all that are there.
+        systems: rows of the table, copies and oracle always among them; none takes all that are there, and only
+            then, or into a folder of its own, is the table written.
         clips: take so many triples, and write nothing; 0 takes all.
         out: None is results/testsets.
         device: auto, cpu or cuda; None takes TIMBREFLOW_DEVICE.
@@ -78,6 +79,8 @@ def run(
     Raises:
         TimbreflowError: the set, the timbre metric or the weights of an asked row are missing, or data is broken.
     """
+    if clips < 0:
+        raise TimbreflowError(f"There are no {clips} clips; give a number from 1, or none for all.")
     unknown = sorted(set(systems) - set(ROWS))
     if unknown:
         raise TimbreflowError(f"There is no system {unknown[0]!r}; choose from {', '.join(ROWS)}.")
@@ -109,8 +112,10 @@ def run(
         test_digest=test_digest,
         config=config,
     )
-    table = _with_generalisation(table, results_folder(layout, out))
+    whole = not clips and (not systems or out is not None)
     if not clips:
+        table = _with_generalisation(table, results_folder(layout, out))
+    if whole:
         _write(results_folder(layout, out) / testset, table, _per_clip(heard, result, stored))
     flat = {
         f"testset/{testset}/{system}/{metric}": interval.value
@@ -121,7 +126,7 @@ def run(
     return StageReport(
         summary=render_text(table),
         metrics=flat,
-        files={} if clips else {"table": results_folder(layout, out) / testset / "table.md"},
+        files={"table": results_folder(layout, out) / testset / "table.md"} if whole else {},
     )
 
 

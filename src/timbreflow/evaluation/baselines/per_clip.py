@@ -101,7 +101,9 @@ def read_scores(path: Path, *, test_digest: str | None = None, metric_digest: st
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     except FileNotFoundError as error:
-        raise TimbreflowError(f"{path} is missing; compute it with `timbreflow evaluate --recompute`.") from error
+        raise TimbreflowError(
+            f"{path} is missing; compute it with `timbreflow evaluate --testset SET --recompute SYSTEM --store`."
+        ) from error
     except UnicodeDecodeError as error:
         raise TimbreflowError(f"{path} is not text ({error}); restore it from git.") from error
     header = dict(line[2:].rstrip("\n").split(": ", 1) for line in lines if line.startswith("# ") and ": " in line)
@@ -115,7 +117,7 @@ def read_scores(path: Path, *, test_digest: str | None = None, metric_digest: st
         if wanted is not None and getattr(scores, name) != wanted:
             raise TimbreflowError(
                 f"{path} has {name} {getattr(scores, name)[:12]} and the present one is {wanted[:12]}: its figures "
-                "belong to other clips or metrics; compute them again with `timbreflow evaluate --recompute`."
+                "belong to other clips or metrics; compute them again with `--recompute SYSTEM --store`."
             )
     return scores
 
