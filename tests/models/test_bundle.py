@@ -96,6 +96,25 @@ def edit(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+@pytest.mark.parametrize("kind", ["vqvae", "glow"])
+def test_a_bundle_from_before_a_key_was_added_is_read_with_the_key_off(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    config = request.getfixturevalue({"vqvae": "base_config", "glow": "glow_config"}[kind])
+    save_bundle(tmp_path / "old", bundle_of(kind, replace(config, content=replace(config.content, roll_hint=0))))
+    model = json.loads((tmp_path / "old" / "config.json").read_text())["model"]
+    del model["content"]["roll_hint"]
+    edit(tmp_path / "old", model=model)
+    assert load_bundle(tmp_path / "old").model.config.content.roll_hint == 0
+    # What a bundle says of such a key is kept, and every other key is still asked for.
+    save_bundle(tmp_path / "new", bundle_of(kind, replace(config, content=replace(config.content, roll_hint=3))))
+    assert load_bundle(tmp_path / "new").model.config.content.roll_hint == 3
+    del model["content"]["width"]
+    edit(tmp_path / "old", model=model)
+    with pytest.raises(TimbreflowError, match="lacks"):
+        load_bundle(tmp_path / "old")
+
+
 def test_missing_files(saved: Path) -> None:
     with pytest.raises(TimbreflowError, match=r"config\.json is missing"):
         load_bundle(saved.parent / "nowhere")

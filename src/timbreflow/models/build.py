@@ -20,6 +20,13 @@ _KINDS: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "vocoder": (Vocoder, VocoderConfig),
 }
 
+ADDED_KEYS: dict[str, dict[str, dict[str, Any]]] = {
+    "vqvae": {"content": {"roll_hint": 0}},
+    "glow": {"content": {"roll_hint": 0}},
+}
+"""Keys that bundles of format 1 may lack, because they were written before these came, with the value that is off:
+kind to section to key to value. A key that cannot be switched off needs a new format instead."""
+
 
 def build_model(kind: str, config: Mapping[str, Any]) -> nn.Module:
     """Build an untrained model.
@@ -33,6 +40,17 @@ def build_model(kind: str, config: Mapping[str, Any]) -> nn.Module:
     """
     model, config_class = _known(kind)
     return model(config_from_dict(config_class, config))
+
+
+def with_added_keys(kind: str, config: Any) -> Any:
+    """A stored configuration with the keys of `ADDED_KEYS` that it lacks, off; what it has stays as it is."""
+    if not isinstance(config, Mapping):
+        return config
+    filled = dict(config)
+    for section, keys in ADDED_KEYS.get(kind, {}).items():
+        if isinstance(filled.get(section), Mapping):
+            filled[section] = keys | dict(filled[section])
+    return filled
 
 
 def kind_of(model: nn.Module) -> str:

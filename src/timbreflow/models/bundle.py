@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from timbreflow.audio.features import FeatureConfig, Normalizer
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_directory, read_json, sha256_file, write_json
-from timbreflow.models.build import build_model, config_from_dict, config_to_dict, kind_of
+from timbreflow.models.build import build_model, config_from_dict, config_to_dict, kind_of, with_added_keys
 
 FORMAT = 1
 WEIGHTS = "weights.safetensors"
@@ -101,7 +101,7 @@ def load_bundle(folder: Path) -> ModelBundle:
     if set(config) != _KEYS:
         raise TimbreflowError(f"{folder / CONFIG} must have the keys {sorted(_KEYS)}; make the model again.")
     try:
-        model = build_model(config["kind"], config["model"])
+        model = build_model(config["kind"], with_added_keys(config["kind"], config["model"]))
         features = config_from_dict(FeatureConfig, config["features"], where="features")
         normalizer = None if config["statistics"] is None else Normalizer.from_statistics(config["statistics"])
     except TimbreflowError as error:
