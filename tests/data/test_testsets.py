@@ -16,6 +16,7 @@ from timbreflow.data.testsets import (
     FRACTIONS,
     SAMPLE_RATE,
     TEST_SETS,
+    TRAINING_FONTS,
     ReleasedSet,
     digest_of_sound,
     fingerprint,
@@ -124,6 +125,12 @@ def test_bins_and_programs_obey_the_paper(name: str) -> None:
     for _, row in triples.iterrows():
         used.update((row["bin"]["content"], row["program"][role]) for role in ("content", "style"))
     assert max(used.values()) <= 4
+
+
+def test_the_names_and_fonts_that_the_code_knows_are_those_of_the_released_sets() -> None:
+    checksums = read_checksums(RELEASED)
+    assert set(checksums) == set(TEST_SETS)
+    assert set(checksums["seen"].sources) == set(TRAINING_FONTS)
 
 
 @pytest.mark.parametrize("name", TEST_SETS)

@@ -27,6 +27,10 @@ from timbreflow.rendering.config import SplitFractions
 
 TEST_SETS = ("artificial", "seen", "real")
 
+TRAINING_FONTS = ("FluidR3_GM", "TimGM6mb", "sf_GMbank", "A320U", "OPL-3_FM_128M")
+"""Fonts that the set `seen` sounds with and whose patches baselines may play, in the order of drawing. FluidR3Mono and
+MuseScore_General are of FluidR3's family, and being compressed they take 10 to 20 s to load."""
+
 FRACTIONS = SplitFractions(validation_pieces=0.1, test_pieces=0.1, test_programs=0.125, test_effects=0.2)
 """What is kept away from training: the sets were drawn from the test side of exactly these fractions."""
 

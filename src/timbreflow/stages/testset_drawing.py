@@ -17,6 +17,7 @@ from timbreflow.data.testsets import (
     FRACTIONS,
     SAMPLE_RATE,
     TEST_SETS,
+    TRAINING_FONTS,
     Checksums,
     write_checksums,
 )
@@ -37,9 +38,6 @@ from timbreflow.stages.testset_writing import DrawnClip, write_set
 
 SEED = 2026
 TEST_FONT = "GeneralUser-v1.47"
-TRAINING_FONTS = ("FluidR3_GM", "TimGM6mb", "sf_GMbank", "A320U", "OPL-3_FM_128M")
-"""Fonts that the set `seen` sounds with."""
-
 RELATED_FONTS = ("FluidR3Mono_GM", "MuseScore_General_Lite")
 """Further training fonts, of the family of FluidR3_GM: programs near theirs are dropped from the test font too."""
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from timbreflow.audio.features import FeatureConfig
 from timbreflow.data.manifest import read_manifest
+from timbreflow.data.testsets import SAMPLE_RATE, TEST_SETS
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.analysis import Analyser, Analysis, compare
 from timbreflow.evaluation.clips import EvaluationClips
@@ -29,10 +30,6 @@ from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import MetricLogger
 from timbreflow.workers import available_cores
 
-TESTSETS = ("artificial", "seen", "real")
-SAMPLE_RATE = 16_000
-"""Of all test sets, in Hz."""
-
 ONSET_TOLERANCE = {"real": 0.15}
 """In s. Recorded instruments speak slowly: their samples are aligned at -20 dB of the peak, not where a note begins."""
 
@@ -47,7 +44,7 @@ class Exam:
     """One test set and what listens to it.
 
     Args:
-        testset: one of `TESTSETS`.
+        testset: one of `TEST_SETS`.
         config: section `evaluate`.
         layout: paths.
         clips: take so many triples, in the order of their ids; 0 takes all.
@@ -60,8 +57,8 @@ class Exam:
     def __init__(
         self, testset: str, config: EvaluationConfig, *, layout: Layout, clips: int, device: str | None
     ) -> None:
-        if testset not in TESTSETS:
-            raise TimbreflowError(f"There is no test set {testset!r}; choose from {', '.join(TESTSETS)}.")
+        if testset not in TEST_SETS:
+            raise TimbreflowError(f"There is no test set {testset!r}; choose from {', '.join(TEST_SETS)}.")
         self.folder = layout.root / "data" / "testsets" / testset
         if not (self.folder / "manifest.parquet").is_file():
             raise TimbreflowError(f"{self.folder} is missing; run `timbreflow testset build {testset}`.")

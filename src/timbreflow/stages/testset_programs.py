@@ -9,6 +9,7 @@ import numpy as np
 import pretty_midi
 from numpy.typing import NDArray
 
+from timbreflow.data.testsets import SAMPLE_RATE
 from timbreflow.notes.tables import Notes
 from timbreflow.rendering.programs import PITCHED_PROGRAMS
 from timbreflow.rendering.soundfonts import MELODIC_BANKS, Preset, list_presets
@@ -18,7 +19,6 @@ from timbreflow.rendering.timbres import Layer
 NEAR_DB = 2.5
 """Programs nearer than this, by the median over the loud cells of their log-mels, count as the same."""
 
-_RATE = 16000
 _SECONDS = 1.5
 _NOTE = Notes.of([0.0], [1.0], [60], [100])
 _RMS = 0.07
@@ -36,7 +36,7 @@ def near_programs(test: Mapping[str, Path], training: Mapping[str, Path]) -> lis
     Returns:
         One dict a program: soundfont, bank, program, name, nearest (the same fields), distance_db; in their order.
     """
-    synthesizer = Synthesizer({**test, **training}, sample_rate=_RATE)
+    synthesizer = Synthesizer({**test, **training}, sample_rate=SAMPLE_RATE)
     try:
         heard = _log_mels(synthesizer, test)
         known = _log_mels(synthesizer, training)
@@ -68,7 +68,7 @@ def _presets(name: str, path: Path) -> list[Preset]:
 
 
 def _log_mels(synthesizer: Synthesizer, fonts: Mapping[str, Path]) -> Sequence[tuple[Preset, NDArray[np.float32]]]:
-    bank = librosa.filters.mel(sr=_RATE, n_fft=2048, n_mels=64, norm=None)
+    bank = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=2048, n_mels=64, norm=None)
     found = []
     for preset in melodic_presets(fonts):
         layer = Layer(preset.soundfont, preset.bank, preset.program, 0.0)

@@ -68,9 +68,10 @@ class VQVAETraining:
     init_from: str
 
     def __post_init__(self) -> None:
-        """Refuse an empty validation set."""
+        """Refuse an empty validation set and clips cut to less than nothing."""
         if self.validation_triples < 1:
             raise TimbreflowError("validation_triples must be 1 or more in params.yaml.")
+        _require_crop("train_vqvae", self.crop_frames)
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,18 @@ class GlowTraining:
     init_from: str
 
     def __post_init__(self) -> None:
-        """Refuse a likelihood without a bound."""
+        """Refuse a likelihood without a bound and clips cut to less than nothing."""
         if self.noise <= 0:
             raise TimbreflowError(
                 f"train_glow.noise is {self.noise}; set it above 0 (0.05 to 0.1), or the likelihood diverges."
             )
         if self.l1 < 0 or self.l1_every < 1 or self.validation_triples < 1:
             raise TimbreflowError("train_glow: l1 must be 0 or more, l1_every and validation_triples 1 or more.")
+        _require_crop("train_glow", self.crop_frames)
+
+
+def _require_crop(section: str, frames: int) -> None:
+    if frames < 0:
+        raise TimbreflowError(
+            f"{section}: crop_frames is {frames}; set it above 0, or to 0 for whole clips, in params.yaml."
+        )

@@ -2,15 +2,12 @@
 
 from pathlib import Path
 
+from timbreflow.data.testsets import TRAINING_FONTS
 from timbreflow.evaluation.baselines.musaicing import Musaicing
 from timbreflow.evaluation.baselines.transcribe_and_render import TranscribeAndRender, from_folder
 from timbreflow.evaluation.baselines.ulyanov_lebedev import UlyanovLebedev
 from timbreflow.evaluation.systems import SystemContext, SystemSpec
 from timbreflow.rendering.config import SoundFontSpec, SplitFractions
-
-TRAINING_FONTS = ("TimGM6mb", "FluidR3_GM", "sf_GMbank", "A320U", "OPL-3_FM_128M")
-"""Fonts whose patches may be played. FluidR3Mono and MuseScore_General are of FluidR3's family, and being compressed
-they take 10 to 20 s to load."""
 
 TEST_PROGRAMS = 0.125
 """Share of the programs of each group of eight that no training clip plays, as in every preset of params.yaml."""
