@@ -1,5 +1,6 @@
 """The ablation command in a tiny size: prepared data, arms, resumption, the table, and what is refused."""
 
+import fcntl
 import importlib.util
 import json
 import re
@@ -16,6 +17,7 @@ from tests.sharded import run_all
 from timbreflow.audio.features import FeatureConfig
 from timbreflow.config import load_params, preset_text
 from timbreflow.data.manifest import read_manifest, write_manifest
+from timbreflow.files import write_json
 from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle
 from timbreflow.models.triplet import TripletConfig, TripletNetwork
 from timbreflow.stages import ablation, collect_midi
@@ -81,6 +83,22 @@ def test_senseless_options_are_refused(command: ModuleType, arguments: list[str]
 def test_the_list_names_every_row(command: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--list"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(ablation.ROWS)
+
+
+def test_two_commands_at_one_arm_are_told_apart(
+    command: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_json(Layout(tmp_path).results("validate_data") / "passed.json", {"digest": ""})
+    arm = tmp_path / ".scratch" / "ablations" / "reference_glow"
+    arm.mkdir(parents=True)
+    with open(arm / ".lock", "w", encoding="utf-8") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        # The row temperature_1 takes the weights of reference_glow, so it works in that folder too.
+        for row in ("reference_glow", "temperature_1"):
+            assert command.main([row, "--root", str(tmp_path)]) == 2
+            assert "Another command is training or examining the arm reference_glow" in capsys.readouterr().err
+    assert command.main(["reference_glow", "--root", str(tmp_path)]) == 2
+    assert "There is no timbre_metric" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,12 @@ are those of the best validation, and validation hears true triples in every arm
 """
 
 import dataclasses
+import fcntl
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -134,51 +136,52 @@ def run(
         Content of OUT/NAME.json.
 
     Raises:
-        TimbreflowError: data, a test set or the timbre metric is missing, or training diverged.
+        TimbreflowError: data, a test set or the timbre metric is missing, training diverged, or another command is
+            at work on the arm.
     """
     row = ROWS[name]
-    arm = _open_arm(layout, name if row.trains else row.reference, data)
-    passed = read_passed(arm.results("validate_data") / "passed.json")
-    # Before the training, so that a set that is missing is not missed after it.
-    sets = [_spread_set(layout.root / "data" / "testsets" / testset, arm, clips) for testset in TESTSETS]
-    cost = _train(section, features, arm, passed, log=log, device=device)
-    weights = weights_sha256(_weights(arm, section))
-    # Another temperature is another arm, not another exam.
-    metrics = digest_of_metrics(
-        require_weights(arm, "timbre_metric") / WEIGHTS, dataclasses.replace(evaluate, temperature=0.0)
-    )
-    facts = {
-        "row": name,
-        "reference": row.reference,
-        "changes": row.changes,
-        "data": row.data,
-        "data_digest": passed["digest"],
-        "steps": section.fit.steps,
-        "clips": clips,
-        "weights_sha256": weights,
-        "cpu_seconds": round(cost, 1),
-        "exam": f"{stable_hash(metrics, [sha256_file(place / 'manifest.parquet') for place in sets]):016x}",
-        "temperature": evaluate.temperature,
-    }
-    json_file, clips_file = out / f"{name}.json", out / "per_clip" / f"{name}.csv"
-    if json_file.is_file() and clips_file.is_file():
-        stored: dict[str, Any] = read_json(json_file)
-        if {key: stored.get(key) for key in facts} == facts:
-            return stored
-    table = _examine(row.system, evaluate, arm, log=log, device=device)
-    intervals = partial(figures_of, samples=evaluate.bootstrap_samples, seed=evaluate.seed)
-    figures = {
-        testset: {
-            metric: {key: round(bound, DECIMALS) for key, bound in vars(interval).items()}
-            for metric, interval in intervals(table[table["set"] == testset]).items()
+    with _open_arm(layout, name if row.trains else row.reference, data) as arm:
+        passed = read_passed(arm.results("validate_data") / "passed.json")
+        # Before the training, so that a set that is missing is not missed after it.
+        sets = [_spread_set(layout.root / "data" / "testsets" / testset, arm, clips) for testset in TESTSETS]
+        cost = _train(section, features, arm, passed, log=log, device=device)
+        weights = weights_sha256(_weights(arm, section))
+        # Another temperature is another arm, not another exam.
+        metrics = digest_of_metrics(
+            require_weights(arm, "timbre_metric") / WEIGHTS, dataclasses.replace(evaluate, temperature=0.0)
+        )
+        facts = {
+            "row": name,
+            "reference": row.reference,
+            "changes": row.changes,
+            "data": row.data,
+            "data_digest": passed["digest"],
+            "steps": section.fit.steps,
+            "clips": clips,
+            "weights_sha256": weights,
+            "cpu_seconds": round(cost, 1),
+            "exam": f"{stable_hash(metrics, [sha256_file(place / 'manifest.parquet') for place in sets]):016x}",
+            "temperature": evaluate.temperature,
         }
-        for testset in TESTSETS
-    }
-    with atomic_file(clips_file) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
-    result = {**facts, "figures": figures}
-    write_json(json_file, result)
-    return result
+        json_file, clips_file = out / f"{name}.json", out / "per_clip" / f"{name}.csv"
+        if json_file.is_file() and clips_file.is_file():
+            stored: dict[str, Any] = read_json(json_file)
+            if {key: stored.get(key) for key in facts} == facts:
+                return stored
+        table = _examine(row.system, evaluate, arm, log=log, device=device)
+        intervals = partial(figures_of, samples=evaluate.bootstrap_samples, seed=evaluate.seed)
+        figures = {
+            testset: {
+                metric: {key: round(bound, DECIMALS) for key, bound in vars(interval).items()}
+                for metric, interval in intervals(table[table["set"] == testset]).items()
+            }
+            for testset in TESTSETS
+        }
+        with atomic_file(clips_file) as temporary:
+            table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+        result = {**facts, "figures": figures}
+        write_json(json_file, result)
+        return result
 
 
 def link_to(link: Path, target: Path) -> None:
@@ -194,15 +197,35 @@ def link_to(link: Path, target: Path) -> None:
     link.symlink_to(target.resolve())
 
 
-def _open_arm(layout: Layout, name: str, data: Path) -> Layout:
-    """The folder of an arm, .scratch/ablations/NAME, with links to what it does not make itself."""
+@contextmanager
+def _open_arm(layout: Layout, name: str, data: Path) -> Iterator[Layout]:
+    """The folder of an arm, .scratch/ablations/NAME, with links to what it does not make itself; for one at a time."""
     arm, given = Layout(layout.scratch("ablations", name)), Layout(data)
-    metric = require_weights(layout, "timbre_metric")
-    link_to(arm.audio, given.audio)
-    link_to(arm.mels, given.mels)
-    link_to(arm.results("validate_data"), given.results("validate_data"))
-    link_to(arm.root / metric.relative_to(layout.root), metric)
-    return arm
+    with _alone(arm.root):
+        metric = require_weights(layout, "timbre_metric")
+        link_to(arm.audio, given.audio)
+        link_to(arm.mels, given.mels)
+        link_to(arm.results("validate_data"), given.results("validate_data"))
+        link_to(arm.root / metric.relative_to(layout.root), metric)
+        yield arm
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, which ends with the process, however that ends.
+
+    Raises:
+        TimbreflowError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TimbreflowError(
+                f"Another command is training or examining the arm {folder.name}; wait for its end and run this again."
+            ) from error
+        yield
 
 
 def _spread_set(source: Path, arm: Layout, clips: int) -> Path:
