@@ -13,6 +13,7 @@ import pytest
 import torch
 from tiny_params import dump, tiny
 
+from tests.frozen import freeze
 from tests.sharded import run_all
 from timbreflow.audio.features import FeatureConfig
 from timbreflow.config import load_params, preset_text
@@ -127,6 +128,7 @@ def checkout(command: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> P
         manifest = read_manifest(made.audio)
         clips = manifest[manifest["split"] == split].assign(split=name)
         write_manifest(folder, clips.assign(shard=clips["shard"].str.replace(f"{split}/", f"{name}/")))
+        freeze(root, name)
     return root
 
 

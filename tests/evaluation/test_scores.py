@@ -54,6 +54,13 @@ def test_the_digest_changes_with_every_setting_that_moves_figures_and_no_other(n
     assert same == (name in STAYS)
 
 
+def test_the_temperature_is_no_part_of_the_digest_of_rows_that_do_not_draw(weights: Path) -> None:
+    for name, value in MOVED.items():
+        changed = replace(CONFIG, **{name: value})
+        same = digest_of_metrics(weights, changed, drawn=False) == digest_of_metrics(weights, CONFIG, drawn=False)
+        assert same == (name == "temperature")
+
+
 def test_the_digest_changes_with_the_weights(weights: Path) -> None:
     before = digest_of_metrics(weights, CONFIG)
     weights.write_bytes(b"others")

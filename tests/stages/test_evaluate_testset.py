@@ -1,6 +1,7 @@
 """The table of a test set from files on disk: real clips, untrained tiny models, stored rows and what goes wrong."""
 
 import dataclasses
+import io
 import json
 import shutil
 from pathlib import Path
@@ -8,14 +9,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 import torch
 from tiny_params import tiny
 
+from tests.frozen import freeze
 from timbreflow.audio.features import FeatureExtractor, Normalizer
 from timbreflow.audio.files import encode_flac
 from timbreflow.config import parse_params, preset_text
-from timbreflow.data.manifest import write_clip_notes, write_manifest
-from timbreflow.data.shards import write_shard
+from timbreflow.data.manifest import read_manifest, write_clip_notes, write_manifest
+from timbreflow.data.shards import AudioShards, write_shard
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.baselines.per_clip import COLUMNS, ClipScores, scores_path, write_scores
 from timbreflow.evaluation.clips import digest_of_clips
@@ -114,6 +117,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     layout = Layout(tmp_path_factory.mktemp("clone"))
     for seed, name in enumerate(("artificial", "seen", "real")):
         write_set(layout.root / "data" / "testsets" / name, name, seed=seed)
+        freeze(layout.root, name)
     write_released(layout.root / "released")
     return layout
 
@@ -127,8 +131,8 @@ def scores_of(layout: Layout, *, lsd: float, metric_digest: str = "") -> ClipSco
     return ClipScores(
         "musaicing",
         "artificial",
-        digest_of_clips([exam.clips]),
-        metric_digest or exam.metric_digest,
+        exam.test_digest,
+        metric_digest or exam.slow_metric_digest,
         pd.DataFrame(rows),
     )
 
@@ -204,15 +208,17 @@ def test_stored_figures_of_other_metrics_are_left_out_or_refused(layout: Layout,
 
 
 def test_late_onsets_count_on_the_real_set_alone(layout: Layout) -> None:
-    """The same clips as a set of recordings, with notes written 100 ms early."""
+    """The same clips as a set of recordings, with notes that git has 100 ms early."""
     for name in ("real", "artificial"):
         folder = layout.root / "data" / "testsets" / name
         path = folder / "clip_notes.parquet"
         kept = path.read_bytes()
         notes = pd.read_parquet(path)
         write_clip_notes(folder, notes.assign(onset=(notes["onset"] - 0.1).astype("float32")))
+        freeze(layout.root, name)
         report = run(name, CONFIG, layout=layout, systems=["oracle"], clips=2, device="cpu")
         path.write_bytes(kept)
+        freeze(layout.root, name)
         score = report.metrics[f"testset/{name}/content_copied/onset_f1"]
         assert score > 0.5 if name == "real" else score < 0.2
 
@@ -239,6 +245,70 @@ def test_families_are_judged_where_the_target_has_one(layout: Layout, tmp_path: 
     assert clips.groupby("triple_id")["family"].apply(lambda column: column.isna().all()).tolist() == [False] * 2 + [
         True
     ]
+
+
+def encode_anew(folder: Path, split: str, *, gain: float = 1.0) -> None:
+    """What another libFLAC makes of a set: the same samples in other bytes at other places; or, with a gain, not so."""
+    manifest, shards = read_manifest(folder), AudioShards(folder, sample_rate=RATE)
+    rows = manifest.set_index("clip_id")[["shard", "offset", "nbytes"]]
+    clips = []
+    for clip, place in rows.iterrows():
+        made = io.BytesIO()
+        # `AudioShards` gives the 16-bit samples exactly.
+        soundfile.write(made, gain * shards.read(*place), RATE, "PCM_16", format="FLAC", compression_level=0.0)
+        clips.append((str(clip), made.getvalue()))
+    entries = {entry.clip_id: entry for entry in write_shard(folder / split / "shard-00000.tar", clips)}
+    for column in ("offset", "nbytes"):
+        manifest[column] = [getattr(entries[clip], column) for clip in manifest["clip_id"]]
+    write_manifest(folder, manifest.assign(peak=manifest["peak"] * 0.999))
+
+
+@pytest.fixture
+def copy(layout: Layout, tmp_path: Path) -> Layout:
+    """Another checkout with the same set and weights."""
+    for part in ("released", "data/testsets/artificial"):
+        shutil.copytree(layout.root / part, tmp_path / part)
+    return Layout(tmp_path)
+
+
+def test_a_stored_row_is_taken_where_another_encoder_made_the_sound_and_the_temperature_is_another(
+    layout: Layout, copy: Layout
+) -> None:
+    folder = copy.root / "data" / "testsets" / "artificial"
+    write_scores(scores_path(copy.root, "musaicing", "artificial"), scores_of(layout, lsd=10.0))
+    before = digest_of_clips([Exam("artificial", CONFIG, layout=copy, clips=0, device="cpu").clips])
+    encode_anew(folder, "artificial")
+    other = Exam("artificial", CONFIG, layout=copy, clips=0, device="cpu")
+    assert digest_of_clips([other.clips]) != before
+    hot = dataclasses.replace(CONFIG, temperature=CONFIG.temperature + 0.1)
+    out = copy.root / "out"
+    run("artificial", hot, layout=copy, systems=["musaicing"], out=out, device="cpu")
+    metrics = json.loads((out / "artificial" / "metrics.json").read_text())
+    assert metrics["systems"]["musaicing"]["lsd"]["value"] == pytest.approx(11.0)
+    # Of rows that draw, the temperature is part of the exam; fewer clips are another exam.
+    assert metrics["metric_digest"] != other.metric_digest
+    assert Exam("artificial", CONFIG, layout=copy, clips=2, device="cpu").test_digest != other.test_digest
+
+
+@pytest.mark.parametrize("what", ["manifest", "clip_notes", "fewer", "garbage", "louder", "shard"])
+def test_a_set_that_is_not_the_released_one_is_refused(copy: Layout, what: str) -> None:
+    folder = copy.root / "data" / "testsets" / "artificial"
+    manifest = read_manifest(folder)
+    if what == "manifest":
+        write_manifest(folder, manifest.assign(program=manifest["program"] + 1))
+    elif what == "clip_notes":
+        notes = pd.read_parquet(folder / "clip_notes.parquet")
+        write_clip_notes(folder, notes.assign(pitch=notes["pitch"] + 1))
+    elif what == "fewer":
+        write_manifest(folder, manifest[manifest["triple_id"] != "artificial-0"])
+    elif what == "garbage":
+        (folder / "manifest.parquet").write_bytes(b"garbage")
+    elif what == "louder":
+        encode_anew(folder, "artificial", gain=0.5)
+    else:
+        (folder / "artificial" / "shard-00000.tar").unlink()
+    with pytest.raises(TimbreflowError, match="run `timbreflow testset build artificial`"):
+        run("artificial", CONFIG, layout=copy, systems=["oracle"], device="cpu")
 
 
 @pytest.mark.parametrize(

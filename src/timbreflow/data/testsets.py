@@ -5,7 +5,7 @@ released/testsets/ holds `checksums.json` and `dropped_programs.json`. The sound
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from timbreflow.audio.features import FeatureConfig, FeatureExtractor
 from timbreflow.audio.files import decode_audio
 from timbreflow.data.manifest import CLIP_NOTES_SCHEMA, MANIFEST_SCHEMA, read_table
+from timbreflow.data.shards import AudioShards
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import read_json, sha256_file, write_json
 from timbreflow.notes.tables import Notes
@@ -53,6 +54,9 @@ FINGERPRINT = FeatureConfig(
 TOLERANCE_DB = 0.5
 """Largest median difference of two fingerprints of one clip."""
 
+MACHINE_COLUMNS = ("offset", "nbytes", "peak", "rms", "gain_db")
+"""Columns of a manifest that are of the rendered sound: they differ where FluidSynth or libFLAC does."""
+
 SOUND_SCHEMA = pa.schema([("clip_id", pa.string()), ("sha256", pa.string()), ("fingerprint", pa.binary())])
 """`sound.parquet`: the sha256 of a clip's 16-bit samples, and its fingerprint, 64 float16 (dB), little-endian."""
 
@@ -80,6 +84,11 @@ class Checksums:
     sources: Mapping[str, str]
     fluidsynth: str
     triples: int
+
+    @property
+    def digest(self) -> str:
+        """sha256 that names the set: its recipes, notes and fingerprints, and nothing of the machine that plays it."""
+        return hashlib.sha256(f"{self.manifest} {self.clip_notes} {self.sound_table}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -116,6 +125,8 @@ def read_checksums(root: Path) -> dict[str, Checksums]:
         TimbreflowError: the file is missing or of another form.
     """
     path = Path(root) / "checksums.json"
+    if not path.is_file():
+        raise TimbreflowError(f"{path} is missing; run `git checkout {path}`.")
     try:
         return {str(name): Checksums(**fields) for name, fields in read_json(path).items()}
     except (TypeError, AttributeError) as error:
@@ -150,6 +161,66 @@ def read_released(root: Path, name: str) -> ReleasedSet:
             raise TimbreflowError(f"{path} is not the released file of checksums.json; run `git checkout {path}`.")
     sound = read_table(folder / "sound.parquet", SOUND_SCHEMA).set_index("clip_id")
     return ReleasedSet(name, folder, expected, read_table(folder / "manifest.parquet", MANIFEST_SCHEMA), sound)
+
+
+def require_built(folder: Path, released: ReleasedSet) -> None:
+    """Check that a folder still holds what `timbreflow testset build` makes of a released set.
+
+    Args:
+        folder: data/testsets/<name>.
+        released: the set as it lies in git.
+
+    Raises:
+        TimbreflowError: the manifest, the notes or the sound is another.
+    """
+    remedy = f"run `timbreflow testset build {released.name}`"
+    manifest, notes = (Path(folder) / f"{stem}.parquet" for stem in ("manifest", "clip_notes"))
+    shard = Path(folder) / released.name / "shard-00000.tar"
+    for path in (manifest, notes, shard):
+        if not path.is_file():
+            raise TimbreflowError(f"{path} is missing; {remedy}.")
+    same_rows = sha256_file(manifest) == released.checksums.manifest
+    for path, same in (
+        (manifest, same_rows or _same_recipes(manifest, released.manifest)),
+        (notes, sha256_file(notes) == released.checksums.clip_notes),
+    ):
+        if not same:
+            raise TimbreflowError(f"{path} is not that of the released test set {released.name}; {remedy}.")
+    if same_rows and sha256_file(shard) == released.checksums.shard:
+        return
+    # Another FluidSynth or libFLAC made other bytes: they must sound the same.
+    shards = AudioShards(Path(folder), sample_rate=SAMPLE_RATE)
+    places = read_table(manifest, MANIFEST_SCHEMA)[["clip_id", "shard", "offset", "nbytes"]]
+    clips = ((clip, shards.read_bytes(*place)) for clip, *place in places.itertuples(index=False))
+    try:
+        _, distances = compare_sound(released, clips)
+    except TimbreflowError as error:
+        raise TimbreflowError(f"{shard} cannot be read ({error}); {remedy}.") from error
+    worst = max(distances, key=distances.__getitem__, default="")
+    if worst and distances[worst] > TOLERANCE_DB:
+        raise TimbreflowError(
+            f"the clip {worst} in {shard} is {distances[worst]:.2f} dB from the released test set {released.name}; "
+            f"{remedy}."
+        )
+
+
+def compare_sound(released: ReleasedSet, clips: Iterable[tuple[str, bytes]]) -> tuple[dict[str, str], dict[str, float]]:
+    """Hold FLACs of clips against a released set.
+
+    Args:
+        released: the set.
+        clips: clip_id and FLAC of its clips.
+
+    Returns:
+        The sha256 of each clip's samples, and the log-mel distance (dB) of every clip whose samples differ.
+    """
+    by_clip, distances = {}, {}
+    for clip_id, flac in clips:
+        samples = samples_of(flac, clip_id)
+        by_clip[clip_id] = sha256_of_samples(samples)
+        if by_clip[clip_id] != released.sound.loc[clip_id, "sha256"]:
+            distances[clip_id] = fingerprint_distance(fingerprint(samples), released.sound["fingerprint"][clip_id])
+    return by_clip, distances
 
 
 def samples_of(flac: bytes, clip_id: str) -> NDArray[np.int16]:
@@ -191,6 +262,15 @@ def sound_row(clip_id: str, flac: bytes) -> dict[str, Any]:
     samples = samples_of(flac, clip_id)
     digest = sha256_of_samples(samples)
     return {"clip_id": clip_id, "sha256": digest, "fingerprint": pack_fingerprint(fingerprint(samples))}
+
+
+def _same_recipes(path: Path, manifest: pd.DataFrame) -> bool:
+    """Whether a manifest differs from a released one in nothing that another FluidSynth or libFLAC would not change."""
+    try:
+        found = read_table(path, MANIFEST_SCHEMA)
+    except TimbreflowError:
+        return False
+    return bool(found.drop(columns=list(MACHINE_COLUMNS)).equals(manifest.drop(columns=list(MACHINE_COLUMNS))))
 
 
 @lru_cache(maxsize=1)

@@ -120,18 +120,23 @@ def summarise(
     return Scores(sets, _generalisation(sets), comparisons, metric_digest, test_digest)
 
 
-def digest_of_metrics(timbre_weights: Path, config: EvaluationConfig) -> str:
+def digest_of_metrics(timbre_weights: Path, config: EvaluationConfig, *, drawn: bool = True) -> str:
     """sha256 that changes with all that moves a figure of given weights on given clips.
 
     That is the metric code's version, the timbre metric's weights, the transcriber's, and of the settings those that
     decide what is heard (`MOVING`); how many triples and which sets are in the digest of the clips.
+
+    Args:
+        timbre_weights: of the timbre metric.
+        config: section `evaluate`.
+        drawn: whether the figures may be of models that draw, at a temperature; baselines have none.
 
     Raises:
         TimbreflowError: the weights are missing.
     """
     if not timbre_weights.is_file():
         raise TimbreflowError(f"{timbre_weights} is missing; run `dvc repro train_timbre_metric`.")
-    settings = {name: getattr(config, name) for name in MOVING}
+    settings = {name: getattr(config, name) for name in MOVING if drawn or name != "temperature"}
     parts = [METRIC_VERSION, sha256_file(timbre_weights), sha256_file(network_file()), settings]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -22,6 +22,7 @@ import pandas as pd
 
 from timbreflow.audio.features import FeatureConfig
 from timbreflow.data.manifest import read_manifest, write_manifest
+from timbreflow.data.testsets import read_released, require_built
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.evaluation.scores import CLIP_METRICS, DECIMALS, digest_of_metrics
@@ -230,8 +231,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _spread_set(source: Path, arm: Layout, clips: int) -> Path:
     """The arm's test set of so many triples. They lie bin by bin: the first ones alone would be of one bin."""
-    if not (source / "manifest.parquet").is_file():
-        raise TimbreflowError(f"{source} is missing; run `timbreflow testset build {source.name}`.")
+    require_built(source, read_released(source.parents[2] / "released" / "testsets", source.name))
     place = arm.root / "data" / "testsets" / source.name
     manifest = read_manifest(source)
     ids = np.sort(manifest["triple_id"].unique())
@@ -291,7 +291,7 @@ def _examine(
     """One row a set and triple."""
     rows = []
     for testset in TESTSETS:
-        exam = Exam(testset, config, layout=arm, clips=0, device=device)
+        exam = Exam(testset, config, layout=arm, clips=0, device=device, part=True)
         rows += exam.listen({system: SYSTEMS[system].build}, log=log)[0].rows
     table = pd.DataFrame(rows)[["set", "triple_id", *CLIP_METRICS, "onset_f1_content", "onset_f1_target"]]
     return table.sort_values(["set", "triple_id"], ignore_index=True)

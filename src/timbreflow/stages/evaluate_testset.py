@@ -12,7 +12,6 @@ import pandas as pd
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.baselines.per_clip import read_scores, scores_path
-from timbreflow.evaluation.clips import digest_of_clips
 from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.evaluation.evaluator import SetResult
 from timbreflow.evaluation.report import Timing
@@ -97,7 +96,7 @@ def run(
         if folder == layout.model(MODELS[name])
     ]
     heard = Exam(testset, config, layout=layout, clips=clips, device=device)
-    test_digest = digest_of_clips([heard.clips])
+    test_digest = heard.test_digest
     slow = [name for name in wanted if name in SLOW]
     stored, silent = _stored(layout, heard, slow, test_digest=None if clips else test_digest, strict=bool(systems))
     quick = [name for name in wanted if name not in SLOW and name not in missing]
@@ -203,7 +202,7 @@ def _stored(
     for system in systems:
         path = scores_path(layout.root, system, exam.testset)
         try:
-            scores = read_scores(path, test_digest=test_digest, metric_digest=exam.metric_digest)
+            scores = read_scores(path, test_digest=test_digest, metric_digest=exam.slow_metric_digest)
         except TimbreflowError as error:
             if strict:
                 raise

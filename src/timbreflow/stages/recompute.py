@@ -17,7 +17,6 @@ from timbreflow.evaluation.baselines.per_clip import (
     scores_path,
     write_scores,
 )
-from timbreflow.evaluation.clips import digest_of_clips
 from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.evaluation.systems import SYSTEMS, System, SystemContext
 from timbreflow.evaluation.testset_table import LABELS, ROWS, SLOW
@@ -137,9 +136,8 @@ def _compute(exam: Exam, system: str, layout: Layout, log: MetricLogger) -> Clip
         require_weights(layout, MODELS[system])
     builder = _slow(system, layout) if system in SLOW else SYSTEMS[system].build
     result, _ = exam.listen({system: builder}, log=log)
-    return ClipScores(
-        system, exam.testset, digest_of_clips([exam.clips]), exam.metric_digest, pd.DataFrame(result.rows)
-    )
+    metric_digest = exam.slow_metric_digest if system in SLOW else exam.metric_digest
+    return ClipScores(system, exam.testset, exam.test_digest, metric_digest, pd.DataFrame(result.rows))
 
 
 def _slow(system: str, layout: Layout) -> Callable[[SystemContext], System]:

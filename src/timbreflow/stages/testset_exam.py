@@ -10,10 +10,10 @@ import pandas as pd
 
 from timbreflow.audio.features import FeatureConfig
 from timbreflow.data.manifest import read_manifest
-from timbreflow.data.testsets import SAMPLE_RATE, TEST_SETS
+from timbreflow.data.testsets import SAMPLE_RATE, TEST_SETS, read_released, require_built
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.analysis import Analyser, Analysis, compare
-from timbreflow.evaluation.clips import EvaluationClips
+from timbreflow.evaluation.clips import EvaluationClips, digest_of_clips
 from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.evaluation.embedding import load_embed
 from timbreflow.evaluation.evaluator import Measure, SetResult, evaluate_set
@@ -49,19 +49,31 @@ class Exam:
         layout: paths.
         clips: take so many triples, in the order of their ids; 0 takes all.
         device: auto, cpu or cuda; None takes TIMBREFLOW_DEVICE.
+        part: the set is a part that the caller has cut from a frozen set, so that nothing in git says what it must be.
 
     Raises:
-        TimbreflowError: there is no such set, or no timbre metric.
+        TimbreflowError: there is no such set, it is not as `timbreflow testset build` makes it, or there is no timbre
+            metric.
     """
 
     def __init__(
-        self, testset: str, config: EvaluationConfig, *, layout: Layout, clips: int, device: str | None
+        self,
+        testset: str,
+        config: EvaluationConfig,
+        *,
+        layout: Layout,
+        clips: int,
+        device: str | None,
+        part: bool = False,
     ) -> None:
         if testset not in TEST_SETS:
             raise TimbreflowError(f"There is no test set {testset!r}; choose from {', '.join(TEST_SETS)}.")
         self.folder = layout.root / "data" / "testsets" / testset
         if not (self.folder / "manifest.parquet").is_file():
             raise TimbreflowError(f"{self.folder} is missing; run `timbreflow testset build {testset}`.")
+        self._released = None if part else read_released(layout.root / "released" / "testsets", testset)
+        if self._released is not None:
+            require_built(self.folder, self._released)
         self.testset = testset
         self.config = config
         self.device = resolve_device(device)
@@ -72,16 +84,25 @@ class Exam:
         metric = require_weights(layout, "timbre_metric")
         if metric == layout.model("timbre_metric"):
             self.notes.append("The frozen timbre metric is not here; distances are those of the one trained here.")
-        self.metric_digest = digest_of_metrics(metric / WEIGHTS, config)
-        if self.tolerance != TOLERANCE:
-            # Figures of stored rows that went by another tolerance must not pass for these.
-            self.metric_digest = hashlib.sha256(f"{self.metric_digest} {self.tolerance}".encode()).hexdigest()
+        self.metric_digest, self.slow_metric_digest = (
+            self._with_tolerance(digest_of_metrics(metric / WEIGHTS, config, drawn=drawn)) for drawn in (True, False)
+        )
         self._analyse = Analyser(
             Transcriber(threads=available_cores()), load_embed(metric, device=self.device), sample_rate=SAMPLE_RATE
         )
         self.classifier = self._classifier()
         if self.tolerance != TOLERANCE:
             self.notes.append(f"Onsets count as found within {1000 * self.tolerance:.0f} ms on this set.")
+
+    @property
+    def test_digest(self) -> str:
+        """Names the clips: that of the frozen set in git, whichever FluidSynth and libFLAC made them audible here."""
+        if self._released is None:
+            return digest_of_clips([self.clips])
+        whole = self._released.checksums.digest
+        if len(self.clips) == self._released.checksums.triples:
+            return whole
+        return hashlib.sha256(" ".join([whole, *self.clips.triple_ids]).encode()).hexdigest()
 
     def listen(
         self, builders: Mapping[str, Callable[[SystemContext], System]], *, log: MetricLogger
@@ -118,6 +139,12 @@ class Exam:
         targets = clips[(clips["split"] == self.testset) & (clips["role"] == "target")].set_index("triple_id")
         named = (targets["n_layers"] == 1) & targets["program"].between(0, len(FAMILIES) * PROGRAMS_PER_FAMILY - 1)
         return (targets["program"] // PROGRAMS_PER_FAMILY).where(named).astype(float)
+
+    def _with_tolerance(self, digest: str) -> str:
+        """Figures of stored rows that went by another tolerance must not pass for these."""
+        if self.tolerance == TOLERANCE:
+            return digest
+        return hashlib.sha256(f"{digest} {self.tolerance}".encode()).hexdigest()
 
     def _features(self) -> FeatureConfig:
         """Those of the models, so that the oracle goes through the inversion that they go through."""

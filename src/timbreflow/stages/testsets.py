@@ -14,13 +14,10 @@ from timbreflow.data.testsets import (
     SAMPLE_RATE,
     TOLERANCE_DB,
     ReleasedSet,
+    compare_sound,
     digest_of_sound,
-    fingerprint,
-    fingerprint_distance,
     read_checksums,
     read_released,
-    samples_of,
-    sha256_of_samples,
 )
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_directory, sha256_file
@@ -138,13 +135,7 @@ def _build_one(released: ReleasedSet, *, layout: Layout, out: Path, say: Say) ->
 
 def _compare(released: ReleasedSet, made: Mapping[str, MadeClip]) -> tuple[str, dict[str, float]]:
     """Digest of the sound, and the log-mel distance (dB) of every clip whose samples differ."""
-    by_clip, distances = {}, {}
-    for clip_id, clip in made.items():
-        samples = samples_of(clip.flac, clip_id)
-        by_clip[clip_id] = sha256_of_samples(samples)
-        if by_clip[clip_id] != released.sound.loc[clip_id, "sha256"]:
-            packed = released.sound["fingerprint"][clip_id]
-            distances[clip_id] = fingerprint_distance(fingerprint(samples), packed)
+    by_clip, distances = compare_sound(released, ((clip_id, clip.flac) for clip_id, clip in made.items()))
     worst = max(distances, key=distances.__getitem__, default="")
     if worst and distances[worst] > TOLERANCE_DB:
         far = sum(distance > TOLERANCE_DB for distance in distances.values())
