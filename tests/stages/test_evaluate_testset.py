@@ -196,6 +196,19 @@ def test_a_slow_row_that_was_stored_is_reproduced_by_its_own_code(layout: Layout
         store("seen", "glow", CONFIG, layout=layout, device="cpu")
 
 
+def test_a_row_of_other_weights_is_not_computed_again(
+    layout: Layout, table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(layout.root / "results" / "testsets" / "artificial", tmp_path / "artificial")
+    path = tmp_path / "artificial" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["weights"]["glow"] = "0123456789ab" + metrics["weights"]["glow"][12:]
+    path.write_text(json.dumps(metrics))
+    monkeypatch.setattr(recompute_stage, "Exam", None)
+    with pytest.raises(TimbreflowError, match="Glow.* is of weights with sha256 0123456789ab and .*released/glow"):
+        recompute("artificial", "glow", CONFIG, layout=layout, clips=2, out=tmp_path, device="cpu")
+
+
 def test_stored_figures_of_other_metrics_are_left_out_or_refused(layout: Layout, table: str, tmp_path: Path) -> None:
     path = scores_path(layout.root, "musaicing", "artificial")
     kept = path.read_bytes()

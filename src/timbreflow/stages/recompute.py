@@ -21,6 +21,7 @@ from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.evaluation.systems import SYSTEMS, System, SystemContext
 from timbreflow.evaluation.testset_table import LABELS, ROWS, SLOW
 from timbreflow.files import read_json
+from timbreflow.models.bundle import weights_sha256
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import MetricLogger, ignore_metrics
 from timbreflow.stages.testset_exam import MODELS, Exam, read_per_clip, require_weights, results_folder
@@ -79,7 +80,7 @@ def recompute(
         log: gets (triples done, figures).
 
     Raises:
-        TimbreflowError: there is no such row, nothing is stored of it, or that is of other metrics.
+        TimbreflowError: there is no such row, nothing is stored of it, or that is of other weights or metrics.
     """
     if clips < 1:
         raise TimbreflowError(f"{clips} clips cannot be recomputed; give 1 or more.")
@@ -87,7 +88,9 @@ def recompute(
     if system in SLOW:
         stored = read_scores(scores_path(layout.root, system, testset))
     else:
-        stored = _from_table(results_folder(layout, out) / testset, testset, system)
+        folder = results_folder(layout, out) / testset
+        stored = _from_table(folder, testset, system)
+        _require_same_weights(folder, testset, system, layout)
     exam = Exam(testset, config, layout=layout, clips=clips, device=device)
     return Recomputed(system, compare(_compute(exam, system, layout, log), stored, clips))
 
@@ -148,6 +151,19 @@ def _slow(system: str, layout: Layout) -> Callable[[SystemContext], System]:
     if system == "transcribe_and_render":
         return partial(transcribe_and_render, soundfonts=layout.soundfonts, cache=layout.root / ".scratch" / "patches")
     return BASELINES[system].build
+
+
+def _require_same_weights(folder: Path, testset: str, system: str, layout: Layout) -> None:
+    """Of other weights no figure can be reproduced: say so before anything is computed."""
+    if system not in MODELS:
+        return
+    place = require_weights(layout, MODELS[system])
+    here, then = weights_sha256(place), str(read_json(folder / "metrics.json").get("weights", {}).get(system, ""))
+    if here != then:
+        raise TimbreflowError(
+            f"The stored row of {LABELS[system]} is of weights with sha256 {then[:12] or 'unknown'} and {place} holds "
+            f"{here[:12]}; bring those weights back, or run `timbreflow evaluate --testset {testset}` for a new table."
+        )
 
 
 def _from_table(folder: Path, testset: str, system: str) -> ClipScores:
