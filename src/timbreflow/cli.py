@@ -244,10 +244,17 @@ def evaluate(
     if recompute is None:
         print(run(testset, config, layout=layout, systems=systems or (), clips=clips or 0, out=out, log=log).summary)
     elif store:
-        print(f"wrote {again.store(testset, recompute, config, layout=layout, log=log)}")
+        print(f"wrote {again.store(testset, recompute, config, layout=layout, log=log, say=_say)}")
     else:
         compared = again.recompute(
-            testset, recompute, config, layout=layout, clips=20 if clips is None else clips, out=out, log=log
+            testset,
+            recompute,
+            config,
+            layout=layout,
+            clips=20 if clips is None else clips,
+            out=out,
+            log=log,
+            say=_say,
         )
         print(compared.sentence)
         if not compared.reproduced:

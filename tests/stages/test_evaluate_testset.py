@@ -19,6 +19,7 @@ from timbreflow.audio.files import encode_flac
 from timbreflow.config import parse_params, preset_text
 from timbreflow.data.manifest import read_manifest, write_clip_notes, write_manifest
 from timbreflow.data.shards import AudioShards, write_shard
+from timbreflow.data.testsets import TRAINING_FONTS
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.baselines.per_clip import COLUMNS, ClipScores, scores_path, write_scores
 from timbreflow.evaluation.clips import digest_of_clips
@@ -29,6 +30,7 @@ from timbreflow.models.glow.model import Glow
 from timbreflow.models.triplet import TripletConfig, TripletNetwork
 from timbreflow.models.vqvae import VQVAE
 from timbreflow.stages import recompute as recompute_stage
+from timbreflow.stages import testset_sources
 from timbreflow.stages.evaluate_testset import run
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.recompute import recompute, store
@@ -207,6 +209,21 @@ def test_a_row_of_other_weights_is_not_computed_again(
     monkeypatch.setattr(recompute_stage, "Exam", None)
     with pytest.raises(TimbreflowError, match="Glow.* is of weights with sha256 0123456789ab and .*released/glow"):
         recompute("artificial", "glow", CONFIG, layout=layout, clips=2, out=tmp_path, device="cpu")
+
+
+def test_fonts_that_are_missing_are_fetched_or_all_named(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, said = [], []
+
+    def offline(name: str, root: Path) -> None:
+        asked.append(name)
+        raise TimbreflowError("the line is dead.")
+
+    monkeypatch.setattr(testset_sources, "fetch", offline)
+    others = [name for name in TRAINING_FONTS if name != "TimGM6mb"]
+    with pytest.raises(TimbreflowError, match=f"are missing .*corpus fetch {' '.join(others)}`") as caught:
+        store("seen", "transcribe_and_render", CONFIG, layout=layout, device="cpu", say=said.append)
+    assert asked == others and len(said) == len(others)
+    assert "\n" not in str(caught.value)
 
 
 def test_stored_figures_of_other_metrics_are_left_out_or_refused(layout: Layout, table: str, tmp_path: Path) -> None:

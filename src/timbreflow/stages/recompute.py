@@ -66,6 +66,7 @@ def recompute(
     out: Path | None = None,
     device: str | None = None,
     log: MetricLogger = ignore_metrics,
+    say: Callable[[str], None] = print,
 ) -> Recomputed:
     """Compute a row again on the first clips and hold its LSD against what is stored of it.
 
@@ -78,6 +79,7 @@ def recompute(
         out: None is results/testsets.
         device: auto, cpu or cuda.
         log: gets (triples done, figures).
+        say: gets one line a SoundFont that is fetched.
 
     Raises:
         TimbreflowError: there is no such row, nothing is stored of it, or that is of other weights or metrics.
@@ -92,7 +94,7 @@ def recompute(
         stored = _from_table(folder, testset, system)
         _require_same_weights(folder, testset, system, layout)
     exam = Exam(testset, config, layout=layout, clips=clips, device=device)
-    return Recomputed(system, compare(_compute(exam, system, layout, log), stored, clips))
+    return Recomputed(system, compare(_compute(exam, system, layout, log, say), stored, clips))
 
 
 def store(
@@ -103,6 +105,7 @@ def store(
     layout: Layout,
     device: str | None = None,
     log: MetricLogger = ignore_metrics,
+    say: Callable[[str], None] = print,
 ) -> Path:
     """Compute a slow baseline on the whole set, which takes hours, and write its file below released/baselines.
 
@@ -113,6 +116,7 @@ def store(
         layout: paths.
         device: auto, cpu or cuda.
         log: gets (triples done, figures).
+        say: gets one line a SoundFont that is fetched.
 
     Returns:
         The file.
@@ -125,7 +129,7 @@ def store(
         raise TimbreflowError(f"{system} is computed with every table; stored are {', '.join(SLOW)}.")
     exam = Exam(testset, config, layout=layout, clips=0, device=device)
     path = scores_path(layout.root, system, testset)
-    write_scores(path, _compute(exam, system, layout, log))
+    write_scores(path, _compute(exam, system, layout, log, say))
     return path
 
 
@@ -134,21 +138,24 @@ def _check(system: str) -> None:
         raise TimbreflowError(f"There is no system {system!r}; choose from {', '.join(ROWS)}.")
 
 
-def _compute(exam: Exam, system: str, layout: Layout, log: MetricLogger) -> ClipScores:
+def _compute(exam: Exam, system: str, layout: Layout, log: MetricLogger, say: Callable[[str], None]) -> ClipScores:
     if system in MODELS:
         require_weights(layout, MODELS[system])
-    builder = _slow(system, layout) if system in SLOW else SYSTEMS[system].build
+    builder = _slow(system, layout, say) if system in SLOW else SYSTEMS[system].build
     result, _ = exam.listen({system: builder}, log=log)
     metric_digest = exam.slow_metric_digest if system in SLOW else exam.metric_digest
     return ClipScores(system, exam.testset, exam.test_digest, metric_digest, pd.DataFrame(result.rows))
 
 
-def _slow(system: str, layout: Layout) -> Callable[[SystemContext], System]:
-    """How a slow baseline is built; transcribe and re-render plays patches of the training fonts that are here."""
+def _slow(system: str, layout: Layout, say: Callable[[str], None]) -> Callable[[SystemContext], System]:
+    """How a slow baseline is built; transcribe and re-render gets all training fonts, or its figures would move."""
     # They load FluidSynth, which the other rows do not need.
     from timbreflow.evaluation.baselines.rows import BASELINES, transcribe_and_render
 
     if system == "transcribe_and_render":
+        from timbreflow.stages.testset_sources import require_training_fonts
+
+        require_training_fonts(layout, say=say)
         return partial(transcribe_and_render, soundfonts=layout.soundfonts, cache=layout.root / ".scratch" / "patches")
     return BASELINES[system].build
 

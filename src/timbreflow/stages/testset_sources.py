@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from timbreflow.audio.files import encode_flac
+from timbreflow.data.testsets import TRAINING_FONTS, read_checksums
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import sha256_file
 from timbreflow.notes.catalogue import CATALOGUE
@@ -73,6 +74,31 @@ def check_sources(sources: Mapping[str, str], layout: Layout, *, say: Say) -> di
                 f"move it away and run `timbreflow corpus fetch {name}`."
             )
     return paths
+
+
+def require_training_fonts(layout: Layout, *, say: Say) -> None:
+    """Have all of `TRAINING_FONTS` in the folder of SoundFonts (the bundled one in its package), fetching what is not.
+
+    Args:
+        layout: where they lie.
+        say: gets one line a fetch.
+
+    Raises:
+        TimbreflowError: some cannot be fetched (the sentence names all of them), or one is not that of the set `seen`.
+    """
+    missing = {}
+    for name in TRAINING_FONTS:
+        try:
+            locate(name, layout, say=say)
+        except TimbreflowError as error:
+            missing[name] = error
+    if missing:
+        raise TimbreflowError(
+            f"The training fonts {', '.join(missing)} are missing and could not be fetched "
+            f"({next(iter(missing.values()))}); run `timbreflow corpus fetch {' '.join(missing)}` where they can be."
+        )
+    released = read_checksums(layout.root / "released" / "testsets")["seen"].sources
+    check_sources({name: released[name] for name in TRAINING_FONTS if name in released}, layout, say=say)
 
 
 class Players:
