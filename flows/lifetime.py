@@ -19,6 +19,8 @@ import psutil
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
 from prefect.client.schemas.objects import StateType
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
 from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed
@@ -27,6 +29,7 @@ from flows import ROOT
 from timbreflow.errors import TimbreflowError
 
 WATCH_SECONDS = 0.5
+SECONDS_TO_SEND = 10
 FOSTER_PARENTS = {"sh", "bash", "dash", "zsh", "init", "systemd"}
 """What is left between an abandoned process and the first one."""
 _RUN = ROOT / ".run"
@@ -138,6 +141,9 @@ def server() -> Iterator[None]:
             yield
     finally:
         del os.environ["PREFECT_API_URL"]
+        # What they have not sent yet they would try to send for 80 s after the server is gone.
+        for worker in (EventsWorker, APILogWorker):
+            worker.drain_all(timeout=SECONDS_TO_SEND, at_exit=False)
         temporary.stop()
         _SERVER_PID.unlink(missing_ok=True)
 

@@ -1,6 +1,7 @@
 """The pipeline as people run it, on tiny parameters: a second run does nothing, one change reruns little."""
 
 import shutil
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -98,3 +99,13 @@ def test_the_pipeline_flow_is_the_parent_of_what_it_runs(checkout: Checkout) -> 
     runs = checkout.flow_runs()
     parent = next(run for run in runs if run["name"] == "pipeline")
     assert [run["name"] for run in runs if f"pipeline:{parent['id']}" in run["tags"]] == ["register_models"]
+
+
+def test_without_a_server_a_stage_passes_without_long_waits_and_its_run_is_there_afterwards(checkout: Checkout) -> None:
+    before = len(checkout.flow_runs())
+    assert checkout.run("timbreflow", "stop").returncode == 0
+    began = time.monotonic()
+    assert checkout.reproduce("--force", "--single-item", "validate_data") == ["validate_data"]
+    assert time.monotonic() - began < 60, "what is left to send must not wait for a server that has gone"
+    assert checkout.run("timbreflow", "ui").returncode == 0
+    assert len(checkout.flow_runs()) == before + 1

@@ -74,7 +74,7 @@ ROWS: dict[str, Row] = {
     "pairs_self_supervised": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.pairs": "self_supervised"}),
     "pairs_mixed": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.pairs": "mixed"}),
     "one_style_token": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.model.style.n_tokens": 1}),
-    "no_invariance": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.losses.invariance": 0.0}),
+    "invariance": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.losses.invariance": 0.2}),
     "no_roll_hint": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.model.content.roll_hint": 0}),
     "varied_timbres": Row("vqvae_base", "", data="varied"),
     "plain_timbres": Row("vqvae_base", "varied_timbres", data="plain"),
