@@ -70,12 +70,16 @@ def test_a_wrong_parameter_stops_with_one_sentence_and_keeps_the_models(checkout
     assert "train_glow.noize is not a known parameter" in result.stdout
     assert "Traceback" not in result.stdout
     assert weights.read_bytes() == before
+    # DVC empties a stage's outputs before it runs; the Glow comes back from its cache.
+    checkout.reproduce()
 
 
 def test_without_a_server_a_stage_still_runs_and_is_seen_later(checkout: Checkout) -> None:
     before = len(checkout.flow_runs())
     checkout.run("timbreflow", "stop")
+    began = time.monotonic()
     assert checkout.reproduce("--force", "--single-item", "register_models") == ["register_models"]
+    assert time.monotonic() - began < 60, "what is left to send must not wait for a server that has gone"
     assert checkout.run("timbreflow", "ui").returncode == 0
     assert len(checkout.flow_runs()) == before + 1
 
@@ -99,13 +103,3 @@ def test_the_pipeline_flow_is_the_parent_of_what_it_runs(checkout: Checkout) -> 
     runs = checkout.flow_runs()
     parent = next(run for run in runs if run["name"] == "pipeline")
     assert [run["name"] for run in runs if f"pipeline:{parent['id']}" in run["tags"]] == ["register_models"]
-
-
-def test_without_a_server_a_stage_passes_without_long_waits_and_its_run_is_there_afterwards(checkout: Checkout) -> None:
-    before = len(checkout.flow_runs())
-    assert checkout.run("timbreflow", "stop").returncode == 0
-    began = time.monotonic()
-    assert checkout.reproduce("--force", "--single-item", "validate_data") == ["validate_data"]
-    assert time.monotonic() - began < 60, "what is left to send must not wait for a server that has gone"
-    assert checkout.run("timbreflow", "ui").returncode == 0
-    assert len(checkout.flow_runs()) == before + 1
