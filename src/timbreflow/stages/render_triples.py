@@ -117,7 +117,10 @@ def run_one(shard: Shard, config: RenderConfig, *, layout: Layout) -> None:
         entries = write_shard(folder / "clips.tar", encoded)
         places = {entry.clip_id: (entry.offset, entry.nbytes) for entry in entries}
         order = sorted(clips, key=lambda name: (clips[name][0].triple_id, clips[name][0].role))
-        write_manifest(folder, [_row(shard, *clips[name], place=places[name]) for name in order])
+        write_manifest(
+            folder,
+            [manifest_row(*clips[name], split=shard.split, shard=shard.name, place=places[name]) for name in order],
+        )
         write_clip_notes(folder, pd.concat([_note_rows(name, clips[name][2]) for name in order]))
         write_json(folder / "log.json", {"seconds": time.perf_counter() - began, "redrawn": redrawn})
 
@@ -243,16 +246,26 @@ def _presets(config: RenderConfig, layout: Layout) -> dict[str, list[Preset]]:
     return {f.name: list_presets(find_soundfont(f, layout.soundfonts), f.name) for f in config.soundfonts}
 
 
-def _row(
-    shard: Shard, recipe: ClipRecipe, clip: RenderedClip, notes: Notes, *, place: tuple[int, int]
+def manifest_row(
+    recipe: ClipRecipe, clip: RenderedClip, notes: Notes, *, split: str, shard: str, place: tuple[int, int]
 ) -> dict[str, Any]:
+    """A clip's row of the manifest.
+
+    Args:
+        recipe: what was rendered.
+        clip: the sound.
+        notes: that sound in it.
+        split: of the triple.
+        shard: path of the tar without suffix, relative to the manifest.
+        place: offset and length in bytes of its FLAC inside the tar.
+    """
     segment, timbre, first = recipe.segment, recipe.timbre, recipe.timbre.layers[0]
     row = {
         "clip_id": recipe.clip_id,
         "triple_id": recipe.triple_id,
-        "split": shard.split,
+        "split": split,
         "role": recipe.role,
-        "shard": f"{shard.name}.tar",
+        "shard": f"{shard}.tar",
         "offset": place[0],
         "nbytes": place[1],
         "piece_id": segment.piece_id,

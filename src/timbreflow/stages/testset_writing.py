@@ -13,9 +13,9 @@ from timbreflow.data.testsets import SAMPLE_RATE, SOUND_SCHEMA, Checksums, diges
 from timbreflow.files import atomic_directory, sha256_file
 from timbreflow.notes.tables import Notes
 from timbreflow.rendering.clips import RenderedClip
-from timbreflow.rendering.programs import class_id
 from timbreflow.rendering.synthesizer import fluidsynth_version
 from timbreflow.rendering.triples import ClipRecipe
+from timbreflow.stages.render_triples import manifest_row
 from timbreflow.stages.testset_sources import digest
 
 
@@ -62,7 +62,18 @@ def write_set(name: str, clips: Sequence[DrawnClip], sources: Mapping[str, Path]
             for onset, duration, pitch, velocity in columns
         ]
     with atomic_directory(released / name) as folder:
-        write_manifest(folder, [_row(name, drawn, places[drawn.recipe.clip_id]) for drawn in clips])
+        rows = [
+            manifest_row(
+                drawn.recipe,
+                drawn.clip,
+                drawn.notes,
+                split=name,
+                shard=f"{name}/shard-00000",
+                place=places[drawn.recipe.clip_id],
+            )
+            for drawn in clips
+        ]
+        write_manifest(folder, rows)
         write_clip_notes(folder, note_rows)
         write_table(folder / "sound.parquet", sound, SOUND_SCHEMA)
     folder = released / name
@@ -76,35 +87,3 @@ def write_set(name: str, clips: Sequence[DrawnClip], sources: Mapping[str, Path]
         fluidsynth=fluidsynth_version(),
         triples=len(clips) // 3,
     )
-
-
-def _row(name: str, drawn: DrawnClip, place: tuple[int, int]) -> dict[str, Any]:
-    recipe, clip = drawn.recipe, drawn.clip
-    segment, timbre, first = recipe.segment, recipe.timbre, recipe.timbre.layers[0]
-    return {
-        "clip_id": recipe.clip_id,
-        "triple_id": recipe.triple_id,
-        "split": name,
-        "role": recipe.role,
-        "shard": f"{name}/shard-00000.tar",
-        "offset": place[0],
-        "nbytes": place[1],
-        "piece_id": segment.piece_id,
-        "track": segment.track,
-        "start": segment.start,
-        "duration": recipe.seconds,
-        "transposition": segment.transposition,
-        "timbre_id": timbre.timbre_id,
-        "soundfont": first.soundfont,
-        "bank": first.bank,
-        "program": first.program,
-        "n_layers": len(timbre.layers),
-        "n_effects": len(timbre.effects),
-        "timbre": timbre.to_text(),
-        "class_id": class_id(first.program),
-        "n_onsets": len(set(drawn.notes.onset.tolist())),
-        "n_samples": len(clip.audio),
-        "peak": clip.peak,
-        "rms": clip.rms,
-        "gain_db": clip.gain_db,
-    }
