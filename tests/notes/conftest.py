@@ -47,6 +47,7 @@ def config() -> Callable[..., CollectConfig]:
         values: dict[str, object] = {
             "sources": sources,
             "fractions": {},
+            "leave_out": (),
             "max_bytes": 2_000_000,
             "max_ticks": 10_000_000,
             "max_duration": 3600.0,

@@ -101,6 +101,16 @@ def test_folder_zip_and_tar_of_the_same_files_give_the_same_pieces(tmp_path: Pat
     assert len(found[0]) == 20
 
 
+def test_files_that_the_settings_leave_out_are_not_taken(tmp_path: Path, song: Song, config: Config) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        (tmp_path / "in" / f"{number}.mid").write_bytes(song(number))
+    totals, out = gather(config("in", leave_out=("in/1.mid",)), tmp_path)
+    assert totals.rejects == {"left_out": 1}
+    assert read_rejects(out)["path"].tolist() == ["1.mid"]
+    assert NoteTables.read(out).pieces["path"].tolist() == ["0.mid", "2.mid"]
+
+
 def test_twins_in_two_sources_are_dropped_once(tmp_path: Path, song: Song, config: Config) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

@@ -17,6 +17,7 @@ from timbreflow.stages.report import StageReport
 CONFIG = CollectConfig(
     sources=("songs",),
     fractions={},
+    leave_out=(),
     max_bytes=1_000_000,
     max_ticks=10_000_000,
     max_duration=3600.0,

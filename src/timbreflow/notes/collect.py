@@ -46,6 +46,7 @@ class CollectConfig:
     Attributes:
         sources: names of corpora (`music21`, `music21/bach`, `freedoom`, ...) and paths, relative to the checkout.
         fractions: of a source named here only this share of its files, 0 to 1, chosen by a stable hash of the path.
+        leave_out: files that are not taken, as source/path: other editions of pieces that a test set plays.
         max_bytes: larger files are rejected (Cífka et al. 2021 skip MIDI files over 100 kB; scores are larger).
         max_ticks: MIDI files that run longer are rejected.
         max_duration: longer pieces are rejected, in s.
@@ -56,6 +57,7 @@ class CollectConfig:
 
     sources: tuple[str, ...]
     fractions: dict[str, float]
+    leave_out: tuple[str, ...]
     max_bytes: int
     max_ticks: int
     max_duration: float
@@ -157,6 +159,8 @@ def collect_shard(shard: ShardPlan, folder: Path, config: CollectConfig) -> None
             path = clean_text(item.path)
             source = clean_text(shard.source)
             try:
+                if f"{source}/{path}" in config.leave_out:
+                    raise Reject("left_out", "collect_midi.leave_out names it.")
                 piece = read_piece(item, limits)
                 piece_id = piece.piece_id
                 if piece_id in first_path:

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 30.0
 STOP_FILE = "stop"
+MOST_SKIPPED = 10
+"""Steps in a row whose gradient may be infinite; their weights stay as they were."""
 
 
 class Batch(Protocol):
@@ -107,8 +109,8 @@ def fit(
         device: where to train.
 
     Raises:
-        TimbreflowError: the loss or its gradient is not finite, there is no validation data, or the checkpoint found
-            in `workdir` is unusable.
+        TimbreflowError: the loss is not finite, its gradient is not in `MOST_SKIPPED` steps in a row, there is no
+            validation data, or the checkpoint found in `workdir` is unusable.
     """
     device = torch.device(device)
     model.to(device)
@@ -124,27 +126,15 @@ def fit(
 
     source = iter(batches(state.step * config.grad_accumulation))
     started = last_line = time.monotonic()
+    guard = _Guard(config, workdir)
     bar = tqdm(total=config.steps, initial=state.step, unit="step", disable=None)
     while not state.stopped:
         seed_everything(config.seed, "step", state.step)
         terms = training_step(model, objective, source, optimizer, config, step=state.step, device=device)
-        wrong = [name for name in ("loss", "grad_norm") if not math.isfinite(terms[name])]
-        if wrong:
-            # Nothing is written here: this batch may already have reached running statistics and codebooks.
-            bar.close()
-            saved = state.step - state.step % config.checkpoint_every
-            kept = (
-                f"the last good checkpoint (step {saved}) is kept in {workdir}"
-                if saved
-                else "no checkpoint was due yet"
-            )
-            raise TimbreflowError(
-                f"Training diverged: {wrong[0]} is {terms[wrong[0]]} at step {state.step + 1}; {kept}; "
-                "lower fit.learning_rate or fit.grad_clip, or raise fit.warmup_steps in params.yaml and run again."
-            )
+        finite = guard.check(terms, state.step)
         state.step += 1
         update_ema(ema, model, decay=config.ema_decay, step=state.step)
-        for name, value in terms.items():
+        for name, value in terms.items() if finite else ():
             total = state.sums.setdefault(name, [0.0, 0])
             total[0] += value
             total[1] += 1
@@ -152,7 +142,7 @@ def fit(
         bar.update()
         done = state.step - resumed_at
         speed = done * config.batch_size * config.grad_accumulation / (time.monotonic() - started)
-        if state.step % config.log_every == 0:
+        if state.step % config.log_every == 0 and finite:
             bar.set_postfix(loss=f"{terms['loss']:.4f}")
             log(state.step, {**{f"train/{n}": v for n, v in terms.items()}, "examples_per_second": speed})
         if bar.disable and time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
@@ -187,6 +177,40 @@ def fit(
         * config.grad_accumulation
         / max(seconds, 1e-9),
     )
+
+
+class _Guard:
+    """Ends a fit that diverges; a few infinite gradients in a row are none of it."""
+
+    def __init__(self, config: FitConfig, workdir: Path) -> None:
+        self._every, self._workdir = config.checkpoint_every, workdir
+        self._skipped = 0
+
+    def check(self, terms: Mapping[str, float], step: int) -> bool:
+        """Whether step `step` (from 0) changed the weights.
+
+        Raises:
+            TimbreflowError: the loss is not finite, or `MOST_SKIPPED` gradients in a row were not.
+        """
+        wrong = [name for name in ("loss", "grad_norm") if not math.isfinite(terms[name])]
+        if not wrong:
+            self._skipped = 0
+            return True
+        self._skipped += 1
+        if wrong[0] == "grad_norm" and self._skipped < MOST_SKIPPED:
+            logger.warning("step %d: the gradient is not finite, so the weights stay as they are", step + 1)
+            return False
+        # Nothing is written here: this batch may already have reached running statistics and codebooks.
+        saved = step - step % self._every
+        kept = (
+            f"the last good checkpoint (step {saved}) is kept in {self._workdir}"
+            if saved
+            else "no checkpoint was due yet"
+        )
+        raise TimbreflowError(
+            f"Training diverged: {wrong[0]} is {terms[wrong[0]]} at step {step + 1}; {kept}; "
+            "lower fit.learning_rate or fit.grad_clip, or raise fit.warmup_steps in params.yaml and run again."
+        )
 
 
 def training_step(
