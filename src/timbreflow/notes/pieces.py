@@ -9,7 +9,15 @@ import numpy as np
 from timbreflow.notes.tables import Notes
 
 RejectReason = Literal[
-    "too_large", "too_long", "too_many_ticks", "no_notes", "too_few_notes", "broken", "drums_only", "duplicate"
+    "too_large",
+    "too_long",
+    "too_many_ticks",
+    "no_notes",
+    "too_few_notes",
+    "broken",
+    "drums_only",
+    "duplicate",
+    "left_out",
 ]
 
 
