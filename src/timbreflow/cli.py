@@ -279,20 +279,28 @@ def preset(name: str | None = None) -> None:
 
 
 @app.command
-def register(*, check: bool = False) -> None:
+def register(*, check: bool = False, released: bool = False) -> None:
     """Register the trained models in MLflow as challengers; a version that holds the same weights is kept.
 
     Args:
         check: the same, said aloud in scripts: only what the registry lacks is ever registered.
+        released: the models below released/ instead, measured on this checkout's test clips first.
     """
     from timbreflow.config import load_params
+    from timbreflow.stages.evaluate import evaluate_again
     from timbreflow.stages.layout import Layout
-    from timbreflow.stages.register_models import candidates
+    from timbreflow.stages.register_models import candidates, released_candidates
     from timbreflow.tracking.registry import register_candidate
 
     root = project_root()
-    config = load_params(root / "params.yaml").register_models
-    for candidate in candidates(config, layout=Layout(root)):
+    params, layout = load_params(root / "params.yaml"), Layout(root)
+    evaluate = partial(evaluate_again, params.evaluate, params.audio, layout=layout)
+    found = (
+        released_candidates(params.register_models, evaluate, layout=layout)
+        if released
+        else candidates(params.register_models, layout=layout)
+    )
+    for candidate in found:
         print(register_candidate(candidate, root=root))
 
 

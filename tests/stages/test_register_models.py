@@ -10,9 +10,9 @@ import pytest
 from tests.inference.tiny import save_bundles
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.gate import CriterionConfig, GateConfig, RegisterConfig
-from timbreflow.inference.catalogue import Candidate
+from timbreflow.inference.catalogue import Candidate, KnownModel
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.register_models import candidates, run
+from timbreflow.stages.register_models import candidates, released_candidates, run
 from timbreflow.tracking.connection import connect
 from timbreflow.tracking.registry import register_candidate
 
@@ -105,3 +105,25 @@ def test_a_missing_model_or_evaluation_is_refused(layout: Layout) -> None:
     (layout.results("evaluate") / "metrics.json").unlink()
     with pytest.raises(TimbreflowError, match="metrics.json is missing"):
         run(CONFIG, layout=layout, register=forbidden)
+
+
+def test_released_models_are_registered_with_figures_of_their_own(layout: Layout) -> None:
+    with pytest.raises(TimbreflowError, match="Nothing is released"):
+        released_candidates(CONFIG, lambda model, folder: METRICS, layout=layout)
+    released = layout.root / "released" / "glow"
+    released.parent.mkdir()
+    layout.model("glow").rename(released)
+    write(layout, "train_glow", "run.json", {"run_id": "of another training"})
+    asked = []
+
+    def evaluate(model: KnownModel, folder: Path) -> dict[str, Any]:
+        asked.append((model.name, folder))
+        return METRICS
+
+    (found,) = released_candidates(CONFIG, evaluate, layout=layout)
+    assert asked == [("glow", released)]
+    assert found.evaluation == {"metric_digest": "m", "test_digest": "t", "test": {"glow": METRICS["test"]["glow"]}}
+    assert "is the challenger" in register_candidate(found, root=layout.root)
+    version = connect(layout.root).get_model_version_by_alias("timbreflow-glow", "challenger")
+    assert version.tags["released"] == "yes"
+    assert version.tags["run_id"] == ""

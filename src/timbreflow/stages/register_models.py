@@ -12,12 +12,14 @@ from typing import Any
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.gate import DIGESTS, RegisterConfig, decide, row
 from timbreflow.files import read_json, write_json
-from timbreflow.inference.catalogue import MODEL_FILES, MODELS, Candidate, is_bundle
+from timbreflow.inference.catalogue import MODEL_FILES, MODELS, Candidate, KnownModel, is_bundle
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import StageReport
 
 Register = Callable[[Candidate], str]
 """Registers one model and says what it did."""
+Evaluate = Callable[[KnownModel, Path], Mapping[str, Any]]
+"""Measures the bundle in a folder on today's test clips: metrics in the shape of results/evaluate/metrics.json."""
 
 
 def candidates(config: RegisterConfig, *, layout: Layout) -> list[Candidate]:
@@ -41,6 +43,30 @@ def candidates(config: RegisterConfig, *, layout: Layout) -> list[Candidate]:
         evaluation: dict[str, Any] = {name: metrics[name] for name in DIGESTS}
         evaluation[config.gate.set] = {model.system: figures}
         found.append(Candidate(model=model, folder=folder, evaluation=evaluation, tags=_data_tags(layout)))
+    return found
+
+
+def released_candidates(config: RegisterConfig, evaluate: Evaluate, *, layout: Layout) -> list[Candidate]:
+    """The models that git holds below released/, measured as the trained ones are, so that the gate can compare them.
+
+    Raises:
+        TimbreflowError: nothing is released; whatever `evaluate` raises.
+    """
+    folders = {model: layout.root / "released" / model.name for model in MODELS}
+    there = {model: folder for model, folder in folders.items() if is_bundle(folder)}
+    if not there:
+        raise TimbreflowError(
+            f"Nothing is released in {layout.root / 'released'}; run `timbreflow register` without it."
+        )
+    found = []
+    for model, folder in there.items():
+        metrics = evaluate(model, folder)
+        evaluation: dict[str, Any] = {name: metrics[name] for name in DIGESTS}
+        evaluation[config.gate.set] = {model.system: row(metrics, model.system, config.gate)}
+        # It was trained elsewhere: the run of this checkout's own training is not its run.
+        found.append(
+            Candidate(model=model, folder=folder, evaluation=evaluation, tags={"released": "yes", "run_id": ""})
+        )
     return found
 
 
