@@ -43,7 +43,14 @@ from timbreflow.config import load_params
 from timbreflow.data.manifest import read_clip_notes, read_manifest
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import sha256_file
-from timbreflow.rendering.config import RenderConfig, SoundFontSpec, SplitFractions, TimbreConfig, TripleCounts
+from timbreflow.rendering.config import (
+    PerformanceConfig,
+    RenderConfig,
+    SoundFontSpec,
+    SplitFractions,
+    TimbreConfig,
+    TripleCounts,
+)
 from timbreflow.rendering.soundfonts import bundled_soundfont
 from timbreflow.stages import collect_midi, render_triples
 from timbreflow.stages.layout import Layout
@@ -164,6 +171,7 @@ def _config(font: Path, n_clips: int, effect_counts: tuple[float, float, float, 
         clip_seconds=SECONDS,
         min_onsets=4,
         transposition=5,
+        performance=PerformanceConfig(tempo=0.0, velocity=0),
         counterparts=False,
         triples_per_shard=n_clips // 3,
         soundfonts=(SoundFontSpec(font.stem, sha256_file(font), "train"),),

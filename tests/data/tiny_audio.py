@@ -13,7 +13,14 @@ from timbreflow.data.manifest import write_clip_notes, write_manifest
 from timbreflow.data.shards import write_shard
 from timbreflow.data.splits import program_split
 from timbreflow.notes.tables import Notes
-from timbreflow.rendering.config import RenderConfig, SoundFontSpec, SplitFractions, TimbreConfig, TripleCounts
+from timbreflow.rendering.config import (
+    PerformanceConfig,
+    RenderConfig,
+    SoundFontSpec,
+    SplitFractions,
+    TimbreConfig,
+    TripleCounts,
+)
 from timbreflow.rendering.programs import PITCHED_PROGRAMS
 from timbreflow.rendering.timbres import Layer, Timbre
 
@@ -27,6 +34,7 @@ RENDER = RenderConfig(
     clip_seconds=SECONDS,
     min_onsets=3,
     transposition=5,
+    performance=PerformanceConfig(tempo=0.0, velocity=0),
     counterparts=False,
     triples_per_shard=2,
     soundfonts=(SoundFontSpec("TimGM6mb", "0" * 64, "train"),),

@@ -1,4 +1,5 @@
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,14 @@ from hypothesis import strategies as st
 from timbreflow.errors import TimbreflowError
 from timbreflow.notes.tables import Notes
 from timbreflow.rendering.clips import FADE_SECONDS, PEAK, RMS_DBFS, render_recipe
-from timbreflow.rendering.config import RenderConfig, SoundFontSpec, SplitFractions, TimbreConfig, TripleCounts
+from timbreflow.rendering.config import (
+    PerformanceConfig,
+    RenderConfig,
+    SoundFontSpec,
+    SplitFractions,
+    TimbreConfig,
+    TripleCounts,
+)
 from timbreflow.rendering.effect_settings import RANGES, all_settings
 from timbreflow.rendering.programs import PITCHED_PROGRAMS
 from timbreflow.rendering.soundfonts import BUNDLED, Preset
@@ -25,6 +33,7 @@ CONFIG = RenderConfig(
     clip_seconds=2.0,
     min_onsets=3,
     transposition=5,
+    performance=PerformanceConfig(tempo=0.0, velocity=0),
     counterparts=False,
     triples_per_shard=4,
     soundfonts=(SoundFontSpec(BUNDLED, "", "train"),),
@@ -92,6 +101,30 @@ def test_a_recipe_depends_on_its_number_alone() -> None:
     assert first == again
     assert len({clip.clip_id for triple in first for clip in triple.clips}) == 60
     assert draw(0, attempt=1) != draw(0)
+
+
+def test_performances_vary_within_their_limits_and_only_where_asked() -> None:
+    varied = replace(CONFIG, performance=PerformanceConfig(tempo=0.25, velocity=10))
+    made = SegmentPool(tables(), sorted({piece for piece, _ in tables().of}), varied)  # type: ignore[arg-type]
+    drawn = [draw_triple(made, PALETTE, varied, split="train", pieces="train", number=n, attempt=0) for n in range(80)]
+    tempi = np.array([clip.segment.tempo for triple in drawn for clip in (triple.content, triple.style)])
+    velocities = np.array([clip.segment.velocity for triple in drawn for clip in (triple.content, triple.style)])
+    assert all(triple.content.segment == triple.target.segment for triple in drawn)
+    assert 0.8 <= tempi.min() < 0.85 < 1.2 < tempi.max() <= 1.25
+    assert abs(np.log(tempi).mean()) < 0.05
+    assert (velocities.min(), velocities.max()) == (-10, 10)
+    assert {(clip.segment.tempo, clip.segment.velocity) for n in range(20) for clip in draw(n).clips} == {(1.0, 0)}
+
+
+def test_a_faster_segment_holds_more_of_the_piece() -> None:
+    made = Notes.of([0.0, 1.0, 2.0, 2.4, 2.9], [0.5, 0.5, 0.5, 0.5, 0.5], [60, 62, 64, 65, 67], [20, 60, 100, 120, 9])
+    found = Tables(of={("p", 0): made})
+    plain = segment_notes(found, Segment("p", 0, -1, 0.0, 0), 2.0)  # type: ignore[arg-type]
+    fast = segment_notes(found, Segment("p", 0, -1, 0.0, 0, 1.25, 10), 2.0)  # type: ignore[arg-type]
+    assert plain.pitch.tolist() == [60, 62]
+    assert fast.onset.tolist() == pytest.approx([0.0, 0.8, 1.6, 1.92])
+    assert fast.duration.tolist() == pytest.approx([0.4, 0.4, 0.4, 0.08], abs=1e-6)
+    assert fast.velocity.tolist() == [30, 70, 110, 127]
 
 
 def test_test_and_test_seen_share_their_notes_only() -> None:

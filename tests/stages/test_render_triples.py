@@ -17,15 +17,23 @@ from timbreflow.audio.files import encode_flac
 from timbreflow.data.manifest import read_clip_notes, read_manifest, triple_positions
 from timbreflow.data.shards import AudioShards
 from timbreflow.data.splits import effect_split, piece_split, program_split
+from timbreflow.data.triples import ClipNotes
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import read_json, sha256_file
 from timbreflow.notes.tables import NOTES, PIECES, TRACKS, Notes, NoteTables, table_file
 from timbreflow.rendering.clips import render_recipe
-from timbreflow.rendering.config import RenderConfig, SoundFontSpec, SplitFractions, TimbreConfig, TripleCounts
+from timbreflow.rendering.config import (
+    PerformanceConfig,
+    RenderConfig,
+    SoundFontSpec,
+    SplitFractions,
+    TimbreConfig,
+    TripleCounts,
+)
 from timbreflow.rendering.soundfonts import BUNDLED, bundled_soundfont
 from timbreflow.rendering.synthesizer import Synthesizer
 from timbreflow.rendering.timbres import Timbre
-from timbreflow.rendering.triples import ClipRecipe, segment_notes
+from timbreflow.rendering.triples import ClipRecipe
 from timbreflow.stages import render_triples as stage
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import StageReport
@@ -36,6 +44,7 @@ CONFIG = RenderConfig(
     clip_seconds=1.0,
     min_onsets=2,
     transposition=5,
+    performance=PerformanceConfig(tempo=0.2, velocity=20),
     counterparts=False,
     triples_per_shard=6,
     soundfonts=(SoundFontSpec(BUNDLED, sha256_file(bundled_soundfont()), "train"),),
@@ -119,22 +128,17 @@ def test_nothing_that_is_held_out_is_in_training(rendered: tuple[Layout, StageRe
 
 def test_any_clip_can_be_rendered_again_bit_for_bit(rendered: tuple[Layout, StageReport]) -> None:
     layout, _ = rendered
-    tables = NoteTables.read(layout.notes)
     synthesizer = Synthesizer({BUNDLED: bundled_soundfont()}, sample_rate=CONFIG.sample_rate)
     shards = AudioShards(layout.audio)
-    clip_notes = read_clip_notes(layout.audio)
+    clip_notes = ClipNotes(read_clip_notes(layout.audio))
     for row in read_manifest(layout.audio).sample(25, random_state=0).to_dict("records"):
         recipe = ClipRecipe.from_row(row)
-        notes = segment_notes(tables, recipe.segment, recipe.seconds)
-        clip = render_recipe(recipe, notes, synthesizer)
+        clip = render_recipe(recipe, clip_notes.of(row["clip_id"]), synthesizer)
         assert clip is not None
         assert recipe.clip_id == row["clip_id"]
         assert encode_flac(clip.audio, CONFIG.sample_rate) == shards.read_bytes(
             row["shard"], row["offset"], row["nbytes"]
         )
-        stored = clip_notes[clip_notes["clip_id"] == row["clip_id"]]
-        np.testing.assert_array_equal(stored["pitch"], notes.pitch)
-        np.testing.assert_array_equal(stored["onset"], notes.onset)
     synthesizer.close()
 
 
@@ -249,3 +253,20 @@ def test_wrong_parameters_are_refused(section: str | None, change: dict[str, Any
     part: Any = getattr(CONFIG, section) if section else CONFIG
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(part, **change)
+
+
+def test_notes_are_played_at_other_tempi_and_velocities(rendered: tuple[Layout, StageReport]) -> None:
+    layout, _ = rendered
+    written = NoteTables.read(layout.notes)
+    played = ClipNotes(read_clip_notes(layout.audio))
+    tempi, offsets, alike = [], [], 0
+    for _, triple in read_manifest(layout.audio).groupby("triple_id"):
+        rows = triple.set_index("role")
+        row, found = rows.loc["target"], played.of(rows.loc["target", "clip_id"])
+        alike += played.of(rows.loc["content", "clip_id"]).onset.tolist() == found.onset.tolist()
+        score = written.notes(row["piece_id"], int(row["track"])).window(float(row["start"]), 2 * CONFIG.clip_seconds)
+        tempi.append(score.onset[score.onset > 0][0] / found.onset[found.onset > 0][0])
+        offsets.append(int(found.velocity[0]) - int(score.velocity[0]))
+    assert alike == len(tempi) >= 10
+    assert 1 / 1.2 <= min(tempi) < 0.95 < 1.05 < max(tempi) <= 1.2001
+    assert -20 <= min(offsets) < 0 < max(offsets) <= 20

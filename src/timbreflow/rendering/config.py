@@ -84,6 +84,23 @@ class TimbreConfig:
 
 
 @dataclass(frozen=True)
+class PerformanceConfig:
+    """How far each drawn segment is played otherwise than it is written; content and target are played alike.
+
+    Args:
+        tempo: played up to (1 + tempo) times as fast or as slow, evenly drawn on a logarithmic scale.
+        velocity: all velocities are moved by -velocity..+velocity.
+    """
+
+    tempo: float
+    velocity: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tempo <= 1 or not 0 <= self.velocity <= 64:
+            raise ValueError("performance.tempo must lie in [0, 1] and performance.velocity in 0..64; correct them.")
+
+
+@dataclass(frozen=True)
 class RenderConfig:
     """Everything that decides which clips are rendered.
 
@@ -93,6 +110,7 @@ class RenderConfig:
         clip_seconds: length of every clip.
         min_onsets: least number of distinct onsets in a clip.
         transposition: content and style are each moved by -transposition..+transposition semitones.
+        performance: variation of tempo and velocity.
         counterparts: render a fourth clip for each triple of the train split, the style's notes with the content's
             timbre: each of the four clips is then the target of a triple, so four clips make four triples, not 4/3.
         triples_per_shard: triples in one unit of work.
@@ -103,6 +121,7 @@ class RenderConfig:
     clip_seconds: float
     min_onsets: int
     transposition: int
+    performance: PerformanceConfig
     counterparts: bool
     triples_per_shard: int
     soundfonts: tuple[SoundFontSpec, ...]

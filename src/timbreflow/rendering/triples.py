@@ -40,6 +40,8 @@ class Segment:
         program: of the track, -1 unset.
         start: in s; a float32 value, as the manifest keeps it.
         transposition: in semitones.
+        tempo: the notes are played so many times as fast as they are written.
+        velocity: what is added to the written velocities.
     """
 
     piece_id: str
@@ -47,6 +49,8 @@ class Segment:
     program: int
     start: float
     transposition: int
+    tempo: float = 1.0
+    velocity: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,10 @@ class ClipRecipe:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "ClipRecipe":
-        """The recipe of a row of the manifest: rendering it gives the clip again, bit for bit."""
+        """The recipe of a row of the manifest: rendered with the clip's notes it gives the clip again, bit for bit.
+
+        The notes are those of clip_notes.parquet, where tempo and velocities are as they were played.
+        """
         # The track's program is not needed any more: it only steers the drawing of timbres.
         segment = Segment(str(row["piece_id"]), int(row["track"]), -1, float(row["start"]), int(row["transposition"]))
         timbre = Timbre.from_text(row["timbre"])
@@ -148,8 +155,15 @@ class SegmentPool:
             if len(starts):
                 start = float(starts[rng.integers(len(starts))])
                 limit = self._config.transposition
-                return Segment(piece, track, program, start, int(rng.integers(-limit, limit + 1)))
+                transposition = int(rng.integers(-limit, limit + 1))
+                return Segment(piece, track, program, start, transposition, *self._draw_performance(rng))
         return None
+
+    def _draw_performance(self, rng: np.random.Generator) -> tuple[float, int]:
+        # Nothing is drawn where nothing varies, so that settings of before keep their clips.
+        limits = self._config.performance
+        tempo = float((1 + limits.tempo) ** rng.uniform(-1, 1)) if limits.tempo else 1.0
+        return tempo, int(rng.integers(-limits.velocity, limits.velocity + 1)) if limits.velocity else 0
 
     def draw_partner(self, rng: np.random.Generator, segment: Segment) -> Segment | None:
         """A disjoint segment for the style, if it can be from another piece and of an overlapping pitch range."""
@@ -173,7 +187,8 @@ class SegmentPool:
 
     def _disjoint(self, one: Segment, other: Segment) -> bool:
         same_track = (one.piece_id, one.track) == (other.piece_id, other.track)
-        return not same_track or abs(one.start - other.start) >= self._config.clip_seconds
+        first, later = sorted((one, other), key=lambda segment: segment.start)
+        return not same_track or later.start - first.start >= self._config.clip_seconds * first.tempo
 
     def _overlap(self, one: Segment, other: Segment) -> float:
         ranges = []
@@ -188,13 +203,13 @@ class SegmentPool:
 
 
 def segment_notes(tables: NoteTables, segment: Segment, seconds: float) -> Notes:
-    """The notes that sound in a segment, transposed, with onsets relative to it.
+    """The notes that sound in a segment of `seconds`, transposed and as they are played, with onsets relative to it.
 
     A pitch cannot sound twice at once on one channel: of two notes that start together the longer is kept, and a note
     ends where the next of its pitch begins.
     """
-    notes = tables.notes(segment.piece_id, segment.track).window(segment.start, seconds)
-    notes = notes.transposed(segment.transposition)
+    notes = tables.notes(segment.piece_id, segment.track).window(segment.start, seconds * segment.tempo)
+    notes = notes.transposed(segment.transposition).played(tempo=segment.tempo, velocity=segment.velocity)
     order = np.lexsort((-notes.duration, notes.onset, notes.pitch))
     onset, pitch = notes.onset[order], notes.pitch[order]
     first = np.ones(len(order), bool)
