@@ -6,53 +6,30 @@ from pathlib import Path
 import pytest
 import torch
 
-from timbreflow.audio.features import FeatureConfig, Normalizer
+from tests import small
+from timbreflow.audio.features import Normalizer
 from timbreflow.audio.inversion import GriffinLimInverter
 from timbreflow.errors import TimbreflowError
 from timbreflow.inference import vocoding
 from timbreflow.inference.vocoding import VERDICT, VocoderInverter, is_trusted, open_inverter
 from timbreflow.models.bundle import ModelBundle, save_bundle
-from timbreflow.models.vocoder import Vocoder, VocoderConfig
-
-FEATURES = FeatureConfig(
-    kind="log_mel",
-    sample_rate=16000,
-    n_fft=1024,
-    win_length=1000,
-    hop_length=500,
-    n_mels=24,
-    fmin=30.0,
-    fmax=8000.0,
-    floor=0.01,
-)
-SHAPE = VocoderConfig(
-    n_features=24,
-    hop_length=500,
-    upsample=4,
-    n_fft=1000,
-    win_length=512,
-    width=16,
-    expansion=2,
-    n_coarse_blocks=1,
-    n_fine_blocks=1,
-    kernel=5,
-)
+from timbreflow.models.vocoder import Vocoder
 
 
 @pytest.fixture
 def bundle() -> ModelBundle:
     torch.manual_seed(0)
-    model = Vocoder(SHAPE)
+    model = Vocoder(small.VOCODER)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     normalizer = Normalizer(mean=torch.full((24,), -2.0), std=torch.full((24,), 2.0))
-    return ModelBundle("vocoder", model, FEATURES, normalizer, {VERDICT: 1})
+    return ModelBundle("vocoder", model, small.MELS, normalizer, {VERDICT: 1})
 
 
 def test_called_as_griffin_lim_is(bundle: ModelBundle) -> None:
     features = torch.randn(2, 24, 5) - 2
-    for invert in (VocoderInverter(bundle), GriffinLimInverter(FEATURES, n_iter=2)):
+    for invert in (VocoderInverter(bundle), GriffinLimInverter(small.MELS, n_iter=2)):
         sound = invert(features, seed=3)
         assert sound.shape == (2, 2500)
         assert sound.dtype == torch.float32
@@ -78,24 +55,24 @@ def test_unusable_features_are_refused(bundle: ModelBundle) -> None:
 
 
 def test_trust_asks_for_the_verdict_and_the_same_features(bundle: ModelBundle) -> None:
-    assert is_trusted(bundle, FEATURES)
-    assert not is_trusted(bundle, replace(FEATURES, floor=0.02))
+    assert is_trusted(bundle, small.MELS)
+    assert not is_trusted(bundle, replace(small.MELS, floor=0.02))
     for record in ({VERDICT: 0}, {}, {VERDICT: "1"}):
-        assert not is_trusted(replace(bundle, training=record), FEATURES)
+        assert not is_trusted(replace(bundle, training=record), small.MELS)
 
 
 def test_only_a_trusted_vocoder_is_opened(bundle: ModelBundle, tmp_path: Path) -> None:
     save_bundle(tmp_path / "good", bundle)
     save_bundle(tmp_path / "bad", replace(bundle, training={VERDICT: 0}))
-    assert isinstance(open_inverter(FEATURES, tmp_path / "good"), VocoderInverter)
+    assert isinstance(open_inverter(small.MELS, tmp_path / "good"), VocoderInverter)
     for folder in (tmp_path / "bad", tmp_path / "nowhere", None):
-        inverter = open_inverter(FEATURES, folder, n_iter=3, momentum=0.5)
+        inverter = open_inverter(small.MELS, folder, n_iter=3, momentum=0.5)
         assert isinstance(inverter, GriffinLimInverter)
         assert (inverter.n_iter, inverter.momentum) == (3, 0.5)
-    assert isinstance(open_inverter(replace(FEATURES, fmin=40.0), tmp_path / "good"), GriffinLimInverter)
+    assert isinstance(open_inverter(replace(small.MELS, fmin=40.0), tmp_path / "good"), GriffinLimInverter)
     (tmp_path / "good/weights.safetensors").unlink()
     with pytest.raises(TimbreflowError, match="missing"):
-        open_inverter(FEATURES, tmp_path / "good")
+        open_inverter(small.MELS, tmp_path / "good")
 
 
 def test_other_models_are_refused(bundle: ModelBundle) -> None:

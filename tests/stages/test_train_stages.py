@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from timbreflow.audio.features import FeatureConfig, FeatureExtractor
+from tests import small
+from timbreflow.audio.features import FeatureExtractor
 from timbreflow.audio.files import encode_flac
 from timbreflow.data.manifest import MANIFEST_SCHEMA, write_clip_notes, write_manifest
 from timbreflow.data.mels import RunningStatistics, write_mel_index, write_mels, write_statistics
@@ -30,37 +31,8 @@ from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import StageReport, ignore_metrics
 from timbreflow.training.auxiliary import AuxiliaryWeights
 from timbreflow.training.config import GlowTraining, TimbreMetricTraining, VQVAETraining
-from timbreflow.training.fit_config import FitConfig
 
 RATE, SAMPLES = 16_000, 16_000
-FEATURES = FeatureConfig(
-    kind="log_mel",
-    sample_rate=RATE,
-    n_fft=1024,
-    win_length=1000,
-    hop_length=500,
-    n_mels=24,
-    fmin=30.0,
-    fmax=8000.0,
-    floor=0.01,
-)
-FIT = FitConfig(
-    steps=6,
-    batch_size=4,
-    learning_rate=1e-3,
-    warmup_steps=2,
-    schedule="cosine",
-    weight_decay=0.01,
-    grad_clip=1.0,
-    ema_decay=0.9,
-    precision="float32",
-    log_every=2,
-    validate_every=3,
-    checkpoint_every=2,
-    patience=0,
-    seed=1,
-    grad_accumulation=1,
-)
 LOSSES = AuxiliaryWeights(
     commitment=0.25, roll=0.5, roll_pos_weight=10.0, invariance=0.1, contrastive=0.1, contrastive_temperature=0.1
 )
@@ -84,7 +56,7 @@ BASE = VQVAETraining(
         n_blocks=1,
         condition_dropout=0.1,
     ),
-    fit=FIT,
+    fit=small.FIT,
     reconstruction="l1",
     losses=LOSSES,
     validation_triples=8,
@@ -104,7 +76,7 @@ PAPER = VQVAETraining(
         n_blocks=1,
         condition_dropout=0.0,
     ),
-    fit=FIT,
+    fit=small.FIT,
     reconstruction="mse",
     losses=dataclasses.replace(LOSSES, commitment=0.5, roll=0.0, contrastive=0.0),
     validation_triples=8,
@@ -129,7 +101,7 @@ GLOW = GlowTraining(
         style_norm=True,
         condition_dropout=0.1,
     ),
-    fit=FIT,
+    fit=small.FIT,
     noise=0.1,
     l1=0.5,
     l1_every=2,
@@ -140,7 +112,7 @@ GLOW = GlowTraining(
 )
 METRIC = TimbreMetricTraining(
     model=TripletConfig(n_coefficients=12, channels=16, kernels=(4, 4)),
-    fit=FIT,
+    fit=small.FIT,
     margin=0.1,
     hard_negatives=0.25,
     validation_triplets=8,
@@ -161,8 +133,8 @@ def write_data(root: Path) -> Layout:
     """8 training and 8 validation triples of 1 s, four timbres a split, through the writers of data/."""
     layout = Layout(root)
     empty = {field.name: "" if str(field.type) == "string" else 0 for field in MANIFEST_SCHEMA}
-    extractor = FeatureExtractor(FEATURES)
-    statistics = RunningStatistics(FEATURES.n_features)
+    extractor = FeatureExtractor(small.MELS)
+    statistics = RunningStatistics(small.MELS.n_features)
     manifest: list[dict[str, Any]] = []
     notes: list[dict[str, Any]] = []
     index: list[dict[str, Any]] = []
@@ -198,7 +170,7 @@ def write_data(root: Path) -> Layout:
     write_manifest(layout.audio, manifest)
     write_clip_notes(layout.audio, notes)
     write_mel_index(layout.mels, index)
-    write_statistics(layout.mels, statistics.normalizer(), FEATURES)
+    write_statistics(layout.mels, statistics.normalizer(), small.MELS)
     write_json(layout.results("validate_data") / "passed.json", {"data": "1234", "suites": ["manifest"]})
     return layout
 
@@ -213,20 +185,22 @@ Run = Callable[..., StageReport]
 
 def run_metric(layout: Layout, log: Any = ignore_metrics, **changes: Any) -> StageReport:
     config = dataclasses.replace(METRIC, **changes)
-    return train_timbre_metric.run(config, FEATURES, layout=layout, log=log, device="cpu")
+    return train_timbre_metric.run(config, small.MELS, layout=layout, log=log, device="cpu")
 
 
 def run_base(layout: Layout, log: Any = ignore_metrics, **changes: Any) -> StageReport:
-    return train_vqvae.run("base", dataclasses.replace(BASE, **changes), FEATURES, layout=layout, log=log, device="cpu")
+    return train_vqvae.run(
+        "base", dataclasses.replace(BASE, **changes), small.MELS, layout=layout, log=log, device="cpu"
+    )
 
 
 def run_paper(layout: Layout, log: Any = ignore_metrics, **changes: Any) -> StageReport:
     config = dataclasses.replace(PAPER, **changes)
-    return train_vqvae.run("paper", config, FEATURES, layout=layout, log=log, device="cpu")
+    return train_vqvae.run("paper", config, small.MELS, layout=layout, log=log, device="cpu")
 
 
 def run_glow(layout: Layout, log: Any = ignore_metrics, **changes: Any) -> StageReport:
-    return train_glow.run(dataclasses.replace(GLOW, **changes), FEATURES, layout=layout, log=log, device="cpu")
+    return train_glow.run(dataclasses.replace(GLOW, **changes), small.MELS, layout=layout, log=log, device="cpu")
 
 
 STAGES = {
@@ -260,7 +234,7 @@ def test_stage_writes_weights_curves_and_numbers(layout: Layout, name: str) -> N
 def test_paper_keeps_its_own_features(layout: Layout) -> None:
     run_paper(layout)
     bundle = load_bundle(layout.model("vqvae-paper"))
-    assert bundle.features == dataclasses.replace(FEATURES, kind="log_stft")
+    assert bundle.features == dataclasses.replace(small.MELS, kind="log_stft")
     assert bundle.normalizer is not None and len(bundle.normalizer.mean) == 513
 
 
@@ -327,7 +301,7 @@ def test_model_of_another_size_is_refused(layout: Layout) -> None:
 
 
 def test_mels_of_other_settings_are_refused(layout: Layout) -> None:
-    other = dataclasses.replace(FEATURES, fmax=7000.0)
+    other = dataclasses.replace(small.MELS, fmax=7000.0)
     with pytest.raises(TimbreflowError, match="run extract_mels"):
         train_glow.run(GLOW, other, layout=layout, log=ignore_metrics, device="cpu")
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests import small
 from timbreflow.audio.features import FeatureConfig, Normalizer
 from timbreflow.audio.files import encode_flac
 from timbreflow.data.manifest import MANIFEST_SCHEMA, write_manifest
@@ -17,55 +18,16 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.files import read_json, write_json
 from timbreflow.inference.vocoding import VERDICT
 from timbreflow.models.bundle import ModelBundle, load_bundle, weights_sha256
-from timbreflow.models.vocoder import Vocoder, VocoderConfig
+from timbreflow.models.vocoder import Vocoder
 from timbreflow.stages import train_vocoder
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import ignore_metrics
-from timbreflow.training.fit_config import FitConfig
 from timbreflow.training.vocoder_config import VocoderLosses, VocoderTraining
 
 RATE, SAMPLES = 16_000, 8_000
-FEATURES = FeatureConfig(
-    kind="log_mel",
-    sample_rate=RATE,
-    n_fft=1024,
-    win_length=1000,
-    hop_length=500,
-    n_mels=24,
-    fmin=30.0,
-    fmax=8000.0,
-    floor=0.01,
-)
-FIT = FitConfig(
-    steps=4,
-    batch_size=2,
-    learning_rate=1e-3,
-    warmup_steps=1,
-    schedule="constant",
-    weight_decay=0.0,
-    grad_clip=1.0,
-    ema_decay=0.9,
-    precision="float32",
-    log_every=2,
-    validate_every=2,
-    checkpoint_every=2,
-    patience=0,
-    seed=1,
-    grad_accumulation=1,
-)
+FIT = dataclasses.replace(small.FIT, steps=4, batch_size=2, warmup_steps=1, schedule="constant", validate_every=2)
 SECTION = VocoderTraining(
-    model=VocoderConfig(
-        n_features=24,
-        hop_length=500,
-        upsample=2,
-        n_fft=1000,
-        win_length=512,
-        width=16,
-        expansion=2,
-        n_coarse_blocks=1,
-        n_fine_blocks=1,
-        kernel=3,
-    ),
+    model=small.VOCODER,
     fit=FIT,
     losses=VocoderLosses(convergence=1.0, magnitude=1.0, mel=1.0, adversarial=0.0, feature_matching=0.0),
     crop_frames=8,
@@ -95,7 +57,7 @@ def layout(tmp_path: Path) -> Layout:
             rows.append({**empty, "clip_id": entry.clip_id, "split": split, **place})
     write_manifest(layout.audio, rows)
     normalizer = Normalizer(mean=torch.full((24,), -2.0), std=torch.full((24,), 2.0))
-    write_statistics(layout.mels, normalizer, FEATURES)
+    write_statistics(layout.mels, normalizer, small.MELS)
     write_json(layout.results("validate_data") / "passed.json", {"data": "1234"})
     return layout
 
@@ -104,11 +66,11 @@ def layout(tmp_path: Path) -> Layout:
 def test_writes_weights_numbers_and_the_verdict(layout: Layout, adversarial: float) -> None:
     losses = dataclasses.replace(SECTION.losses, adversarial=adversarial, feature_matching=adversarial)
     section = dataclasses.replace(SECTION, losses=losses)
-    report = train_vocoder.run(section, FEATURES, layout=layout, log=ignore_metrics, device="cpu")
+    report = train_vocoder.run(section, small.MELS, layout=layout, log=ignore_metrics, device="cpu")
     bundle = load_bundle(layout.model("vocoder"))
     assert bundle.kind == "vocoder"
     assert isinstance(bundle.model, Vocoder)
-    assert bundle.features == FEATURES
+    assert bundle.features == small.MELS
     metrics = read_json(layout.results("train_vocoder") / "metrics.json")
     assert metrics == pytest.approx(report.metrics)
     # Four steps make no vocoder, and that must be found out.
@@ -123,7 +85,7 @@ def test_writes_weights_numbers_and_the_verdict(layout: Layout, adversarial: flo
 
 
 def test_the_same_weights_again_after_a_break(layout: Layout) -> None:
-    train_vocoder.run(SECTION, FEATURES, layout=layout, log=ignore_metrics, device="cpu")
+    train_vocoder.run(SECTION, small.MELS, layout=layout, log=ignore_metrics, device="cpu")
     first = weights_sha256(layout.model("vocoder"))
 
     class Killed(Exception):
@@ -134,8 +96,8 @@ def test_the_same_weights_again_after_a_break(layout: Layout) -> None:
             raise Killed
 
     with pytest.raises(Killed):
-        train_vocoder.run(SECTION, FEATURES, layout=layout, log=die, device="cpu")
-    train_vocoder.run(SECTION, FEATURES, layout=layout, log=ignore_metrics, device="cpu")
+        train_vocoder.run(SECTION, small.MELS, layout=layout, log=die, device="cpu")
+    train_vocoder.run(SECTION, small.MELS, layout=layout, log=ignore_metrics, device="cpu")
     assert weights_sha256(layout.model("vocoder")) == first
 
 
@@ -155,7 +117,7 @@ class Remembered:
 def test_the_verdict_follows_the_sound(monkeypatch: pytest.MonkeyPatch, error: float, verdict: int) -> None:
     clips = [tone(220.0), tone(330.0)]
     monkeypatch.setattr(train_vocoder, "VocoderInverter", lambda bundle: Remembered(clips, error))
-    bundle = ModelBundle("vocoder", Vocoder(SECTION.model), FEATURES, None)
+    bundle = ModelBundle("vocoder", Vocoder(SECTION.model), small.MELS, None)
     assert train_vocoder.better_than_griffin_lim(bundle, clips)[VERDICT] == verdict
 
 
@@ -165,22 +127,22 @@ def test_a_better_figure_alone_is_not_enough(monkeypatch: pytest.MonkeyPatch) ->
     # The vocoder is called first, and here a later call is the worse one only in LSD.
     worse = iter([5.0, 4.0])
     monkeypatch.setitem(train_vocoder.FIGURES, "lsd", lambda made, true: next(worse))
-    bundle = ModelBundle("vocoder", Vocoder(SECTION.model), FEATURES, None)
+    bundle = ModelBundle("vocoder", Vocoder(SECTION.model), small.MELS, None)
     figures = train_vocoder.better_than_griffin_lim(bundle, clips)
     assert figures["stft_vocoder"] < figures["stft_griffin_lim"]
     assert figures[VERDICT] == 0
 
 
 def test_refusals(layout: Layout) -> None:
-    def run(section: VocoderTraining = SECTION, features: FeatureConfig = FEATURES) -> None:
+    def run(section: VocoderTraining = SECTION, features: FeatureConfig = small.MELS) -> None:
         train_vocoder.run(section, features, layout=layout, log=ignore_metrics, device="cpu")
 
     with pytest.raises(TimbreflowError, match="other audio settings"):
-        run(features=dataclasses.replace(FEATURES, floor=0.02))
+        run(features=dataclasses.replace(small.MELS, floor=0.02))
     wrong = dataclasses.replace(SECTION.model, n_features=25)
     with pytest.raises(TimbreflowError, match="n_features is 25"):
         run(dataclasses.replace(SECTION, model=wrong))
-    bundle = ModelBundle("vocoder", Vocoder(SECTION.model), FEATURES, None)
+    bundle = ModelBundle("vocoder", Vocoder(SECTION.model), small.MELS, None)
     with pytest.raises(TimbreflowError, match="No validation clip"):
         train_vocoder.better_than_griffin_lim(bundle, [])
     (layout.results("validate_data") / "passed.json").unlink()

@@ -11,27 +11,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests import small
 from timbreflow.errors import TimbreflowError
 from timbreflow.training.fit import STOP_FILE, FitResult, build_optimizer, fit, update_ema
 from timbreflow.training.fit_config import FitConfig, learning_rate
 from timbreflow.training.seeding import seed_everything
 
-CONFIG = FitConfig(
+CONFIG = dataclasses.replace(
+    small.FIT,
     steps=60,
     batch_size=16,
     learning_rate=0.05,
     warmup_steps=5,
-    schedule="cosine",
-    weight_decay=0.0,
-    grad_clip=1.0,
-    ema_decay=0.9,
-    precision="float32",
     log_every=5,
     validate_every=10,
     checkpoint_every=7,
-    patience=0,
     seed=3,
-    grad_accumulation=1,
 )
 TRUTH = torch.tensor([[1.0, -2.0, 0.5]])
 

@@ -5,37 +5,16 @@ import dataclasses
 import pytest
 import torch
 
-from timbreflow.audio.features import FeatureConfig, Normalizer
+from tests import small
+from timbreflow.audio.features import Normalizer
 from timbreflow.errors import TimbreflowError
-from timbreflow.models.vocoder import Vocoder, VocoderConfig
+from timbreflow.models.vocoder import Vocoder
 from timbreflow.training.stft_discriminator import JudgedVocoder, adversarial_terms
 from timbreflow.training.vocoder_config import VocoderLosses
 from timbreflow.training.vocoder_objective import MultiResolutionSTFT, VocoderObjective
 
-FEATURES = FeatureConfig(
-    kind="log_mel",
-    sample_rate=16000,
-    n_fft=1024,
-    win_length=1000,
-    hop_length=500,
-    n_mels=24,
-    fmin=30.0,
-    fmax=8000.0,
-    floor=0.01,
-)
 NORMALIZER = Normalizer(mean=torch.full((24,), -2.0), std=torch.full((24,), 2.0))
-SHAPE = VocoderConfig(
-    n_features=24,
-    hop_length=500,
-    upsample=4,
-    n_fft=1000,
-    win_length=512,
-    width=24,
-    expansion=2,
-    n_coarse_blocks=1,
-    n_fine_blocks=1,
-    kernel=5,
-)
+SHAPE = dataclasses.replace(small.VOCODER, width=24)
 LOSSES = VocoderLosses(convergence=1.0, magnitude=1.0, mel=1.0, adversarial=0.0, feature_matching=0.0)
 JUDGED = dataclasses.replace(LOSSES, adversarial=0.5, feature_matching=1.0)
 
@@ -55,7 +34,7 @@ def model(kind: type = Vocoder) -> torch.nn.Module:
 
 
 def objective(losses: VocoderLosses = LOSSES, noise: float = 0.0) -> VocoderObjective:
-    return VocoderObjective(FEATURES, NORMALIZER, losses=losses, noise=noise)
+    return VocoderObjective(small.MELS, NORMALIZER, losses=losses, noise=noise)
 
 
 def test_equal_sounds_cost_nothing_and_silence_is_finite() -> None:
