@@ -93,12 +93,16 @@ def test_batch_depends_on_seed_and_number_only(audio: Path) -> None:
     assert not torch.equal(other.anchor, batches[4].anchor)
 
 
-@pytest.mark.parametrize("cache_mb", [0, 8])
-def test_cache_is_bounded_and_changes_nothing(audio: Path, cache_mb: int) -> None:
-    triplets = open_triplets(audio, cache_mb=cache_mb)
-    batch = triplets.batch(list(range(18)))
-    assert len(triplets._cache) == (18 if cache_mb else 0)
-    assert torch.equal(batch.anchor, triplets.batch(list(range(18))).anchor)
+def test_cache_is_bounded_and_changes_nothing(audio: Path) -> None:
+    wanted = open_triplets(audio, cache_mb=0).batch(list(range(18)))
+    for room, kept in ((0, 0), (3 * wanted.anchor[0].nbytes + 1, 3), (2**23, 18)):
+        triplets = open_triplets(audio)
+        triplets._room = room
+        for _ in range(2):
+            found = triplets.batch(list(range(18)))
+            assert torch.equal(found.anchor, wanted.anchor)
+            assert torch.equal(found.negative, wanted.negative)
+        assert len(triplets._slots) == len(triplets._cache) == kept
 
 
 def test_one_timbre_makes_no_triplets(tmp_path: Path) -> None:

@@ -88,8 +88,9 @@ class Triplets:
         self._seed = seed
         self._device = torch.device(device)
         self._extract = TimbreCoefficients().to(self._device)
-        self._cache: OrderedDict[int, Tensor] = OrderedDict()
+        self._slots: OrderedDict[int, int] = OrderedDict()
         self._room = cache_mb * 2**20
+        self._cache = torch.empty(0)
 
     def __len__(self) -> int:
         """How many triplets there are before the draws repeat."""
@@ -120,15 +121,20 @@ class Triplets:
 
     def _extract_one(self, row: int) -> Tensor:
         """Coefficients of one clip, [12, T], from the cache or from its FLAC."""
-        if row in self._cache:
-            self._cache.move_to_end(row)
-            return self._cache[row]
+        if row in self._slots:
+            self._slots.move_to_end(row)
+            return self._cache[self._slots[row]].clone()  # the slot may be another clip's in a moment
         sound = self._shards.read(*self._places[row])
         sound = resample(sound, self._sample_rate, SAMPLE_RATE)
         found: Tensor = self._extract(torch.from_numpy(sound).to(self._device)[None])[0].cpu()
-        size = found.numel() * found.element_size()
-        while self._cache and (len(self._cache) + 1) * size > self._room:
-            self._cache.popitem(last=False)
-        if size <= self._room:
-            self._cache[row] = found
+        if not len(self._slots):
+            # One block: thousands of small tensors kept among large ones that come and go tear the heap to 30 times
+            # their size.
+            slots = min(self._room // (found.numel() * found.element_size()), len(self._timbres))
+            self._cache = torch.empty(slots, *found.shape)
+        if len(self._cache):
+            full = len(self._slots) == len(self._cache)
+            slot = self._slots.popitem(last=False)[1] if full else len(self._slots)
+            self._cache[slot] = found
+            self._slots[row] = slot
         return found
