@@ -183,3 +183,6 @@ def test_the_timbre_metric_stays_exact(layout: Layout, tmp_path: Path) -> None:
     place = layout.root / "released" / "timbre_metric"
     assert sha256_file(place / "weights.safetensors") == digest
     assert load_bundle(place).kind == "triplet"
+    card = (place / "README.md").read_text(encoding="utf-8")
+    assert "in full precision" in card
+    assert "| input | MFCC 2 to 13" in card

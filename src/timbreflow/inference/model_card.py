@@ -9,6 +9,8 @@ from timbreflow.models.bundle import ModelBundle
 from timbreflow.notes.catalogue import CATALOGUE, Corpus
 
 TITLES = {"vqvae": "VQ-VAE", "glow": "Glow", "triplet": "timbre metric", "vocoder": "vocoder"}
+MEASURES = ("triplet",)
+"""Kinds that stay in full precision: figures are compared over years, and rounding moves them."""
 SUMMARIES = {
     "vqvae": "Plays the notes of one recording with the timbre of another: a vector-quantised autoencoder with a "
     "content code of the notes and tokens of the style. Deterministic.",
@@ -77,7 +79,7 @@ def model_card(
         "| | |",
         "|---|---|",
         f"| parameters | {parameters / 1e6:.2f} M |",
-        f"| weights | {megabytes:.1f} MB, `weights.safetensors` in half precision; used in float32 |",
+        f"| weights | {megabytes:.1f} MB, `weights.safetensors` in {_precision(bundle)}; used in float32 |",
         f"| input | {_features(bundle)} |",
         "| shape | `model` in `config.json` |",
         "",
@@ -120,8 +122,14 @@ def _use(name: str, kind: str) -> list[str]:
     return ["## Use", "", *(f"    {command.format(name=name)}" for command in commands), ""] if commands else []
 
 
+def _precision(bundle: ModelBundle) -> str:
+    return "full precision" if bundle.kind in MEASURES else "half precision"
+
+
 def _features(bundle: ModelBundle) -> str:
     config = bundle.features
+    if bundle.kind == "triplet":
+        return "MFCC 2 to 13, hop 500, 16000 Hz"
     kind = f"log-mel, {config.n_mels} bands" if config.kind == "log_mel" else f"log-STFT, {config.n_features} bins"
     return f"{kind}, n_fft {config.n_fft}, hop {config.hop_length}, {config.sample_rate} Hz"
 

@@ -17,7 +17,7 @@ import torch
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_directory, read_json
 from timbreflow.inference.catalogue import MODEL_FILES
-from timbreflow.inference.model_card import Origin, model_card
+from timbreflow.inference.model_card import MEASURES, Origin, model_card
 from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import StageReport
@@ -32,8 +32,6 @@ RELEASABLE = {
 """Folder below released/ -> kind of its bundle."""
 SYSTEMS = {"vqvae": "vqvae_base", "vqvae-paper": "vqvae_paper", "glow": "glow"}
 """Folder below released/ -> row of the tables."""
-MEASURES = ("triplet",)
-"""Kinds that stay in full precision: figures are compared over years, and rounding moves them."""
 LARGEST = 100_000_000
 """Bytes of all that lies in released/."""
 CARD = "README.md"
