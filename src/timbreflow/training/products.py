@@ -46,6 +46,8 @@ def work_key(stage: str, passed: Any, *sections: Any) -> str:
 def begin_with(model: nn.Module, folder: Path, features: FeatureConfig) -> str:
     """Load the weights of an earlier training into a model of the same shape, to train on from there.
 
+    What has no weights, such as dropout, may differ.
+
     Args:
         model: changed in place.
         folder: a bundle, in full or half precision.
@@ -58,12 +60,14 @@ def begin_with(model: nn.Module, folder: Path, features: FeatureConfig) -> str:
         TimbreflowError: the bundle is unusable, of another shape, or of other features.
     """
     bundle = load_bundle(folder)
-    if bundle.model.config != model.config or bundle.features != features:
+    stored = bundle.model.state_dict()
+    found, wanted = ({name: x.shape for name, x in state.items()} for state in (stored, model.state_dict()))
+    if bundle.features != features or found != wanted:
         raise TimbreflowError(
             f"{folder} holds a model of another shape or of other features than params.yaml asks for; "
             'give its settings to params.yaml, or set init_from to "".'
         )
-    model.load_state_dict(bundle.model.state_dict())
+    model.load_state_dict(stored)
     return weights_sha256(folder)
 
 
