@@ -15,7 +15,8 @@ from timbreflow.audio.features import FeatureConfig, Normalizer
 from timbreflow.audio.files import decode_audio
 from timbreflow.errors import TimbreflowError
 from timbreflow.inference.recordings import Recording
-from timbreflow.inference.transfer import TimbreTransfer, _limited
+from timbreflow.inference.transfer import TimbreTransfer
+from timbreflow.inference.writing import limited
 from timbreflow.models.bundle import ModelBundle
 
 RATE = 16000
@@ -255,7 +256,8 @@ def test_arrays_must_be_one_finite_channel(vqvae: TimbreTransfer) -> None:
 MEMORY = """
 import re, sys
 from timbreflow.inference.recordings import Recording
-from timbreflow.inference.transfer import TimbreTransfer, _limited
+from timbreflow.inference.transfer import TimbreTransfer
+from timbreflow.inference.writing import limited
 session = TimbreTransfer.load(sys.argv[1])
 for minutes in (1, 3):
     session.transfer_file(f"{sys.argv[2]}/{minutes}.wav", f"{sys.argv[2]}/style.wav", f"{sys.argv[2]}/out.flac")
@@ -291,8 +293,8 @@ def test_output_bytes_are_the_same_each_time(
 
 def test_one_odd_peak_does_not_make_the_rest_quiet() -> None:
     sound = np.concatenate([melody(1, RATE), np.float32([5.0, -5.0])])
-    limited = _limited(sound)
-    np.testing.assert_array_equal(limited[:-2], sound[:-2])
-    assert np.abs(limited).max() <= 0.99
+    bent = limited(sound)
+    np.testing.assert_array_equal(bent[:-2], sound[:-2])
+    assert np.abs(bent).max() <= 0.99
     ramp = np.linspace(-3, 3, 1001, dtype=np.float32)
-    assert (np.diff(_limited(ramp)) >= 0).all()
+    assert (np.diff(limited(ramp)) >= 0).all()

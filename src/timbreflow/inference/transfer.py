@@ -6,27 +6,27 @@ content -> mono at the feature rate, level of the training clips -> overlapping 
 
 import hashlib
 import math
-import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from timbreflow.audio.features import FeatureExtractor
-from timbreflow.audio.files import FORMATS, SUBTYPES, AudioWriter
+from timbreflow.audio.files import AudioWriter
 from timbreflow.errors import TimbreflowError
 from timbreflow.inference.chunks import ChunkPlan, cut, overlap_add
 from timbreflow.inference.decoding import DEFAULT_TEMPERATURE, Decoder, DecodingOptions, TransferMode, make_decoder
 from timbreflow.inference.pairs import read_pairs
-from timbreflow.inference.recordings import BLOCK, Recording, measure, open_recording, resampled
+from timbreflow.inference.recordings import Recording, measure, open_recording, resampled
 from timbreflow.inference.style_fitting import FittedStyle, fit_style
 from timbreflow.inference.vocoding import open_inverter
+from timbreflow.inference.writing import exactly, limited, output_gain, read_back, require_writable, scratch_beside
 from timbreflow.models.base import TransferModel
 from timbreflow.models.bundle import ModelBundle, load_bundle
 from timbreflow.models.glow.model import Glow
@@ -43,9 +43,6 @@ CHUNKS_AT_ONCE = 4
 SHORTEST_STYLE_SECONDS = 0.5
 LONGEST_STYLE_SECONDS = 16.0
 STYLES_KEPT = 32
-LOUDEST_PEAK = 0.99
-KNEE = 0.8
-"""Peaks above it are bent below `LOUDEST_PEAK`: one odd sample must not make all of a recording quiet."""
 USUAL_NOISE = 0.1
 """Noise on the features in the training of a flow whose bundle does not tell it."""
 
@@ -150,7 +147,7 @@ class TimbreTransfer:
         parts = self._generate(music, features, options)
         audio = np.concatenate(list(parts))
         square_sum = float(np.sum(np.square(audio, dtype=np.float64)))
-        return _limited(audio * np.float32(_output_gain(music, square_sum)))
+        return limited(audio * np.float32(output_gain(music, square_sum)))
 
     def transfer_file(
         self,
@@ -184,20 +181,20 @@ class TimbreTransfer:
         out_path = Path(out_path)
         options = self._options(temperature, seed, mode, fit_style)
         content = open_recording(content_path)
-        _require_writable(out_path, content)
+        require_writable(out_path, content)
         style = self._style_of(Path(style_path))
         # The level is known only when all is generated: samples wait in an unnamed file beside the output, not in
         # memory (nor in /tmp, which may be memory).
-        with _scratch_beside(out_path) as waiting:
+        with scratch_beside(out_path) as waiting:
             square_sum = 0.0
             parts = self._generate(content, style, options, progress=progress)
-            for part in _exactly(resampled(parts, self.sample_rate, content.sample_rate), content.n_samples):
+            for part in exactly(resampled(parts, self.sample_rate, content.sample_rate), content.n_samples):
                 square_sum += float(np.sum(np.square(part, dtype=np.float64)))
                 waiting.write(np.ascontiguousarray(part, dtype=np.float32).data)
-            gain = np.float32(_output_gain(content, square_sum))
+            gain = np.float32(output_gain(content, square_sum))
             with AudioWriter(out_path, content.sample_rate, content.channels) as writer:
-                for block in _read_back(waiting):
-                    writer.write(np.broadcast_to(_limited(block * gain), (content.channels, len(block))))
+                for block in read_back(waiting):
+                    writer.write(np.broadcast_to(limited(block * gain), (content.channels, len(block))))
         notes: tuple[str, ...] = ()
         if content.channels > 1:
             notes = (f"The models are mono: all {content.channels} channels of {out_path} hold the same sound.",)
@@ -384,65 +381,3 @@ class TimbreTransfer:
                 made = decode(features, generator)
                 sound = self.invert(self._bounded(self.normalizer.denormalize(made)), seed=seed)
             yield from sound.float().cpu().numpy()[:, :n_samples]
-
-
-def _output_gain(content: Recording, square_sum: float) -> float:
-    """Factor that gives the output the content's RMS."""
-    if not math.isfinite(square_sum):
-        raise TimbreflowError(
-            f"The model made NaN or infinite samples of {content.name}; try a lower temperature or another model."
-        )
-    rms = math.sqrt(square_sum / content.n_samples)
-    # An output of digital silence has no level that could be matched.
-    return 1.0 if rms < 1e-9 else content.rms / rms
-
-
-def _limited(audio: np.ndarray) -> np.ndarray:
-    """Samples beyond `KNEE` bent smoothly below `LOUDEST_PEAK`; all others as they are."""
-    size, room = np.abs(audio), LOUDEST_PEAK - KNEE
-    bent = np.sign(audio) * (KNEE + room * np.tanh((size - KNEE) / room))
-    return np.where(size > KNEE, bent, audio).astype(np.float32)
-
-
-def _exactly(blocks: Iterable[np.ndarray], n_samples: int) -> Iterator[np.ndarray]:
-    """The blocks, cut or filled up with zeros to `n_samples` in all: resampling there and back rounds twice."""
-    left = n_samples
-    for block in blocks:
-        yield block[:left]
-        left -= len(block[:left])
-    yield np.zeros(left, dtype=np.float32)
-
-
-def _scratch_beside(out_path: Path) -> BinaryIO:
-    try:
-        out_path.parent.mkdir(parents=True, exist_ok=True)
-        return cast(BinaryIO, tempfile.TemporaryFile(dir=out_path.parent))
-    except OSError as error:
-        raise TimbreflowError(
-            f"{out_path} cannot be written ({error.strerror}); name a file in a folder that you may write to."
-        ) from error
-
-
-def _read_back(waiting: BinaryIO) -> Iterator[np.ndarray]:
-    waiting.seek(0)
-    while data := waiting.read(4 * BLOCK):
-        yield np.frombuffer(data, dtype=np.float32)
-
-
-def _require_writable(out_path: Path, content: Recording) -> None:
-    """Find out before minutes of work whether the format takes the content's rate and channels."""
-    if out_path.suffix.lower() in FORMATS:
-        with tempfile.TemporaryDirectory() as folder:
-            trial = Path(folder) / f"trial{out_path.suffix.lower()}"
-            try:
-                with AudioWriter(trial, content.sample_rate, content.channels) as writer:
-                    writer.write(np.zeros((content.channels, 1), dtype=np.float32))
-            except TimbreflowError as error:
-                raise TimbreflowError(
-                    f"{out_path} cannot have the content's {content.channels} channels at {content.sample_rate} Hz; "
-                    "name a .wav file instead."
-                ) from error
-    else:
-        raise TimbreflowError(
-            f"{out_path} does not end in {', '.join(SUBTYPES)}; name the output file with one of them."
-        )

@@ -1,0 +1,97 @@
+"""What stands between generated samples and a file: level, length, room to wait in, and refusals before the work."""
+
+import math
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+
+from timbreflow.audio.files import FORMATS, SUBTYPES, AudioWriter
+from timbreflow.errors import TimbreflowError
+from timbreflow.inference.recordings import BLOCK, Recording
+
+LOUDEST_PEAK = 0.99
+KNEE = 0.8
+"""Peaks above it are bent below `LOUDEST_PEAK`: one odd sample must not make all of a recording quiet."""
+
+
+def output_gain(content: Recording, square_sum: float) -> float:
+    """Factor that gives the output the content's RMS.
+
+    Args:
+        content: whose level is wanted.
+        square_sum: of the output's samples.
+
+    Raises:
+        TimbreflowError: the output holds NaN or infinity.
+    """
+    if not math.isfinite(square_sum):
+        raise TimbreflowError(
+            f"The model made NaN or infinite samples of {content.name}; try a lower temperature or another model."
+        )
+    rms = math.sqrt(square_sum / content.n_samples)
+    # An output of digital silence has no level that could be matched.
+    return 1.0 if rms < 1e-9 else content.rms / rms
+
+
+def limited(audio: np.ndarray) -> np.ndarray:
+    """Samples beyond `KNEE` bent smoothly below `LOUDEST_PEAK`; all others as they are."""
+    size, room = np.abs(audio), LOUDEST_PEAK - KNEE
+    bent = np.sign(audio) * (KNEE + room * np.tanh((size - KNEE) / room))
+    return np.where(size > KNEE, bent, audio).astype(np.float32)
+
+
+def exactly(blocks: Iterable[np.ndarray], n_samples: int) -> Iterator[np.ndarray]:
+    """The blocks, cut or filled up with zeros to `n_samples` in all: resampling there and back rounds twice."""
+    left = n_samples
+    for block in blocks:
+        yield block[:left]
+        left -= len(block[:left])
+    yield np.zeros(left, dtype=np.float32)
+
+
+def scratch_beside(out_path: Path) -> BinaryIO:
+    """An unnamed file on the output's own disk.
+
+    Raises:
+        TimbreflowError: its folder cannot be written to.
+    """
+    try:
+        out_path.parent.mkdir(parents=True, exist_ok=True)
+        return cast(BinaryIO, tempfile.TemporaryFile(dir=out_path.parent))
+    except OSError as error:
+        raise TimbreflowError(
+            f"{out_path} cannot be written ({error.strerror}); name a file in a folder that you may write to."
+        ) from error
+
+
+def read_back(waiting: BinaryIO) -> Iterator[np.ndarray]:
+    """The float32 samples of a scratch file, from its start, in blocks [n]."""
+    waiting.seek(0)
+    while data := waiting.read(4 * BLOCK):
+        yield np.frombuffer(data, dtype=np.float32)
+
+
+def require_writable(out_path: Path, content: Recording) -> None:
+    """Find out before minutes of work whether the format takes the content's rate and channels.
+
+    Raises:
+        TimbreflowError: it does not, or the suffix is none we write.
+    """
+    if out_path.suffix.lower() in FORMATS:
+        with tempfile.TemporaryDirectory() as folder:
+            trial = Path(folder) / f"trial{out_path.suffix.lower()}"
+            try:
+                with AudioWriter(trial, content.sample_rate, content.channels) as writer:
+                    writer.write(np.zeros((content.channels, 1), dtype=np.float32))
+            except TimbreflowError as error:
+                raise TimbreflowError(
+                    f"{out_path} cannot have the content's {content.channels} channels at {content.sample_rate} Hz; "
+                    "name a .wav file instead."
+                ) from error
+    else:
+        raise TimbreflowError(
+            f"{out_path} does not end in {', '.join(SUBTYPES)}; name the output file with one of them."
+        )
