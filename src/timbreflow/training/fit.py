@@ -26,6 +26,8 @@ SECONDS_BETWEEN_LINES = 30.0
 STOP_FILE = "stop"
 MOST_SKIPPED = 10
 """Steps in a row whose gradient may be infinite; their weights stay as they were."""
+WILDEST = 1000.0
+"""Norms above so many times `grad_clip` count as infinite: cut down to size they would still point nowhere."""
 
 
 class Batch(Protocol):
@@ -239,7 +241,8 @@ def training_step(
         for name, value in zip(terms, values, strict=True):
             means[name] = means.get(name, 0.0) + value / config.grad_accumulation
     limit = config.grad_clip if config.grad_clip > 0 else math.inf
-    means["grad_norm"] = float(nn.utils.clip_grad_norm_(model.parameters(), limit))
+    norm = float(nn.utils.clip_grad_norm_(model.parameters(), limit))
+    means["grad_norm"] = norm if norm <= WILDEST * limit else math.inf
     means["learning_rate"] = learning_rate(config, step)
     if math.isfinite(means["loss"]) and math.isfinite(means["grad_norm"]):
         for group in optimizer.param_groups:

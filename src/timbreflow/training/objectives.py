@@ -55,6 +55,10 @@ class VQVAEObjective:
         return {"loss": loss, "reconstruction": reconstruction, **terms}
 
 
+FURTHEST = 100.0
+"""Deviations at which a sample's L1 is cut off: an inverse that runs away has a gradient that no step should follow."""
+
+
 class GlowObjective:
     """Exact likelihood of the noisy target, the auxiliary terms, and now and then the L1 of a sample at T = 0.
 
@@ -87,7 +91,7 @@ class GlowObjective:
         terms = self._terms(model, batch, output)
         if self.l1 and step % self.l1_every == 0:
             sample = model.sample(output.conditions, temperature=0.0)
-            terms["l1"] = F.l1_loss(sample.float(), batch.target)
+            terms["l1"] = F.l1_loss(sample.float().clamp(-FURTHEST, FURTHEST), batch.target)
             terms["loss"] = terms["loss"] + self.l1 * terms["l1"]
         return terms
 
