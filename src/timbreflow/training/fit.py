@@ -182,7 +182,7 @@ def fit(
 
 
 class _Guard:
-    """Ends a fit that diverges; a few infinite gradients in a row are none of it."""
+    """Ends a fit that diverges; a few gradients in a row that are infinite, or wild, are none of it."""
 
     def __init__(self, config: FitConfig, workdir: Path) -> None:
         self._every, self._workdir = config.checkpoint_every, workdir
@@ -200,7 +200,7 @@ class _Guard:
             return True
         self._skipped += 1
         if wrong[0] == "grad_norm" and self._skipped < MOST_SKIPPED:
-            logger.warning("step %d: the gradient is not finite, so the weights stay as they are", step + 1)
+            logger.warning("step %d: the gradient is beyond use, so the weights stay as they are", step + 1)
             return False
         # Nothing is written here: this batch may already have reached running statistics and codebooks.
         saved = step - step % self._every
