@@ -178,7 +178,7 @@ def test_the_timbre_metric_stays_exact(layout: Layout, tmp_path: Path) -> None:
 
     torch.manual_seed(0)
     model = TripletNetwork(TripletConfig(n_coefficients=12, channels=8, kernels=(4, 4, 4, 2)))
-    digest = save_bundle(tmp_path / "metric", ModelBundle("triplet", model, FEATURES, None, {}))
+    digest = save_bundle(tmp_path / "metric", ModelBundle("triplet", model, FEATURES, None, {"begun": "5eed"}))
     release("timbre_metric", tmp_path / "metric", layout=layout, **ORIGIN)
     place = layout.root / "released" / "timbre_metric"
     assert sha256_file(place / "weights.safetensors") == digest
@@ -186,3 +186,4 @@ def test_the_timbre_metric_stays_exact(layout: Layout, tmp_path: Path) -> None:
     card = (place / "README.md").read_text(encoding="utf-8")
     assert "in full precision" in card
     assert "| input | MFCC 2 to 13" in card
+    assert "went on from the weights with sha256 `5eed`" in card

@@ -143,6 +143,8 @@ def _training(bundle: ModelBundle, origin: Origin) -> list[str]:
     if "steps" in facts and "batch_size" in fit:
         seen = facts["steps"] * fit["batch_size"] * fit.get("grad_accumulation", 1)
         lines.append(f"- samples seen: {seen:,}, in batches of {fit['batch_size']} ({fit.get('precision', 'float32')})")
+    if facts.get("begun"):
+        lines.append(f"- that was the last part: it went on from the weights with sha256 `{facts['begun']}`")
     if "noise" in facts.get("section", {}):
         lines.append(f"- noise on the target, at which likelihoods hold: {facts['section']['noise']:g} deviations")
     if "best_loss" in facts:
