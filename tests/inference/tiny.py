@@ -22,7 +22,7 @@ def build(kind: str) -> torch.nn.Module:
     torch.manual_seed(1)
     if kind == "vqvae":
         return VQVAE(VQVAEConfig(40, CONTENT, QUANTIZER, STYLE, "film", 16, 1, 0.0))
-    return Glow(GlowConfig(40, CONTENT, QUANTIZER, STYLE, 16, 1, 2, 1, 16, 1, 3, 2.0, True, 0.0))
+    return Glow(GlowConfig(40, CONTENT, QUANTIZER, STYLE, 0, 0, 16, 1, 2, 1, 16, 1, 3, 2.0, True, 0.0))
 
 
 def save_bundles(folder: Path) -> dict[str, Path]:

@@ -57,6 +57,8 @@ _GLOW = GlowConfig(
     content=_CONTENT,
     quantizer=_quantizer(2),
     style=_STYLE,
+    decoder_width=0,
+    decoder_blocks=0,
     context_width=16,
     n_context_blocks=1,
     n_levels=2,
@@ -74,6 +76,7 @@ _TRANSFER: dict[str, tuple[str, VQVAEConfig | GlowConfig]] = {
     "base": ("vqvae", _BASE),
     "paper": ("vqvae", _PAPER),
     "glow": ("glow", _GLOW),
+    "glow_with_decoder": ("glow", replace(_GLOW, decoder_width=24, decoder_blocks=1)),
     "glow_one_level": ("glow", replace(_GLOW, n_levels=1, style_norm=False)),
     "base_other_rates": (
         "vqvae",
@@ -115,6 +118,14 @@ def paper_config() -> VQVAEConfig:
 def glow_config() -> GlowConfig:
     """Tiny Glow of two levels with style normalisation."""
     return _GLOW
+
+
+@pytest.fixture(params=["glow", "glow_with_decoder"])
+def either_glow_config(request: pytest.FixtureRequest) -> GlowConfig:
+    """The same, and one whose flow models what a decoder leaves of x."""
+    config = _TRANSFER[request.param][1]
+    assert isinstance(config, GlowConfig)
+    return config
 
 
 @pytest.fixture

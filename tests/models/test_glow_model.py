@@ -15,9 +15,9 @@ M = 12
 
 
 @pytest.fixture
-def model(glow_config: GlowConfig, randomize: Callable[[nn.Module, float], None]) -> Glow:
+def model(either_glow_config: GlowConfig, randomize: Callable[[nn.Module, float], None]) -> Glow:
     torch.manual_seed(0)
-    made = Glow(glow_config)
+    made = Glow(either_glow_config)
     randomize(made, 0.1)
     return made.eval()
 
@@ -32,6 +32,8 @@ def test_inverse_of_the_whole_model(model: Glow) -> None:
     x, content, style = clips(64)
     out = model(x, content, style)
     back = model.flow.inverse(out.z, out.conditions.contexts)
+    if out.conditions.prediction is not None:
+        back = back + out.conditions.prediction
     assert (back - x).norm() / x.norm() < 1e-4
 
 
@@ -46,10 +48,12 @@ def test_likelihood_adds_up(model: Glow) -> None:
     torch.testing.assert_close(out.bits_per_dim, out.nll / (M * 16) / math.log(2))
 
 
-def test_density_integrates_to_one(glow_config: GlowConfig, randomize: Callable[[nn.Module, float], None]) -> None:
+def test_density_integrates_to_one(
+    either_glow_config: GlowConfig, randomize: Callable[[nn.Module, float], None]
+) -> None:
     """One bin and two frames: the density on a fine grid of the plane sums to 1."""
     torch.manual_seed(0)
-    config = replace(glow_config, n_features=1, n_levels=1, condition_dropout=0.0)
+    config = replace(either_glow_config, n_features=1, n_levels=1, condition_dropout=0.0)
     model = Glow(config)
     randomize(model, 0.1)
     model.eval()
@@ -114,9 +118,9 @@ def test_a_length_that_does_not_fold_is_padded_and_cropped(model: Glow) -> None:
     torch.testing.assert_close(out.nll_per_dim, out.nll / (M * 20))
 
 
-def test_initialize_is_a_pass_of_its_own(glow_config: GlowConfig) -> None:
+def test_initialize_is_a_pass_of_its_own(either_glow_config: GlowConfig) -> None:
     torch.manual_seed(0)
-    model = Glow(glow_config).eval()
+    model = Glow(either_glow_config).eval()
     x, content, style = clips(64)
     x = 4 + 3 * x
     before = model(x, content, style).nll_per_dim.mean()
@@ -154,7 +158,14 @@ def test_a_broken_flow_is_refused_and_a_rare_overflow_mended(model: Glow, monkey
         model.transfer(content, style)
 
 
-def test_impossible_flows_are_refused(glow_config: GlowConfig) -> None:
-    for change in ({"kernel": 4}, {"n_levels": 0}, {"n_steps": 0}, {"n_layers": 0}, {"bound": 0.0}):
+def test_impossible_flows_are_refused(either_glow_config: GlowConfig) -> None:
+    for change in (
+        {"kernel": 4},
+        {"n_levels": 0},
+        {"n_steps": 0},
+        {"n_layers": 0},
+        {"bound": 0.0},
+        {"decoder_width": -1},
+    ):
         with pytest.raises(TimbreflowError, match=r"params\.yaml"):
-            replace(glow_config, **change)
+            replace(either_glow_config, **change)

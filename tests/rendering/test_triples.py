@@ -85,12 +85,13 @@ def draw(number: int, *, split: str = "train", attempt: int = 0, found: Tables |
 @settings(max_examples=40, deadline=None)
 @given(number=st.integers(0, 10**6))
 def test_a_triple_is_true(number: int) -> None:
-    triple = draw(number)
+    # One register: where pieces share none, notes B may come from another place of the same piece.
+    triple = draw(number, found=tables(n_tracks=1))
     content, style, target = triple.clips
     assert (content.segment, target.timbre) == (target.segment, style.timbre)
     assert content.timbre.timbre_id != style.timbre.timbre_id
     assert content.segment.piece_id != style.segment.piece_id
-    assert {content.segment.track, style.segment.track} <= {0, 1}
+    assert {content.segment.track, style.segment.track} == {0}
     assert max(abs(content.segment.transposition), abs(style.segment.transposition)) <= 5
     assert len({clip.clip_id for clip in triple.clips}) == 3
 

@@ -90,6 +90,8 @@ GLOW = GlowTraining(
         content=CONTENT,
         quantizer=QUANTIZER,
         style=STYLE,
+        decoder_width=0,
+        decoder_blocks=0,
         context_width=16,
         n_context_blocks=1,
         n_levels=2,
@@ -324,6 +326,17 @@ def test_training_goes_on_from_given_weights(layout: Layout, name: str) -> None:
     assert again.training["begun"] == weights_sha256(layout.root / "earlier")
     for (key, old), new in zip(first.model.named_parameters(), again.model.parameters(), strict=True):
         torch.testing.assert_close(old, new, msg=key, atol=1e-5, rtol=1e-4)
+
+
+def test_a_glow_with_a_decoder_begins_with_a_vqvae(layout: Layout) -> None:
+    run_base(layout)
+    shutil.copytree(layout.model("vqvae-base"), layout.root / "earlier")
+    model = dataclasses.replace(GLOW.model, decoder_width=BASE.model.width, decoder_blocks=BASE.model.n_blocks)
+    run_glow(layout, init_from="earlier", model=model, fit=dataclasses.replace(GLOW.fit, learning_rate=1e-9))
+    lent, flow = load_bundle(layout.root / "earlier").model, load_bundle(layout.model("glow")).model.state_dict()
+    for key, value in lent.named_parameters():
+        torch.testing.assert_close(flow[key], value, msg=key, atol=1e-5, rtol=1e-4)
+    assert all(bool(value.any()) for key, value in flow.items() if key.endswith("actnorm.log_scale"))
 
 
 def test_weights_of_another_shape_are_no_beginning(layout: Layout) -> None:

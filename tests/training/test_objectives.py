@@ -14,7 +14,7 @@ from timbreflow.models.glow.model import Glow, GlowConfig
 from timbreflow.models.quantizer import QuantizerConfig
 from timbreflow.models.triplet import TripletConfig, TripletNetwork
 from timbreflow.models.vqvae import VQVAE, VQVAEConfig
-from timbreflow.training.auxiliary import AuxiliaryWeights, contrastive_loss, roll_loss
+from timbreflow.training.auxiliary import AuxiliaryWeights, contrastive_loss, invariance_loss, roll_loss
 from timbreflow.training.objectives import GlowObjective, TripletObjective, VQVAEObjective
 from timbreflow.training.triplets import TripletBatch
 
@@ -55,6 +55,8 @@ def glow() -> Glow:
             content=CONTENT,
             quantizer=QUANTIZER,
             style=STYLE,
+            decoder_width=24,
+            decoder_blocks=1,
             context_width=24,
             n_context_blocks=1,
             n_levels=2,
@@ -141,6 +143,17 @@ def test_glow_terms_go_down_together() -> None:
     assert figures["glow/style_gain"] > 0.1
 
 
+def test_invariance_is_a_share_that_shrinking_does_not_lower() -> None:
+    random = torch.Generator().manual_seed(1)
+    notes = torch.randn(16, 8, 1, generator=random) + torch.randn(16, 8, 40, generator=random)
+    timbres = torch.randn(2, 16, 8, 1, generator=random)
+    told = float(invariance_loss(notes + timbres[0], notes + timbres[1]))
+    assert told > 0.2
+    assert float(invariance_loss(notes, notes)) == 0
+    assert abs(float(invariance_loss(0.3 * (notes + timbres[0]), 0.3 * (notes + timbres[1]))) - told) < 0.05
+    assert 0.7 < float(invariance_loss(*torch.randn(2, 64, 8, 9, generator=random))) < 1.3
+
+
 def test_initialize_centres_the_actnorms() -> None:
     model, batch = glow(), structured_batch()
     objective = GlowObjective(noise=0.05, l1=0.0, l1_every=1, weights=WEIGHTS)
@@ -188,7 +201,7 @@ def test_each_vqvae_term_reaches_its_part(term: str, part: str) -> None:
 
 
 @pytest.mark.parametrize("term", ["l1", "glow/bits_per_dim"])
-@pytest.mark.parametrize("part", ["flow", "condition_network", "style_encoder", "content_path.encoder"])
+@pytest.mark.parametrize("part", ["flow", "decoder", "condition_network", "style_encoder", "content_path.encoder"])
 def test_each_glow_term_reaches_its_part(term: str, part: str) -> None:
     model = glow().train()
     with torch.no_grad():  # zero-initialised last layers would hide a missing path

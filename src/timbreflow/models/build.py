@@ -20,12 +20,12 @@ _KINDS: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "vocoder": (Vocoder, VocoderConfig),
 }
 
-ADDED_KEYS: dict[str, dict[str, dict[str, Any]]] = {
+ADDED_KEYS: dict[str, dict[str, Any]] = {
     "vqvae": {"content": {"roll_hint": 0}},
-    "glow": {"content": {"roll_hint": 0}},
+    "glow": {"content": {"roll_hint": 0}, "decoder_width": 0, "decoder_blocks": 0},
 }
 """Keys that bundles of format 1 may lack, because they were written before these came, with the value that is off:
-kind to section to key to value. A key that cannot be switched off needs a new format instead."""
+kind to key to value, or to a section's. A key that cannot be switched off needs a new format instead."""
 
 
 def build_model(kind: str, config: Mapping[str, Any]) -> nn.Module:
@@ -47,9 +47,11 @@ def with_added_keys(kind: str, config: Any) -> Any:
     if not isinstance(config, Mapping):
         return config
     filled = dict(config)
-    for section, keys in ADDED_KEYS.get(kind, {}).items():
-        if isinstance(filled.get(section), Mapping):
-            filled[section] = keys | dict(filled[section])
+    for key, value in ADDED_KEYS.get(kind, {}).items():
+        if not isinstance(value, dict):
+            filled.setdefault(key, value)
+        elif isinstance(filled.get(key), Mapping):
+            filled[key] = value | dict(filled[key])
     return filled
 
 

@@ -79,6 +79,7 @@ ROWS: dict[str, Row] = {
     "varied_timbres": Row("vqvae_base", "", data="varied"),
     "plain_timbres": Row("vqvae_base", "varied_timbres", data="plain"),
     "reference_glow": Row("glow", ""),
+    "flow_alone": Row("glow", "reference_glow", {"train_glow.model.decoder_width": 0}),
     "no_style_norm": Row("glow", "reference_glow", {"train_glow.model.style_norm": False}),
     "noise_0.05": Row("glow", "reference_glow", {"train_glow.noise": 0.05}),
     "noise_0.2": Row("glow", "reference_glow", {"train_glow.noise": 0.2}),

@@ -41,10 +41,10 @@ def run(
     objective = GlowObjective(noise=config.noise, l1=config.l1, l1_every=config.l1_every, weights=config.losses)
     seed_everything(config.fit.seed, "model")
     model = Glow(config.model).to(place)
-    begun = ""
+    begun, whole = "", False
     if config.init_from:
-        begun = begin_with(model, layout.root / config.init_from, source.features)
-    else:
+        begun, whole = begin_with(model, layout.root / config.init_from, source.features)
+    if not whole:
         seed_everything(config.fit.seed, "initialize")
         objective.initialize(model, next(iter(source.batches(0))).to(place))
     result, metrics = train(

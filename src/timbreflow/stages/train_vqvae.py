@@ -43,7 +43,7 @@ def run(
     source.check(config.model.n_features, section=f"train_vqvae.{variant}.model.n_features")
     seed_everything(config.fit.seed, "model")
     model = VQVAE(config.model)
-    begun = begin_with(model, layout.root / config.init_from, source.features) if config.init_from else ""
+    begun = begin_with(model, layout.root / config.init_from, source.features)[0] if config.init_from else ""
     result, metrics = train(
         model,
         VQVAEObjective(reconstruction=config.reconstruction, weights=config.losses),

@@ -17,8 +17,8 @@ class AuxiliaryWeights:
         commitment: of the distance between the content encoder's output and its codes.
         roll: of the note head's binary cross-entropy.
         roll_pos_weight: what a sounding pitch counts in it, against 1 for a silent one (about 1 in 40 sounds).
-        invariance: of the distance between what the content encoder makes of the content and of the target, which
-            play the same notes with different timbres. Their code has no other reason to forget the timbre.
+        invariance: of `invariance_loss` of what the content encoder makes of the content and of the target, which play
+            the same notes with different timbres. Their code has no other reason to forget the timbre.
         contrastive: of the InfoNCE of the style tokens.
         contrastive_temperature: of its cosine similarities.
     """
@@ -72,7 +72,7 @@ def auxiliary_terms(
         terms["roll/bce"] = roll_loss(roll_logits, roll, pos_weight=weights.roll_pos_weight)
         total = total + weights.roll * terms["roll/bce"]
     if target_encoded is not None and weights.invariance:
-        terms["content/invariance"] = F.mse_loss(encoded.float(), target_encoded.float())
+        terms["content/invariance"] = invariance_loss(encoded, target_encoded)
         total = total + weights.invariance * terms["content/invariance"]
     if target_tokens is not None and weights.contrastive:
         terms["style/contrastive"] = contrastive_loss(
@@ -80,6 +80,28 @@ def auxiliary_terms(
         )
         total = total + weights.contrastive * terms["style/contrastive"]
     return {**terms, "auxiliary": total}
+
+
+def invariance_loss(first: Tensor, second: Tensor) -> Tensor:
+    """How much of what differs between clips differs between two timbres of the same notes: [B, D, t] twice -> scalar.
+
+    Compared are the mean and the deviation over time of each channel, which is where a timbre shows and single notes do
+    not. The mean square within pairs is divided by that between clips (an intraclass ratio), so that making all clips
+    alike, to which a plain distance leads, gains nothing.
+
+    Returns:
+        0 where both timbres give the same statistics, about 1 where the notes say nothing about them.
+    """
+    with torch.autocast(first.device.type, enabled=False):
+        pairs = torch.stack([_statistics_over_time(first.float()), _statistics_over_time(second.float())])
+        within = (pairs[0] - pairs[1]).square().mean(0) / 2
+        between = pairs.flatten(0, 1).var(0, correction=0)
+        return (within / (between + 1e-4)).mean()
+
+
+def _statistics_over_time(x: Tensor) -> Tensor:
+    # The square root of a variance of 0 has no gradient.
+    return torch.cat([x.mean(-1), (x.var(-1, correction=0) + 1e-4).sqrt()], dim=1)
 
 
 def roll_loss(logits: Tensor, roll: Tensor, *, pos_weight: float) -> Tensor:

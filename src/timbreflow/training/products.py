@@ -14,6 +14,7 @@ from torch import nn
 from timbreflow.audio.features import FeatureConfig, Normalizer
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_file, read_json, stable_hash, write_json
+from timbreflow.models.build import kind_of
 from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle, weights_sha256
 from timbreflow.training.fit import BatchT, FitResult, ModelT, Objective, fit
 from timbreflow.training.fit_config import FitConfig
@@ -43,10 +44,11 @@ def work_key(stage: str, passed: Any, *sections: Any) -> str:
     return f"{stable_hash(stage, passed, *(dataclasses.asdict(section) for section in sections)):016x}"
 
 
-def begin_with(model: nn.Module, folder: Path, features: FeatureConfig) -> str:
+def begin_with(model: nn.Module, folder: Path, features: FeatureConfig) -> tuple[str, bool]:
     """Load the weights of an earlier training into a model of the same shape, to train on from there.
 
-    What has no weights, such as dropout, may differ.
+    What has no weights, such as dropout, may differ. A Glow with a decoder may also begin with a VQ-VAE of the same
+    encoders and decoder: the flow is then as it was.
 
     Args:
         model: changed in place.
@@ -54,7 +56,7 @@ def begin_with(model: nn.Module, folder: Path, features: FeatureConfig) -> str:
         features: what the training reads; the bundle must have been trained on the same.
 
     Returns:
-        sha256 of the weights file.
+        sha256 of the weights file, and whether it had all weights of the model.
 
     Raises:
         TimbreflowError: the bundle is unusable, of another shape, or of other features.
@@ -62,13 +64,15 @@ def begin_with(model: nn.Module, folder: Path, features: FeatureConfig) -> str:
     bundle = load_bundle(folder)
     stored = bundle.model.state_dict()
     found, wanted = ({name: x.shape for name, x in state.items()} for state in (stored, model.state_dict()))
-    if bundle.features != features or found != wanted:
+    whole = found == wanted
+    lent = (bundle.kind, kind_of(model)) == ("vqvae", "glow") and found.items() <= wanted.items()
+    if bundle.features != features or not (whole or lent):
         raise TimbreflowError(
             f"{folder} holds a model of another shape or of other features than params.yaml asks for; "
             'give its settings to params.yaml, or set init_from to "".'
         )
-    model.load_state_dict(stored)
-    return weights_sha256(folder)
+    model.load_state_dict(stored, strict=whole)
+    return weights_sha256(folder), whole
 
 
 def train(

@@ -19,16 +19,21 @@ class Conditions:
         means: one a level, mean of the prior.
         log_sigmas: one a level, log-deviation of the prior.
         frames: T before padding.
+        prediction: [B, M, T] what is taken from the features before the flow; None where there is no decoder.
     """
 
     contexts: list[FlowContext]
     means: list[Tensor]
     log_sigmas: list[Tensor]
     frames: int
+    prediction: Tensor | None = None
 
 
 class ConditionNetwork(nn.Module):
-    """Residual convolutions over the code; each frame then asks the style tokens; coarser levels by stride 2."""
+    """Residual convolutions over the code; each frame then asks the style tokens; coarser levels by stride 2.
+
+    Where there is a prediction of the features, the flow's layers see it too; the priors do not, as it has the timbre.
+    """
 
     def __init__(
         self,
@@ -42,6 +47,7 @@ class ConditionNetwork(nn.Module):
         n_levels: int,
         downsample: int,
         bound: float,
+        sees_prediction: bool,
     ) -> None:
         super().__init__()
         self.n_levels = n_levels
@@ -52,12 +58,17 @@ class ConditionNetwork(nn.Module):
         self.attentions = nn.ModuleList(StyleAttention(width, token_dim) for _ in range(n_levels))
         self.style = nn.Sequential(nn.Flatten(), nn.Linear(n_tokens * token_dim, width), nn.GELU())
         self.style_to_frames = nn.Linear(width, width)
+        self.prediction = nn.ModuleList(
+            nn.Conv1d(n_features, width, 4, stride=2, padding=1) for _ in range(n_levels if sees_prediction else 0)
+        )
         self.priors = nn.ModuleList(
             ConditionalPrior(n_features if level < n_levels - 1 else 2 * n_features, width, bound=bound)
             for level in range(n_levels)
         )
 
-    def forward(self, code: Tensor, tokens: Tensor, *, frames: int, mask: Tensor | None) -> Conditions:
+    def forward(
+        self, code: Tensor, tokens: Tensor, *, frames: int, mask: Tensor | None, prediction: Tensor | None
+    ) -> Conditions:
         """Make the conditions.
 
         Args:
@@ -65,6 +76,7 @@ class ConditionNetwork(nn.Module):
             tokens: [B, K, D'] style tokens.
             frames: T of the features.
             mask: [B, 1, P] 1 where a frame counts, P = T padded to a multiple of 2 ** n_levels; None counts all P.
+            prediction: [B, M, T] of the features; None where the network was built without.
         """
         padded = -(-frames // 2**self.n_levels) * 2**self.n_levels
         style = self.style(tokens)
@@ -78,11 +90,15 @@ class ConditionNetwork(nn.Module):
             if level:
                 content = self.strides[level - 1](F.gelu(content))
             length = padded // 2 ** (level + 1)
-            features = content + self.attentions[level](content, tokens)
-            features = F.gelu(features + self.style_to_frames(style)[:, :, None])[..., :length]
+            features = content + self.attentions[level](content, tokens) + self.style_to_frames(style)[:, :, None]
+            features = features[..., :length]
+            if prediction is not None:
+                seen = F.avg_pool1d(pad_frames(prediction, 2**self.n_levels), 2**level)
+                features = features + self.prediction[level](seen)
+            features = F.gelu(features)
             mean, log_sigma = self.priors[level](F.gelu(content[..., :length]))
             mask = None if mask is None else coarser(mask)
             contexts.append(FlowContext(features, style, mask))
             means.append(mean)
             log_sigmas.append(log_sigma)
-        return Conditions(contexts, means, log_sigmas, frames)
+        return Conditions(contexts, means, log_sigmas, frames, prediction)

@@ -11,6 +11,7 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.models.blocks import full_precision, pad_frames
 from timbreflow.models.conditioning import ConditionDropout
 from timbreflow.models.content import ContentCode, ContentPath
+from timbreflow.models.decoders import FilmDecoder
 from timbreflow.models.encoders import ContentConfig, StyleConfig, StyleEncoder
 from timbreflow.models.glow.conditions import ConditionNetwork, Conditions
 from timbreflow.models.glow.coupling import CouplingConfig
@@ -33,6 +34,9 @@ class GlowConfig:
         content: content encoder and note head.
         quantizer: codebooks of the content code.
         style: style encoder.
+        decoder_width: channels of a decoder like the VQ-VAE's, whose prediction is taken from x before the flow, which
+            models what is left; 0 for none, where the flow models x itself.
+        decoder_blocks: FiLM blocks of that decoder at the rate of the code.
         context_width: channels of the conditions.
         n_context_blocks: residual blocks between the code and the conditions.
         n_levels: levels of [squeeze, steps, split].
@@ -49,6 +53,8 @@ class GlowConfig:
     content: ContentConfig
     quantizer: QuantizerConfig
     style: StyleConfig
+    decoder_width: int
+    decoder_blocks: int
     context_width: int
     n_context_blocks: int
     n_levels: int
@@ -61,7 +67,9 @@ class GlowConfig:
     condition_dropout: float
 
     def __post_init__(self) -> None:
-        """Refuse kernels without a middle, empty flows and unbounded scales."""
+        """Refuse kernels without a middle, empty flows, unbounded scales and decoders of less than nothing."""
+        if self.decoder_width < 0 or self.decoder_blocks < 0:
+            raise TimbreflowError("glow: decoder_width and decoder_blocks must be 0 or more; mend them in params.yaml.")
         if self.kernel % 2 == 0 or self.n_levels < 1 or self.n_steps < 1 or self.n_layers < 1 or self.bound <= 0:
             raise TimbreflowError(
                 "glow: kernel must be odd, n_levels, n_steps and n_layers at least 1, bound above 0; "
@@ -122,8 +130,9 @@ class Glow(nn.Module):
 
     Tricks: quantised content code with a note head, so that the code cannot smuggle the timbre; gated tanh units
     conditioned on content and style (the 2022 proposal); prior mean and deviation from the content (Glow-TTS, Kim et
-    al. 2020); style normalisation inside the couplings (SNAC, Choi et al. 2022); bounded log-scales; explicit
-    actnorm start. Log-determinants, actnorm, 1x1 convolutions and priors stay in float32 under autocast.
+    al. 2020); style normalisation inside the couplings (SNAC, Choi et al. 2022); a deterministic prediction that the
+    flow has only to correct (as the flow post-net of PortaSpeech, Ren et al. 2021, but subtracted); bounded log-scales;
+    explicit actnorm start. Log-determinants, actnorm, 1x1 convolutions and priors stay in float32 under autocast.
     Inference wants float32: under autocast the inverse is only as exact as bfloat16.
 
     Train it on targets with Gaussian noise: a rendered sound is a function of its conditions, so that the likelihood
@@ -142,6 +151,17 @@ class Glow(nn.Module):
             self.dropout = ConditionDropout(
                 config.condition_dropout, code_dim=code_dim, n_tokens=style.n_tokens, token_dim=style.dim
             )
+        self.decoder = None
+        if config.decoder_width:
+            self.decoder = FilmDecoder(
+                n_features=config.n_features,
+                code_dim=code_dim,
+                n_tokens=style.n_tokens,
+                token_dim=style.dim,
+                width=config.decoder_width,
+                n_blocks=config.decoder_blocks,
+                n_strides=config.content.n_strides,
+            )
         self.condition_network = ConditionNetwork(
             n_features=config.n_features,
             code_dim=code_dim,
@@ -152,6 +172,7 @@ class Glow(nn.Module):
             n_levels=config.n_levels,
             downsample=config.content.downsample,
             bound=config.bound,
+            sees_prediction=self.decoder is not None,
         )
         coupling = CouplingConfig(
             context_channels=config.context_width,
@@ -170,7 +191,7 @@ class Glow(nn.Module):
         conditions = self.condition(
             self.content_path(content).code, self.style_encoder(style), frames=x.shape[-1], mask=mask
         )
-        self.flow.initialize(full_precision(pad_frames(x, self.flow.multiple)), conditions.contexts)
+        self.flow.initialize(self._left(x, conditions), conditions.contexts)
 
     def condition(self, code: Tensor, tokens: Tensor, *, frames: int, mask: Tensor | None = None) -> Conditions:
         """Conditions of the flow from a content code and style tokens.
@@ -181,11 +202,13 @@ class Glow(nn.Module):
             frames: T of the features that will be modelled or sampled.
             mask: [B, T] bool, True where a frame counts; whole groups of 2 ** n_levels frames count when any does.
         """
-        return self.condition_network(code, tokens, frames=frames, mask=self._padded_mask(mask, code, frames))
+        prediction = None if self.decoder is None else full_precision(self.decoder(code, tokens, frames))
+        padded_mask = self._padded_mask(mask, code, frames)
+        return self.condition_network(code, tokens, frames=frames, mask=padded_mask, prediction=prediction)
 
     def likelihood(self, x: Tensor, conditions: Conditions) -> Likelihood:
         """Exact likelihood of x, [B, M, T], differentiable in the conditions (so a style can be fitted to a clip)."""
-        x = full_precision(pad_frames(x, self.flow.multiple))
+        x = self._left(x, conditions)
         z, log_det = self.flow(x, conditions.contexts)
         terms = [
             gaussian_log_prob(latent, mean, log_sigma, context.mask)
@@ -207,7 +230,7 @@ class Glow(nn.Module):
             sample_gaussian(mean, log_sigma, temperature, generator)
             for mean, log_sigma in zip(conditions.means, conditions.log_sigmas, strict=True)
         ]
-        return self.flow.inverse(z, conditions.contexts)[..., : conditions.frames]
+        return self._whole(z, conditions)
 
     def forward(self, x: Tensor, content: Tensor, style: Tensor, *, mask: Tensor | None = None) -> GlowOutput:
         """Likelihood of x given the notes of content and the timbre of style.
@@ -288,8 +311,18 @@ class Glow(nn.Module):
         frames = source.shape[-1]
         own = self.condition(code, source_tokens, frames=frames)
         other = self.condition(code, target_tokens, frames=frames)
-        z, _ = self.flow(full_precision(pad_frames(source, self.flow.multiple)), own.contexts)
-        return _usable(self.flow.inverse(z, other.contexts)[..., :frames])
+        z, _ = self.flow(self._left(source, own), own.contexts)
+        return _usable(self._whole(z, other))
+
+    def _left(self, x: Tensor, conditions: Conditions) -> Tensor:
+        """What the flow takes: x without what the decoder predicts of it, [B, M, T] -> [B, M, P]."""
+        left = x if conditions.prediction is None else x - conditions.prediction
+        return full_precision(pad_frames(left, self.flow.multiple))
+
+    def _whole(self, z: list[Tensor], conditions: Conditions) -> Tensor:
+        """The features [B, M, T] of latents, `_left` undone."""
+        left = self.flow.inverse(z, conditions.contexts)[..., : conditions.frames]
+        return left if conditions.prediction is None else left + conditions.prediction
 
     def _padded_mask(self, mask: Tensor | None, like: Tensor, frames: int) -> Tensor | None:
         """[B, T] -> [B, 1, P] float, constant in each group of frames that the levels fold together."""
