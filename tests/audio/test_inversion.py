@@ -62,6 +62,15 @@ def test_keeping_the_bands_beats_going_back_to_the_first_guess(chords: Tensor) -
     assert distance(MEL, inverter(features), chords) < distance(MEL, fixed, chords)
 
 
+def test_a_start_near_the_truth_ends_nearer_than_drawn_phases(chords: Tensor) -> None:
+    near = chords + 0.3 * chords.std() * torch.randn(chords.shape, generator=torch.Generator().manual_seed(0))
+    for config in (MEL, STFT):
+        features = FeatureExtractor(config)(chords)
+        inverter = GriffinLimInverter(config, n_iter=4)
+        drawn, begun = inverter(features), inverter(features, start=near[:, : features.shape[2] * 250])
+        assert distance(config, begun, chords) < 0.8 * distance(config, drawn, chords)
+
+
 def test_the_level_is_kept(chords: Tensor) -> None:
     for config in (MEL, STFT):
         audio = GriffinLimInverter(config, n_iter=16)(FeatureExtractor(config)(chords))

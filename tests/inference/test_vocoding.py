@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests import small
-from timbreflow.audio.features import Normalizer
+from timbreflow.audio.features import FeatureExtractor, Normalizer
 from timbreflow.audio.inversion import GriffinLimInverter
 from timbreflow.errors import TimbreflowError
 from timbreflow.inference import vocoding
@@ -37,6 +37,19 @@ def test_called_as_griffin_lim_is(bundle: ModelBundle) -> None:
         assert invert(features[:, :, :0]).shape == (2, 0)
         assert invert(features[:, :, :1]).shape == (2, 500)
         assert torch.equal(invert(features, seed=3), sound)
+
+
+def test_griffin_lim_brings_the_vocoder_back_to_the_bands(bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    time = torch.arange(16_000) / 16_000
+    extract = FeatureExtractor(small.MELS)
+    features = extract((0.1 * torch.sin(6.283 * 440 * time))[None])
+    error = {}
+    for count in (1, 8):
+        monkeypatch.setattr(vocoding, "CORRECTIONS", count)
+        error[count] = float((extract(VocoderInverter(bundle)(features)) - features).abs().mean())
+    assert bundle.normalizer is not None
+    alone = float((extract(bundle.model(bundle.normalizer.normalize(features)).detach()) - features).abs().mean())
+    assert error[8] < error[1] < alone
 
 
 def test_blocks_leave_no_seam(bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,9 +25,11 @@ from timbreflow.evaluation.baselines.per_clip import COLUMNS, ClipScores, scores
 from timbreflow.evaluation.clips import digest_of_clips
 from timbreflow.evaluation.family import FamilyConfig, load_family_classifier
 from timbreflow.evaluation.systems import SYSTEMS
-from timbreflow.models.bundle import ModelBundle, save_bundle
+from timbreflow.inference.vocoding import VERDICT
+from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle, weights_sha256
 from timbreflow.models.glow.model import Glow
 from timbreflow.models.triplet import TripletConfig, TripletNetwork
+from timbreflow.models.vocoder import Vocoder
 from timbreflow.models.vqvae import VQVAE
 from timbreflow.stages import recompute as recompute_stage
 from timbreflow.stages import testset_sources
@@ -207,8 +209,28 @@ def test_a_row_of_other_weights_is_not_computed_again(
     metrics["weights"]["glow"] = "0123456789ab" + metrics["weights"]["glow"][12:]
     path.write_text(json.dumps(metrics))
     monkeypatch.setattr(recompute_stage, "Exam", None)
-    with pytest.raises(TimbreflowError, match="Glow.* is of weights with sha256 0123456789ab and .*released/glow"):
+    with pytest.raises(
+        TimbreflowError, match="Glow is of weights of glow with sha256 0123456789ab and .*released/glow"
+    ):
         recompute("artificial", "glow", CONFIG, layout=layout, clips=2, out=tmp_path, device="cpu")
+
+
+def test_the_released_vocoder_is_heard_in_every_row_of_its_features(layout: Layout, tmp_path: Path) -> None:
+    clone = Layout(Path(shutil.copytree(layout.root, tmp_path / "clone")))
+    plain = run("real", CONFIG, layout=clone, systems=("glow",), out=tmp_path / "plain", device="cpu").metrics
+    bundle = load_bundle(clone.root / "released" / "vqvae")
+    config = dataclasses.replace(
+        PARAMS.train_vocoder.model, n_features=bundle.features.n_mels, hop_length=bundle.features.hop_length
+    )
+    vocoder = ModelBundle("vocoder", Vocoder(config), bundle.features, bundle.normalizer, {VERDICT: 1})
+    save_bundle(clone.root / "released" / "vocoder", vocoder)
+    heard = run("real", CONFIG, layout=clone, systems=("glow",), out=tmp_path / "heard", device="cpu").metrics
+    moved = {key.split("/")[2] for key in plain if key.endswith("/lsd") and plain[key] != heard[key]}
+    assert moved == {"glow", "oracle"}
+    weights = json.loads((tmp_path / "heard" / "real" / "metrics.json").read_text())["weights"]
+    assert weights["vocoder"] == weights_sha256(clone.root / "released" / "vocoder")
+    with pytest.raises(TimbreflowError, match="oracle is of weights of vocoder with sha256 unknown"):
+        recompute("real", "oracle", CONFIG, layout=clone, clips=1, out=tmp_path / "plain", device="cpu")
 
 
 def test_fonts_that_are_missing_are_fetched_or_all_named(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:

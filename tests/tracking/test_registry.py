@@ -1,6 +1,7 @@
 """Registration, resolution and promotion in real sqlite stores."""
 
 import base64
+import dataclasses
 import json
 import os
 import shutil
@@ -18,11 +19,18 @@ import mlflow
 import pandas as pd
 import pytest
 import soundfile
+import torch
 
-from tests.inference.tiny import melody
+from tests import small
+from tests.inference.tiny import FEATURES, melody
+from timbreflow.audio.features import Normalizer
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.gate import CriterionConfig, GateConfig
 from timbreflow.inference.catalogue import Candidate, KnownModel, known_model
+from timbreflow.inference.transfer import TimbreTransfer
+from timbreflow.inference.vocoding import VERDICT, VocoderInverter, vocoder_beside
+from timbreflow.models.bundle import ModelBundle, save_bundle, weights_sha256
+from timbreflow.models.vocoder import Vocoder
 from timbreflow.tracking.connection import connect
 from timbreflow.tracking.promotion import promote, rollback
 from timbreflow.tracking.registry import register_bundle, register_candidate, resolve
@@ -111,6 +119,30 @@ def test_other_weights_are_a_new_challenger_and_old_ones_get_the_alias_back(
     again = register_bundle("glow", bundles["glow"], evaluation(15, 0.6), root=root)
     assert versions(root) == {"1": ["challenger"], "2": []}
     assert "version 1 was registered already and is the challenger" in again.sentence
+
+
+def test_a_vocoder_that_won_goes_with_the_version_and_a_new_one_makes_a_new_version(
+    root: Path, bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(bundles["glow"], tmp_path / "models" / "glow"))
+    for seed, won, known in ((0, 0, {"1"}), (0, 1, {"1", "2"}), (0, 1, {"1", "2"}), (1, 1, {"1", "2", "3"})):
+        save_bundle(tmp_path / "models" / "vocoder", vocoder(seed, won=won))
+        register_bundle("glow", folder, evaluation(15, 0.6), root=root)
+        assert set(versions(root)) == known
+        found = resolve("models:/timbreflow-glow@challenger", root=root).folder
+        beside = vocoder_beside(found)
+        assert (found.parent / "vocoder").is_dir() == bool(won)
+        if won:
+            assert weights_sha256(beside) == weights_sha256(tmp_path / "models" / "vocoder")
+            assert isinstance(TimbreTransfer.load(found).invert, VocoderInverter)
+    assert connect(root).get_model_version("timbreflow-glow", "1").tags["vocoder_sha256"] == ""
+
+
+def vocoder(seed: int, *, won: int) -> ModelBundle:
+    torch.manual_seed(seed)
+    config = dataclasses.replace(small.VOCODER, n_features=FEATURES.n_mels)
+    normalizer = Normalizer(torch.full((40,), -1.0), torch.full((40,), 1.5))
+    return ModelBundle("vocoder", Vocoder(config), FEATURES, normalizer, {VERDICT: won})
 
 
 def test_check_registers_what_is_missing(root: Path, bundles: dict[str, Path]) -> None:

@@ -1,5 +1,7 @@
 """From features back to sound without weights: mel bands to bins, and phases by fast Griffin-Lim."""
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,14 @@ LATER_UPDATES = 2
 """Multiplicative updates in each iteration of Griffin-Lim."""
 SMALLEST = 1e-8
 NEVER_ZERO = 1e-6
+
+
+class Inverter(Protocol):
+    """Makes sound of raw features."""
+
+    def __call__(self, features: Tensor, *, seed: int = 0) -> Tensor:
+        """[B, M, T] raw -> [B, T * hop_length]."""
+        ...
 
 
 class GriffinLimInverter:
@@ -53,12 +63,13 @@ class GriffinLimInverter:
             self._filters = mel_filterbank(config).T.contiguous()
 
     @torch.no_grad()
-    def __call__(self, features: Tensor, *, seed: int = 0) -> Tensor:
+    def __call__(self, features: Tensor, *, seed: int = 0, start: Tensor | None = None) -> Tensor:
         """Invert a batch.
 
         Args:
             features: [B, M, T] raw (not normalised), on any device.
             seed: of the first phases.
+            start: [B, N] sound whose phases, and bins within bands, are begun with instead of drawn ones.
 
         Returns:
             audio [B, N] float32 on the same device, N = T * hop_length.
@@ -74,7 +85,7 @@ class GriffinLimInverter:
             raise TimbreflowError("Features hold NaN or infinity and cannot be inverted; check the model's weights.")
         if features.shape[2] == 0:
             return features.new_zeros(features.shape[0], 0)
-        return self._rebuild(features.float(), seed)
+        return self._rebuild(features.float(), seed, start)
 
     def magnitude(self, features: Tensor) -> Tensor:
         """Linear magnitude of raw features, before phases are known: [B, M, T] -> [B, n_bins, T], not negative."""
@@ -97,18 +108,24 @@ class GriffinLimInverter:
             bins = bins * (filters.T @ (mel / (filters @ bins).clamp_min(SMALLEST))) / reach
         return bins
 
-    def _rebuild(self, features: Tensor, seed: int) -> Tensor:
+    def _rebuild(self, features: Tensor, seed: int, start: Tensor | None) -> Tensor:
         config, device = self.config, features.device
         length = features.shape[2] * config.hop_length
         # One frame more, as analysis has before its last is dropped: the last hop lies between two window centres.
         features = torch.cat([features, features[:, :, -1:]], dim=2)
-        magnitude = self.magnitude(features)
         mel = self._mel(features) if config.kind == "log_mel" else None
-        window = self._window.to(device)
-        # Drawn on the CPU, so that CPU and GPU begin at the same phases.
-        turns = torch.rand(magnitude.shape[1:], generator=torch.Generator().manual_seed(seed)).to(device)
-        phases = torch.polar(torch.ones_like(turns), 2 * torch.pi * turns)[None]
-        shape = (config.n_fft, config.hop_length, config.win_length, window)
+        shape = (config.n_fft, config.hop_length, config.win_length, self._window.to(device))
+        if start is None:
+            magnitude = self.magnitude(features)
+            # Drawn on the CPU, so that CPU and GPU begin at the same phases.
+            turns = torch.rand(magnitude.shape[1:], generator=torch.Generator().manual_seed(seed)).to(device)
+            phases = torch.polar(torch.ones_like(turns), 2 * torch.pi * turns)[None]
+        else:
+            given = torch.stft(start, *shape, pad_mode="constant", return_complex=True)
+            magnitude = (
+                self.magnitude(features) if mel is None else self._fit(given.abs() + NEVER_ZERO, mel, FIRST_UPDATES)
+            )
+            phases = given / given.abs().clamp_min(SMALLEST)
         previous = torch.zeros((), dtype=phases.dtype, device=device)
         for _ in range(self.n_iter):
             audio = torch.istft(magnitude * phases, *shape, length=length)

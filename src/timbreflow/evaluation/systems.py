@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from timbreflow.audio.features import FeatureConfig, FeatureExtractor
-from timbreflow.audio.inversion import GriffinLimInverter
+from timbreflow.audio.inversion import Inverter
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import stable_hash
 from timbreflow.models.bundle import load_bundle
@@ -30,20 +30,14 @@ class SystemContext:
         model_folder: maps a model's name (vqvae-base) to the folder of its weights.
         device: where models run.
         temperature: of models that sample.
-        griffin_lim_iterations: iterations of inversion.
-        griffin_lim_momentum: momentum of inversion.
+        inverter: makes the one inversion that all rows of these features share.
     """
 
     features: FeatureConfig
     model_folder: Callable[[str], Path]
     device: torch.device
     temperature: float
-    griffin_lim_iterations: int
-    griffin_lim_momentum: float
-
-    def inverter(self, features: FeatureConfig) -> GriffinLimInverter:
-        """The one inversion that all rows share."""
-        return GriffinLimInverter(features, n_iter=self.griffin_lim_iterations, momentum=self.griffin_lim_momentum)
+    inverter: Callable[[FeatureConfig], Inverter]
 
 
 class System(Protocol):

@@ -70,7 +70,7 @@ class TestsetTable:
         generalisation: system to distance to (unseen - seen) / seen; empty until both sets were evaluated.
         metric_digest: names metric code, settings and weights.
         test_digest: names the clips.
-        weights: system to the sha256 of its weights, for systems that have some.
+        weights: system to the sha256 of its weights, for systems that have some, and that of the vocoder, if any.
         notes: sentences that a reader needs, such as rows left out.
     """
 

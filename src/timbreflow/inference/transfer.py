@@ -25,7 +25,7 @@ from timbreflow.inference.decoding import DEFAULT_TEMPERATURE, Decoder, Decoding
 from timbreflow.inference.pairs import read_pairs
 from timbreflow.inference.recordings import Recording, measure, open_recording, resampled
 from timbreflow.inference.style_fitting import FittedStyle, fit_style
-from timbreflow.inference.vocoding import open_inverter
+from timbreflow.inference.vocoding import open_inverter, vocoder_beside
 from timbreflow.inference.writing import exactly, limited, output_gain, read_back, require_writable, scratch_beside
 from timbreflow.models.base import TransferModel
 from timbreflow.models.bundle import ModelBundle, load_bundle
@@ -112,7 +112,7 @@ class TimbreTransfer:
         Raises:
             TimbreflowError: the folder holds no bundle that can be read.
         """
-        return cls(load_bundle(Path(folder)), device=device, vocoder=Path(folder).parent / "vocoder")
+        return cls(load_bundle(Path(folder)), device=device, vocoder=vocoder_beside(Path(folder)))
 
     def transfer(
         self,

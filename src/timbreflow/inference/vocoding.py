@@ -1,33 +1,30 @@
 """From features to sound by the trained vocoder, where it has shown that it beats Griffin-Lim."""
 
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from timbreflow.audio.features import FeatureConfig
-from timbreflow.audio.inversion import GriffinLimInverter
+from timbreflow.audio.inversion import GriffinLimInverter, Inverter
 from timbreflow.errors import TimbreflowError
 from timbreflow.models.bundle import ModelBundle, load_bundle
 from timbreflow.models.vocoder import Vocoder
 
 VERDICT = "beats_griffin_lim"
 """Key of the bundle's training record: 1 where the vocoder won on validation sound, 0 where it lost."""
+CORRECTIONS = 4
+"""Iterations of Griffin-Lim after the vocoder."""
 BLOCK_FRAMES = 512
 """Frames that go through the network at once, 16 s at hop 500 and 16 kHz."""
 
 
-class Inverter(Protocol):
-    """Makes sound of raw features."""
-
-    def __call__(self, features: Tensor, *, seed: int = 0) -> Tensor:
-        """[B, M, T] raw -> [B, T * hop_length]."""
-        ...
-
-
 class VocoderInverter:
-    """Sound from raw log-mels by the vocoder; called as `GriffinLimInverter` is.
+    """Sound from raw log-mels by the vocoder, corrected by Griffin-Lim; called as `GriffinLimInverter` is.
+
+    The network knows which partials stand behind a band and how they go on from frame to frame; what it does not get
+    right, its levels above all, Griffin-Lim mends from there in fewer iterations than it needs from drawn phases.
 
     Long clips go through the network in blocks with as many frames around them as a sample depends on, so memory stays
     constant and the result is the same as in one pass.
@@ -45,6 +42,7 @@ class VocoderInverter:
         self.config = bundle.features
         self._normalizer = bundle.normalizer
         self._model = cast(Vocoder, bundle.model.eval())
+        self._correct = GriffinLimInverter(bundle.features, n_iter=CORRECTIONS)
 
     @torch.no_grad()
     def __call__(self, features: Tensor, *, seed: int = 0) -> Tensor:
@@ -78,7 +76,12 @@ class VocoderInverter:
             audio[:, begin * hop : end * hop] = model(part, first_frame=first)[
                 :, (begin - first) * hop : (end - first) * hop
             ]
-        return audio
+        return self._correct(features, start=audio)
+
+
+def vocoder_beside(bundle: Path) -> Path:
+    """Where the vocoder of a transfer model lies, if it has one: in data/models, released and the registry alike."""
+    return bundle.parent / "vocoder"
 
 
 def is_trusted(bundle: ModelBundle, features: FeatureConfig) -> bool:
@@ -86,22 +89,33 @@ def is_trusted(bundle: ModelBundle, features: FeatureConfig) -> bool:
     return bundle.kind == "vocoder" and bundle.training.get(VERDICT) == 1 and bundle.features == features
 
 
+def trusted_vocoder(folder: Path | None, features: FeatureConfig) -> ModelBundle | None:
+    """The vocoder in a folder if there is one and it is to be trusted with these features.
+
+    Raises:
+        TimbreflowError: the folder is there and holds no bundle that can be read.
+    """
+    if folder is None or not folder.is_dir():
+        return None
+    bundle = load_bundle(folder)
+    return bundle if is_trusted(bundle, features) else None
+
+
 def open_inverter(
     features: FeatureConfig, vocoder: Path | None, *, n_iter: int = 32, momentum: float = 0.99
 ) -> Inverter:
-    """The vocoder where there is one to trust for these features, Griffin-Lim otherwise.
+    """The vocoder where there is one to trust for these features, Griffin-Lim alone otherwise.
 
     Args:
         features: to invert.
         vocoder: folder of the vocoder's bundle; None, or a folder that is not there, is no vocoder.
-        n_iter: iterations of Griffin-Lim.
+        n_iter: iterations of Griffin-Lim alone.
         momentum: of Griffin-Lim.
 
     Raises:
         TimbreflowError: the folder is there and holds no bundle that can be read.
     """
-    if vocoder is not None and vocoder.is_dir():
-        bundle = load_bundle(vocoder)
-        if is_trusted(bundle, features):
-            return VocoderInverter(bundle)
+    bundle = trusted_vocoder(vocoder, features)
+    if bundle is not None:
+        return VocoderInverter(bundle)
     return GriffinLimInverter(features, n_iter=n_iter, momentum=momentum)

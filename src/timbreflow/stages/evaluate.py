@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from timbreflow.evaluation.systems import SYSTEMS, System, SystemContext, build_
 from timbreflow.evaluation.transcription import Transcriber
 from timbreflow.files import atomic_directory, atomic_file, write_json
 from timbreflow.inference.catalogue import KnownModel
+from timbreflow.inference.vocoding import open_inverter, vocoder_beside
 from timbreflow.models.bundle import WEIGHTS
 from timbreflow.models.devices import resolve_device
 from timbreflow.stages.layout import Layout
@@ -54,7 +56,14 @@ def run(
         TimbreflowError: data, weights or a setting is missing or unusable.
     """
     results, systems, scores = _evaluate(
-        config, features, config.systems, layout=layout, model_folder=layout.model, device=device, log=log
+        config,
+        features,
+        config.systems,
+        layout=layout,
+        model_folder=layout.model,
+        vocoder=layout.model("vocoder"),
+        device=device,
+        log=log,
     )
     done = sum(len(result.embeddings["target"]) for result in results)
     timing = _timing(results, systems)
@@ -92,7 +101,7 @@ def evaluate_again(
         config: section `evaluate`.
         features: section `audio`.
         model: whose row is measured; copied content and oracle stand beside it, for the gap closed.
-        folder: the bundle.
+        folder: the bundle; the vocoder beside it is used if there is one.
         layout: paths.
         device: auto, cpu or cuda; None takes TIMBREFLOW_DEVICE.
 
@@ -105,7 +114,14 @@ def evaluate_again(
     quiet = replace(config, examples=0, worst_examples=0)
     names = ("content_copied", model.system, "oracle")
     _, _, scores = _evaluate(
-        quiet, features, names, layout=layout, model_folder=lambda name: folder, device=device, log=ignore_metrics
+        quiet,
+        features,
+        names,
+        layout=layout,
+        model_folder=lambda name: folder,
+        vocoder=vocoder_beside(folder),
+        device=device,
+        log=ignore_metrics,
     )
     return scores.metrics()
 
@@ -117,6 +133,7 @@ def _evaluate(
     *,
     layout: Layout,
     model_folder: Callable[[str], Path],
+    vocoder: Path,
     device: str | None,
     log: MetricLogger,
 ) -> tuple[list[SetResult], dict[str, System], Scores]:
@@ -135,8 +152,12 @@ def _evaluate(
             model_folder=model_folder,
             device=where,
             temperature=config.temperature,
-            griffin_lim_iterations=config.griffin_lim_iterations,
-            griffin_lim_momentum=config.griffin_lim_momentum,
+            inverter=partial(
+                open_inverter,
+                vocoder=vocoder,
+                n_iter=config.griffin_lim_iterations,
+                momentum=config.griffin_lim_momentum,
+            ),
         ),
     )
     analyse = Analyser(

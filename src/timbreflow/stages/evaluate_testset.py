@@ -37,8 +37,10 @@ from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import MetricLogger, StageReport, ignore_metrics
 from timbreflow.stages.testset_exam import (
     MODELS,
+    VOCODER,
     Exam,
     absence,
+    features_and_vocoder,
     find_weights,
     require_weights,
     results_folder,
@@ -106,7 +108,7 @@ def run(
         result,
         built,
         stored,
-        found,
+        found | {VOCODER: features_and_vocoder(layout)[1]},
         notes=[*notes, *silent, *heard.notes],
         test_digest=test_digest,
         config=config,

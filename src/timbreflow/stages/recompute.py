@@ -24,7 +24,15 @@ from timbreflow.files import read_json
 from timbreflow.models.bundle import weights_sha256
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import MetricLogger, ignore_metrics
-from timbreflow.stages.testset_exam import MODELS, Exam, read_per_clip, require_weights, results_folder
+from timbreflow.stages.testset_exam import (
+    MODELS,
+    VOCODER,
+    Exam,
+    features_and_vocoder,
+    read_per_clip,
+    require_weights,
+    results_folder,
+)
 
 
 @dataclass(frozen=True)
@@ -162,15 +170,20 @@ def _slow(system: str, layout: Layout, say: Callable[[str], None]) -> Callable[[
 
 def _require_same_weights(folder: Path, testset: str, system: str, layout: Layout) -> None:
     """Of other weights no figure can be reproduced: say so before anything is computed."""
-    if system not in MODELS:
+    if system not in (*MODELS, "oracle"):
         return
-    place = require_weights(layout, MODELS[system])
-    here, then = weights_sha256(place), str(read_json(folder / "metrics.json").get("weights", {}).get(system, ""))
-    if here != then:
-        raise TimbreflowError(
-            f"The stored row of {LABELS[system]} is of weights with sha256 {then[:12] or 'unknown'} and {place} holds "
-            f"{here[:12]}; bring those weights back, or run `timbreflow evaluate --testset {testset}` for a new table."
-        )
+    stored = read_json(folder / "metrics.json").get("weights", {})
+    places = {VOCODER: features_and_vocoder(layout)[1]}
+    if system in MODELS:
+        places[system] = require_weights(layout, MODELS[system])
+    for name, place in places.items():
+        here, then = weights_sha256(place) if place else "", str(stored.get(name, ""))
+        if here != then:
+            raise TimbreflowError(
+                f"The stored row of {LABELS[system]} is of weights of {name} with sha256 {then[:12] or 'unknown'} and "
+                f"{place or 'this checkout'} holds {here[:12] or 'none'}; bring those weights back, or run "
+                f"`timbreflow evaluate --testset {testset}` for a new table."
+            )
 
 
 def _from_table(folder: Path, testset: str, system: str) -> ClipScores:

@@ -23,6 +23,7 @@ from timbreflow.evaluation.scores import digest_of_metrics
 from timbreflow.evaluation.systems import System, SystemContext
 from timbreflow.evaluation.transcription import Transcriber
 from timbreflow.inference.catalogue import is_bundle
+from timbreflow.inference.vocoding import open_inverter, trusted_vocoder, vocoder_beside
 from timbreflow.models.bundle import WEIGHTS, load_bundle
 from timbreflow.models.devices import resolve_device
 from timbreflow.notes.tables import Notes
@@ -38,6 +39,10 @@ RELEASED = {"vqvae-base": "vqvae"}
 
 MODELS = {"vqvae_paper": "vqvae-paper", "vqvae_base": "vqvae-base", "glow": "glow"}
 """System to the name of its weights."""
+
+
+VOCODER = "vocoder"
+"""Key of its weights among those that a table is made of."""
 
 
 class Exam:
@@ -108,13 +113,18 @@ class Exam:
         self, builders: Mapping[str, Callable[[SystemContext], System]], *, log: MetricLogger
     ) -> tuple[SetResult, dict[str, System]]:
         """Build systems and play the set to them."""
+        features, vocoder = features_and_vocoder(self._layout)
         context = SystemContext(
-            features=self._features(),
+            features=features,
             model_folder=lambda name: require_weights(self._layout, name),
             device=self.device,
             temperature=self.config.temperature,
-            griffin_lim_iterations=self.config.griffin_lim_iterations,
-            griffin_lim_momentum=self.config.griffin_lim_momentum,
+            inverter=partial(
+                open_inverter,
+                vocoder=vocoder,
+                n_iter=self.config.griffin_lim_iterations,
+                momentum=self.config.griffin_lim_momentum,
+            ),
         )
         systems = {name: build(context) for name, build in builders.items()}
         result = evaluate_set(
@@ -146,14 +156,6 @@ class Exam:
             return digest
         return hashlib.sha256(f"{digest} {self.tolerance}".encode()).hexdigest()
 
-    def _features(self) -> FeatureConfig:
-        """Those of the models, so that the oracle goes through the inversion that they go through."""
-        for name in ("vqvae-base", "glow"):
-            folder = find_weights(self._layout, name)
-            if folder is not None:
-                return load_bundle(folder).features
-        raise TimbreflowError(f"The oracle needs the features of a model, and {absence(self._layout, 'vqvae-base')}.")
-
     def _classifier(self) -> FamilyClassifier | None:
         folder = self._layout.root / "released" / "family_classifier"
         if folder.is_dir():
@@ -180,6 +182,20 @@ def find_weights(layout: Layout, name: str) -> Path | None:
         if is_bundle(folder):
             return folder
     return None
+
+
+def features_and_vocoder(layout: Layout) -> tuple[FeatureConfig, Path | None]:
+    """Features of the models and the vocoder that transfers by them use, so that the oracle is inverted as they are.
+
+    Raises:
+        TimbreflowError: there is no model.
+    """
+    for name in ("vqvae-base", "glow"):
+        folder = find_weights(layout, name)
+        if folder is not None:
+            features, vocoder = load_bundle(folder).features, vocoder_beside(folder)
+            return features, vocoder if trusted_vocoder(vocoder, features) else None
+    raise TimbreflowError(f"The oracle needs the features of a model, and {absence(layout, 'vqvae-base')}.")
 
 
 def require_weights(layout: Layout, name: str) -> Path:

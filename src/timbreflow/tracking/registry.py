@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.files import read_json, sha256_file
+from timbreflow.files import read_json
 from timbreflow.inference.catalogue import MODEL_FILES, MODELS, Candidate, KnownModel, is_bundle, known_model
+from timbreflow.inference.vocoding import trusted_vocoder, vocoder_beside
+from timbreflow.models.bundle import load_bundle, weights_sha256
 from timbreflow.tracking.connection import clear_errors, connect, experiment_id, has_store, lineage, tracking_uri
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ CHALLENGER = "challenger"
 CHAMPION = "champion"
 BUNDLE = "bundle"
 WEIGHTS_TAG = "weights_sha256"
+VOCODER_TAG = "vocoder_sha256"
+"""Of the vocoder that goes with a version; empty where Griffin-Lim is better, or there is none."""
 EVALUATION_TAG = "evaluation"
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "safetensors", "scipy", "soundfile", "soxr", "torch")
 """What the pyfunc needs, written down by us: otherwise MLflow loads the model in a new process to find out.
@@ -67,7 +71,8 @@ def register_bundle(
 
     Args:
         name: "vqvae", "glow" or their registered names.
-        folder: the bundle: weights.safetensors and config.json.
+        folder: the bundle: weights.safetensors and config.json; a vocoder beside it that has beaten Griffin-Lim goes
+            with it.
         evaluation: {"metric_digest", "test_digest", set: {system: {metric: figure}}}, as in metrics.json; what the
             gate will compare.
         root: the checkout.
@@ -81,9 +86,11 @@ def register_bundle(
     if not is_bundle(folder):
         raise TimbreflowError(f"{folder} lacks {' or '.join(MODEL_FILES)}; train the model with `dvc repro`.")
     client = connect(root)
-    digest = sha256_file(folder / "weights.safetensors")
-    facts = _facts(model, digest, evaluation, root) | dict(tags or {})
-    found = _version_of(client, model.registered, digest)
+    vocoder = vocoder_beside(folder)
+    trusted = trusted_vocoder(vocoder, load_bundle(folder).features)
+    digests = {WEIGHTS_TAG: weights_sha256(folder), VOCODER_TAG: weights_sha256(vocoder) if trusted else ""}
+    facts = _facts(model, evaluation, root) | digests | dict(tags or {})
+    found = _version_of(client, model.registered, digests)
     if found is None or not _has_files(client, found, root):
         number, created = _create(client, model, folder, facts, root), True
     else:
@@ -230,9 +237,8 @@ def _from_registry(uri: str, root: Path) -> ResolvedModel:
     return ResolvedModel(bundle_folder(client, found), f"version {found.version} of {name} in the registry ({uri})")
 
 
-def _facts(model: KnownModel, digest: str, evaluation: Mapping[str, Any], root: Path) -> dict[str, str]:
+def _facts(model: KnownModel, evaluation: Mapping[str, Any], root: Path) -> dict[str, str]:
     facts = {
-        WEIGHTS_TAG: digest,
         EVALUATION_TAG: json.dumps(evaluation, sort_keys=True, allow_nan=False),
         "system": model.system,
     } | lineage(root)
@@ -245,9 +251,9 @@ def _facts(model: KnownModel, digest: str, evaluation: Mapping[str, Any], root: 
     return facts
 
 
-def _version_of(client: "MlflowClient", registered_name: str, digest: str) -> "ModelVersion | None":
+def _version_of(client: "MlflowClient", registered_name: str, digests: Mapping[str, str]) -> "ModelVersion | None":
     versions = client.search_model_versions(f"name='{registered_name}'")
-    same = [found for found in versions if found.tags.get(WEIGHTS_TAG) == digest]
+    same = [found for found in versions if all(found.tags.get(key, "") == digest for key, digest in digests.items())]
     return max(same, key=lambda found: int(found.version), default=None)
 
 
@@ -282,16 +288,20 @@ def _create(client: "MlflowClient", model: KnownModel, folder: Path, facts: Mapp
 
     experiment = experiment_id(client, root)
     with tempfile.TemporaryDirectory() as temporary, _quiet():
-        # Only the bundle's own files: a folder of trained weights may hold more.
-        clean = Path(temporary) / BUNDLE
-        clean.mkdir()
-        for file in MODEL_FILES:
-            shutil.copy(folder / file, clean / file)
+        # Only the bundles' own files: a folder of trained weights may hold more.
+        parts = {BUNDLE: folder}
+        if facts.get(VOCODER_TAG):
+            parts["vocoder"] = vocoder_beside(folder)
+        for name, source in parts.items():
+            clean = Path(temporary) / name
+            clean.mkdir()
+            for file in MODEL_FILES:
+                shutil.copy(source / file, clean / file)
         mlflow.set_experiment(experiment_id=experiment)
         info = mlflow.pyfunc.log_model(
             name=model.registered,
             python_model=str(Path(pyfunc.__file__)),
-            artifacts={BUNDLE: str(clean)},
+            artifacts={name: str(Path(temporary) / name) for name in parts},
             signature=pyfunc.signature(),
             pip_requirements=_requirements(),
         )

@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 import torch
 
 from timbreflow.audio.features import FeatureConfig
+from timbreflow.audio.inversion import GriffinLimInverter
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.baselines.musaicing import Musaicing, activate
 from timbreflow.evaluation.lsd import decibel_distance, mel_decibels
@@ -16,7 +18,7 @@ SETTINGS = {"repetition": 3, "polyphony": 4, "continuity": 3, "iterations": 30, 
 
 
 def context() -> SystemContext:
-    return SystemContext(FEATURES, Path, torch.device("cpu"), 0.0, 4, 0.99)
+    return SystemContext(FEATURES, Path, torch.device("cpu"), 0.0, partial(GriffinLimInverter, n_iter=4))
 
 
 def tones(pitches: list[int], partials: list[float]) -> torch.Tensor:

@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 import torch
 
 from timbreflow.audio.features import FeatureConfig
+from timbreflow.audio.inversion import GriffinLimInverter
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.baselines.ulyanov_lebedev import (
     UlyanovLebedev,
@@ -17,7 +19,7 @@ from timbreflow.evaluation.timbre import mfcc_distance
 
 RATE = 16000
 FEATURES = FeatureConfig("log_mel", RATE, 2048, 2000, 500, 128, 20.0, 8000.0, 0.01)
-CONTEXT = SystemContext(FEATURES, Path, torch.device("cpu"), 0.0, 8, 0.99)
+CONTEXT = SystemContext(FEATURES, Path, torch.device("cpu"), 0.0, partial(GriffinLimInverter, n_iter=8))
 
 
 @pytest.fixture(scope="module")
