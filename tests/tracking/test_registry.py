@@ -283,10 +283,15 @@ def test_the_released_model_is_the_opponent_where_there_is_no_champion(root: Pat
     released = root / "released" / "glow"
     shutil.copytree(bundles["glow"], released)
     (released / "metrics.json").write_text(json.dumps(evaluation(10, 0.9)))
-    register_bundle("glow", bundles["glow"], evaluation(15, 0.6), root=root)
+    register_bundle("glow", variant(bundles["glow"], root / "b", "b"), evaluation(15, 0.6), root=root)
     refused = promote("glow", GATE, root=root)
     assert "released" in refused.opponent
     assert len(refused.decision.failed) == 2
+    # The released weights themselves are not measured a second time.
+    register_bundle("glow", bundles["glow"], evaluation(12, 0.8), root=root)
+    level = promote("glow", GATE, root=root, evaluate=None)
+    assert "the same weights" in level.opponent
+    assert level.promoted
 
 
 def test_figures_of_other_metric_code_are_measured_again(root: Path, bundles: dict[str, Path], tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Promotion: a challenger takes the champion's place when it passes the gate, and can be sent back."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +9,9 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.gate import Decision, GateConfig, comparable, decide, row
 from timbreflow.files import read_json
 from timbreflow.inference.catalogue import KnownModel, is_bundle, known_model
+from timbreflow.models.bundle import weights_sha256
 from timbreflow.tracking.connection import clear_errors, connect, has_store
-from timbreflow.tracking.registry import CHALLENGER, CHAMPION, alias_version, bundle_folder, figures_of
+from timbreflow.tracking.registry import CHALLENGER, CHAMPION, WEIGHTS_TAG, alias_version, bundle_folder, figures_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -100,6 +101,8 @@ def promote(name: str, gate: GateConfig, *, root: Path, evaluate: Evaluate | Non
         )
     opponent = _opponent(client, model, champion, root)
     figures = figures_of(challenger)
+    if opponent.folder is not None and weights_sha256(opponent.folder) == challenger.tags.get(WEIGHTS_TAG):
+        opponent = replace(opponent, description=f"{opponent.description}, the same weights", metrics=figures)
     if opponent.folder is None:
         decision = decide(row(figures, model.system, gate), None, gate)
     else:
