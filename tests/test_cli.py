@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from timbreflow import cli
+from timbreflow.commands import common, transfer
 
 COMMAND = [sys.executable, "-m", "timbreflow.cli"]
 
@@ -109,7 +110,7 @@ def test_progress_is_shown_on_a_terminal_only(terminal: bool, monkeypatch: pytes
 
     screen = Screen()
     monkeypatch.setattr(sys, "stderr", screen)
-    with cli._progress_bar() as progress:
+    with common.progress_bar() as progress:
         for fraction in (0.25, 1.0):
             time.sleep(0.11)
             progress(fraction)
@@ -134,7 +135,7 @@ def test_a_transfer_reports_its_progress(monkeypatch: pytest.MonkeyPatch, tmp_pa
     session = Session()
     monkeypatch.setattr(registry, "resolve", lambda *_, **__: registry.ResolvedModel(tmp_path, "a model"))
     monkeypatch.setattr(TimbreTransfer, "load", lambda *_, **__: session)
-    cli.transfer(Path("a.wav"), Path("b.wav"), out=tmp_path / "out.wav")
+    transfer.transfer(Path("a.wav"), Path("b.wav"), out=tmp_path / "out.wav")
     assert session.reported
 
 
