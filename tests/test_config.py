@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 from tiny_params import dump, tiny
 
 from timbreflow.config import Params, as_mapping, load_params, parse_params, preset_names, preset_text, write_preset
@@ -39,6 +40,13 @@ def test_a_preset_is_the_default_with_differences(name: str) -> None:
     default, other = preset_text("default"), preset_text(name)
     assert default != other
     assert default.splitlines()[3] == other.splitlines()[3]  # the comments and the order stay
+
+
+def test_a_preset_may_lie_on_another() -> None:
+    gpu, base = (parse_params(YAML(typ="safe").load(preset_text(name)), source=name) for name in ("gpu", "cpu-long"))
+    assert gpu.render_triples.soundfonts == base.render_triples.soundfonts
+    assert gpu.train_glow.model == base.train_glow.model
+    assert gpu.train_glow.fit.batch_size > base.train_glow.fit.batch_size
 
 
 def test_unknown_preset(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def preset_names() -> list[str]:
 
 
 def preset_text(name: str) -> str:
-    """The whole params.yaml of a preset: default.yaml, with the differences of NAME.yaml laid over it.
+    """The whole params.yaml of a preset: default.yaml, or the preset that its own file calls `base`, with differences.
 
     Raises:
         TimbreflowError: there is no such preset.
@@ -122,13 +122,14 @@ def preset_text(name: str) -> str:
         raise TimbreflowError(f"There is no preset {name!r}; choose one of {', '.join(preset_names())}.")
     yaml = YAML()
     yaml.width = 120
-    text = (PRESETS / "default.yaml").read_text(encoding="utf-8")
+    text = (PRESETS / f"{name}.yaml").read_text(encoding="utf-8")
     if name == "default":
         return text
-    default = yaml.load(text)
-    _lay_over(default, yaml.load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8")), name)
+    changes = yaml.load(text)
+    whole = yaml.load(preset_text(changes.pop("base", "default")))
+    _lay_over(whole, changes, name)
     stream = StringIO()
-    yaml.dump(default, stream)
+    yaml.dump(whole, stream)
     return stream.getvalue()
 
 
