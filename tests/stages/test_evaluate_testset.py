@@ -37,6 +37,7 @@ from timbreflow.stages.evaluate_testset import run
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.recompute import recompute, store
 from timbreflow.stages.testset_exam import Exam
+from timbreflow.stages.testset_examples import write_examples
 from timbreflow.stages.train_family import run as train_family
 
 PARAMS = parse_params(tiny(preset_text("default")), source="tiny")
@@ -231,6 +232,21 @@ def test_the_released_vocoder_is_heard_in_every_row_of_its_features(layout: Layo
     assert weights["vocoder"] == weights_sha256(clone.root / "released" / "vocoder")
     with pytest.raises(TimbreflowError, match="oracle is of weights of vocoder with sha256 unknown"):
         recompute("real", "oracle", CONFIG, layout=clone, clips=1, out=tmp_path / "plain", device="cpu")
+
+
+def test_examples_are_heard_and_seen(layout: Layout, tmp_path: Path) -> None:
+    chosen = ("artificial-0", "artificial-2")
+    said = write_examples("artificial", chosen, CONFIG, layout=layout, out=tmp_path / "out", device="cpu")
+    assert [sentence.split(",")[0] for sentence in said] == list(chosen)
+    names = ["content", "glow", "oracle", "style", "target", "vqvae_base"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        [f"{triple}.png" for triple in chosen] + [f"{triple}-{name}.ogg" for triple in chosen for name in names]
+    )
+    sound, rate = soundfile.read(tmp_path / "out" / "artificial-0-glow.ogg")
+    assert (len(sound), rate) == (int(SECONDS * RATE), RATE)
+    assert sound.std() > 1e-3
+    with pytest.raises(TimbreflowError, match="no triple artificial-9; its ids go from artificial-0 to artificial-2"):
+        write_examples("artificial", ["artificial-9"], CONFIG, layout=layout, out=tmp_path, device="cpu")
 
 
 def test_fonts_that_are_missing_are_fetched_or_all_named(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:

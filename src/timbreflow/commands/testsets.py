@@ -48,6 +48,29 @@ def draw_testsets(*, out: Path, notes: Path | None = None) -> None:
     draw(layout.notes if notes is None else notes, layout=layout, released=out, say=say)
 
 
+@testset.command(
+    name="examples", help_epilogue="For example\n\n    timbreflow testset examples real real-0003 real-0040 --out heard"
+)
+def write_examples(name: str, *triples: str, out: Path) -> None:
+    """Write sounds and spectrograms of chosen triples: content, style, target, what the models make, and the oracle.
+
+    Args:
+        name: artificial, seen or real.
+        triples: ids, such as real-0003; those of results/testsets/NAME/per_clip.csv.
+        out: folder for them.
+    """
+    if not triples:
+        raise TimbreflowError("Name at least one triple, such as real-0003.")
+
+    from timbreflow.config import load_params
+    from timbreflow.stages.layout import Layout
+    from timbreflow.stages.testset_examples import write_examples as write
+
+    root = project_root()
+    config = load_params(root / "params.yaml").evaluate
+    print("\n".join(write(name, triples, config, layout=Layout(root), out=out)))
+
+
 @app.command(
     help_epilogue="""For example
 

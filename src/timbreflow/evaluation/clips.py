@@ -1,7 +1,7 @@
 """The frozen test clips: triples of sound with the notes that are truly in them, and a digest that names them."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,15 +49,24 @@ class EvaluationClips:
         split: name of the set, such as test.
         sample_rate: rate that the clips must have, in Hz.
         max_triples: take so many, in the order of their ids; 0 takes all.
+        only: ids of the triples to take; empty takes all.
 
     Raises:
-        TimbreflowError: a table is missing, or the set has no triple or an incomplete one.
+        TimbreflowError: a table is missing, the set has no triple or an incomplete one, or has none of a wanted id.
     """
 
-    def __init__(self, root: Path, split: str, *, sample_rate: int, max_triples: int) -> None:
+    def __init__(self, root: Path, split: str, *, sample_rate: int, max_triples: int, only: Sequence[str] = ()) -> None:
         self.split = split
         self._clips = read_manifest(root).reset_index(drop=True)
         positions = triple_positions(self._clips, split)
+        strangers = sorted(set(only) - set(positions.index))
+        if strangers:
+            raise TimbreflowError(
+                f"The set {split} has no triple {strangers[0]}; its ids go from {positions.index[0]} to "
+                f"{positions.index[-1]}."
+            )
+        if only:
+            positions = positions[positions.index.isin(only)]
         self._positions = positions.iloc[:max_triples] if max_triples else positions
         self._shards = AudioShards(root, sample_rate=sample_rate)
         notes = read_clip_notes(root)

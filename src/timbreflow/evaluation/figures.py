@@ -1,11 +1,11 @@
-"""Spectrogram panels as PNG, for `dvc plots` and MLflow; the report has its own, with players."""
+"""An example as files: its sounds, and their spectrograms as one PNG; the report has its own, with players."""
 
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from timbreflow.audio.files import resample
+from timbreflow.audio.files import resample, write_audio
 from timbreflow.evaluation.evaluator import Example
 from timbreflow.evaluation.lsd import DYNAMIC_RANGE_DB, HOP_LENGTH, mel_decibels
 from timbreflow.evaluation.media import COLOURS
@@ -14,6 +14,12 @@ from timbreflow.evaluation.systems import SYSTEMS
 from timbreflow.files import atomic_file
 
 COLUMNS = 3
+
+
+def save_sounds(stem: Path, example: Example, *, suffix: str = ".flac") -> None:
+    """Write content, style, target and every output of a triple as STEM-NAME.flac or another format's suffix."""
+    for name, sound in {**example.inputs, **example.outputs}.items():
+        write_audio(stem.with_name(f"{stem.name}-{name}{suffix}"), sound, example.sample_rate)
 
 
 def save_panels(path: Path, example: Example) -> None:

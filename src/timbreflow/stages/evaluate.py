@@ -9,15 +9,14 @@ from typing import Any
 import pandas as pd
 
 from timbreflow.audio.features import FeatureConfig
-from timbreflow.audio.files import write_audio
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.analysis import Analyser
 from timbreflow.evaluation.clips import EvaluationClips, digest_of_clips
 from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.evaluation.curves import read_curves
 from timbreflow.evaluation.embedding import load_embed
-from timbreflow.evaluation.evaluator import Example, SetResult, evaluate_set
-from timbreflow.evaluation.figures import save_panels
+from timbreflow.evaluation.evaluator import SetResult, evaluate_set
+from timbreflow.evaluation.figures import save_panels, save_sounds
 from timbreflow.evaluation.report import Timing, render_report
 from timbreflow.evaluation.scores import DISTANCES, Scores, digest_of_metrics, per_clip_table, summarise
 from timbreflow.evaluation.systems import SYSTEMS, System, SystemContext, build_systems
@@ -218,15 +217,10 @@ def _write(folder: Path, scores: Scores, results: list[SetResult], timing: dict[
         for result in results:
             for number, example in enumerate(result.examples):
                 name = f"{result.split}-{number:02d}"
-                _write_sounds(place / "examples" / name, example)
+                save_sounds(place / "examples" / name, example)
                 save_panels(place / "plots" / f"panels-{name}.png", example)
         with atomic_file(place / "report.html") as temporary:
             temporary.write_text(page, encoding="utf-8")
-
-
-def _write_sounds(stem: Path, example: Example) -> None:
-    for name, sound in {**example.inputs, **example.outputs}.items():
-        write_audio(stem.with_name(f"{stem.name}-{name}.flac"), sound, example.sample_rate)
 
 
 def _write_csv(path: Path, table: pd.DataFrame) -> None:

@@ -1,7 +1,7 @@
 """A frozen test set with what listens to it, and where its weights, stored rows and results lie."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -54,6 +54,7 @@ class Exam:
         layout: paths.
         clips: take so many triples, in the order of their ids; 0 takes all.
         device: auto, cpu or cuda; None takes TIMBREFLOW_DEVICE.
+        only: ids of the triples to take; empty takes all.
         part: the set is a part that the caller has cut from a frozen set, so that nothing in git says what it must be.
 
     Raises:
@@ -69,6 +70,7 @@ class Exam:
         layout: Layout,
         clips: int,
         device: str | None,
+        only: Sequence[str] = (),
         part: bool = False,
     ) -> None:
         if testset not in TEST_SETS:
@@ -83,7 +85,7 @@ class Exam:
         self.config = config
         self.device = resolve_device(device)
         self.tolerance = ONSET_TOLERANCE.get(testset, TOLERANCE)
-        self.clips = EvaluationClips(self.folder, testset, sample_rate=SAMPLE_RATE, max_triples=clips)
+        self.clips = EvaluationClips(self.folder, testset, sample_rate=SAMPLE_RATE, max_triples=clips, only=only)
         self.notes: list[str] = []
         self._layout = layout
         metric = require_weights(layout, "timbre_metric")
@@ -110,9 +112,9 @@ class Exam:
         return hashlib.sha256(" ".join([whole, *self.clips.triple_ids]).encode()).hexdigest()
 
     def listen(
-        self, builders: Mapping[str, Callable[[SystemContext], System]], *, log: MetricLogger
+        self, builders: Mapping[str, Callable[[SystemContext], System]], *, log: MetricLogger, examples: int = 0
     ) -> tuple[SetResult, dict[str, System]]:
-        """Build systems and play the set to them."""
+        """Build systems and play the set to them; keep the sound of so many triples, evenly spread."""
         features, vocoder = features_and_vocoder(self._layout)
         context = SystemContext(
             features=features,
@@ -135,7 +137,7 @@ class Exam:
             batch_size=self.config.batch_size,
             seed=self.config.seed,
             device=self.device,
-            examples=0,
+            examples=examples,
             worst=0,
             progress=lambda done: log(done, {"testset/triples": float(done)}),
             measure=self._measure(),
