@@ -14,8 +14,8 @@ from timbreflow.models.vocoder import Vocoder
 
 VERDICT = "beats_griffin_lim"
 """Key of the bundle's training record: 1 where the vocoder won on validation sound, 0 where it lost."""
-CORRECTIONS = 4
-"""Iterations of Griffin-Lim after the vocoder."""
+CORRECTIONS = 8
+"""Iterations of Griffin-Lim after the vocoder: more of them bring LSD down and lose notes (docs/experiments.md)."""
 BLOCK_FRAMES = 512
 """Frames that go through the network at once, 16 s at hop 500 and 16 kHz."""
 
