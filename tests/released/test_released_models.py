@@ -109,7 +109,7 @@ class Subject:
         made = self.model.transfer(
             self.features["content"][chosen],
             self.features["style"][styles],
-            temperature=0.667,
+            temperature=0.25,
             generator=torch.Generator().manual_seed(0),
         )
         invert = GriffinLimInverter(self.bundle.features, n_iter=32, momentum=0.99)

@@ -11,7 +11,8 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.models.base import TransferModel
 from timbreflow.models.glow.model import Glow
 
-DEFAULT_TEMPERATURE = 0.667
+DEFAULT_TEMPERATURE = 0.25
+"""Chosen on validation triples: 0 keeps more notes, .5 is nearer to the timbre and farther in LSD."""
 
 TransferMode = Literal["sample", "convert"]
 """sample: draw from the prior of the content. convert: encode the content under its own style, decode under the new."""

@@ -22,7 +22,7 @@ SUMMARIES = {
 USES = {
     "vqvae": ("timbreflow transfer melody.wav cello.wav -o out.wav --model {name}",),
     "glow": (
-        "timbreflow transfer melody.wav cello.wav -o out.wav --model {name} --temperature 0.667",
+        "timbreflow transfer melody.wav cello.wav -o out.wav --model {name} --temperature 0.25",
         "timbreflow transfer melody.wav cello.wav -o out.wav --model {name} --mode convert",
         "timbreflow transfer melody.wav cello.wav -o out.wav --model {name} --fit-style 50",
     ),

@@ -129,7 +129,7 @@ class TimbreTransfer:
         Args:
             content: [N] float at `self.sample_rate`.
             style: [S] float at `self.sample_rate`, at least half a second.
-            temperature: of models that sample, others take no notice; None is .667.
+            temperature: of models that sample, others take no notice; None is .25.
             seed: the same seed gives the same samples.
             mode: "convert" encodes the content under its own style and decodes it under the other; flows only.
             fit_style: steps of fitting the style to its reference by likelihood; flows only, 0 is none.
@@ -167,7 +167,7 @@ class TimbreTransfer:
             content_path: wav, flac, ogg or mp3; any rate, channels and length.
             style_path: the same, at least half a second; the most active 16 s of it are used.
             out_path: ends in .wav, .flac, .ogg or .mp3; gets the content's length, rate, channels and level.
-            temperature: of models that sample, others take no notice; None is .667.
+            temperature: of models that sample, others take no notice; None is .25.
             seed: the same seed gives the same samples.
             mode: "convert" encodes the content under its own style and decodes it under the other; flows only.
             fit_style: steps of fitting the style to its reference by likelihood; flows only, 0 is none.
@@ -228,7 +228,7 @@ class TimbreTransfer:
         Args:
             table: CSV file with the columns id, content, style; all of it is checked before anything is written.
             out_dir: folder for the results; made where it is missing.
-            temperature: of models that sample, others take no notice; None is .667.
+            temperature: of models that sample, others take no notice; None is .25.
             seed: of every transfer.
             mode: of every transfer, as in `transfer`.
             fit_style: as in `transfer`; a style that several pairs share is fitted once.

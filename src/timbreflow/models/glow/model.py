@@ -223,7 +223,7 @@ class Glow(nn.Module):
         return Likelihood(z, log_det, log_prior, nll, nll / (frames * x.shape[1]).clamp_min(1))
 
     def sample(
-        self, conditions: Conditions, *, temperature: float = 0.667, generator: Generator | None = None
+        self, conditions: Conditions, *, temperature: float = 0.25, generator: Generator | None = None
     ) -> Tensor:
         """Draw features, [B, M, T]; differentiable, so that a loss can look at the sample of temperature 0."""
         z = [
@@ -266,7 +266,7 @@ class Glow(nn.Module):
         )
 
     def transfer(
-        self, content: Tensor, style: Tensor, *, temperature: float = 0.667, generator: Generator | None = None
+        self, content: Tensor, style: Tensor, *, temperature: float = 0.25, generator: Generator | None = None
     ) -> Tensor:
         """See `TransferModel.transfer`: samples from the prior of the content, decoded under the style.
 
@@ -278,7 +278,7 @@ class Glow(nn.Module):
         )
 
     def transfer_with_tokens(
-        self, content: Tensor, tokens: Tensor, *, temperature: float = 0.667, generator: Generator | None = None
+        self, content: Tensor, tokens: Tensor, *, temperature: float = 0.25, generator: Generator | None = None
     ) -> Tensor:
         """As `transfer`, with a style that is given as tokens, [B, K, D], such as fitted ones.
 
