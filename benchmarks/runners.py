@@ -3,7 +3,7 @@
 In a temporary checkout the flow of each stage runs once with each runner: threads, processes, Dask (LocalCluster) and
 Ray, two workers each. While render_triples runs, one worker process is killed with SIGKILL as soon as a shard is
 finished and others are not; threads have no process of their own to kill. Then every file of data/audio and data/mels
-is hashed. Seconds hold the start of Python, Prefect's temporary server and the workers. The last line is JSON; the exit
+is hashed. Seconds hold the start of Python and of the workers. The last line is JSON; the exit
 code is 1 where two runners disagree.
 
     .venv/bin/python benchmarks/runners.py --triples 200
@@ -13,12 +13,13 @@ import argparse
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from typing import Any
 import psutil
 from ruamel.yaml import YAML
 
+from timbreflow.app.servers import PREFECT, start, stop
 from timbreflow.config import load_params, preset_text
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import sha256_file
@@ -67,28 +69,46 @@ def compare(root: Path, runners: Sequence[str], n_triples: int) -> dict[str, Any
     Raises:
         TimbreflowError: a flow failed, or ended before a worker could be killed.
     """
-    layout = _checkout(root, n_triples)
-    rows = {}
-    for name in runners:
-        began = time.perf_counter()
-        killed = _render(layout, name)
-        rendered = time.perf_counter()
-        _wait(_start(layout, name, "extract_mels"), "extract_mels")
-        rows[name] = {
-            "render_triples_seconds": round(rendered - began, 1),
-            "extract_mels_seconds": round(time.perf_counter() - rendered, 1),
-            "workers_killed": killed,
-            "manifest_sha256": sha256_file(layout.audio / "manifest.parquet"),
-            "audio_sha256": _digest(layout.audio),
-            "mels_sha256": _digest(layout.mels),
-        }
-        print(f"{name}: {json.dumps(rows[name])}", file=sys.stderr, flush=True)
+    layout = checkout(root, n_triples)
+    with prefect_server(layout):
+        rows = {name: _run(layout, name) for name in runners}
     digests = {(row["manifest_sha256"], row["audio_sha256"], row["mels_sha256"]) for row in rows.values()}
     n_shards = len(list(layout.audio.glob("*/shard-*.tar")))
     return {"triples": n_triples, "shards": n_shards, "workers": WORKERS, "same": len(digests) == 1, "runners": rows}
 
 
-def _checkout(root: Path, n_triples: int) -> Layout:
+def _run(layout: Layout, runner: str) -> dict[str, Any]:
+    """Both stages with one runner."""
+    began = time.perf_counter()
+    killed = _render(layout, runner)
+    rendered = time.perf_counter()
+    _wait(start_flow(layout, "extract_mels", runner), "extract_mels")
+    row = {
+        "render_triples_seconds": round(rendered - began, 1),
+        "extract_mels_seconds": round(time.perf_counter() - rendered, 1),
+        "workers_killed": killed,
+        "manifest_sha256": sha256_file(layout.audio / "manifest.parquet"),
+        "audio_sha256": _digest(layout.audio),
+        "mels_sha256": _digest(layout.mels),
+    }
+    print(f"{runner}: {json.dumps(row)}", file=sys.stderr, flush=True)
+    return row
+
+
+@contextmanager
+def prefect_server(layout: Layout) -> Iterator[None]:
+    """One Prefect server on a free port, which the flows of this checkout find."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        os.environ[PREFECT.port_variable] = str(probe.getsockname()[1])
+    start(layout.root, [PREFECT])
+    try:
+        yield
+    finally:
+        stop(layout.root, [PREFECT])
+
+
+def checkout(root: Path, n_triples: int) -> Layout:
     """params.yaml and note tables; the code is this checkout's."""
     values = YAML().load(preset_text("default"))
     values["collect_midi"]["sources"] = SCORES
@@ -105,23 +125,24 @@ def _checkout(root: Path, n_triples: int) -> Layout:
     return layout
 
 
-def _start(layout: Layout, runner: str, stage: str) -> "subprocess.Popen[str]":
-    """A stage's flow as a process of its own."""
-    removed = {"PREFECT_API_URL", "TIMBREFLOW_DASK_ADDRESS", "TIMBREFLOW_RAY_ADDRESS"}
-    environment = {name: value for name, value in os.environ.items() if name not in removed}
-    environment |= {
-        "TIMBREFLOW_ROOT": str(layout.root),
-        "TIMBREFLOW_RUNNER": runner,
-        "TIMBREFLOW_WORKERS": str(WORKERS),
-    }
+def start_flow(layout: Layout, stage: str, runner: str, **environment: str) -> "subprocess.Popen[str]":
+    """A stage's flow as a process of its own, with further variables of the environment."""
+    removed = {"TIMBREFLOW_DASK_ADDRESS", "TIMBREFLOW_RAY_ADDRESS"}
+    own = {"TIMBREFLOW_ROOT": str(layout.root), "TIMBREFLOW_RUNNER": runner, "TIMBREFLOW_WORKERS": str(WORKERS)}
+    inherited = {name: value for name, value in os.environ.items() if name not in removed}
     return subprocess.Popen(
         [sys.executable, "-m", f"flows.{stage}"],
         cwd=ROOT,
-        env=environment,
+        env=inherited | own | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def finished_shards(layout: Layout) -> list[Path]:
+    """Shards that render_triples has rendered and not yet moved to data/audio."""
+    return list((layout.root / ".scratch" / "render_triples").glob("*/*/shard-*/clips.tar"))
 
 
 def _wait(flow: "subprocess.Popen[str]", stage: str) -> None:
@@ -132,11 +153,10 @@ def _wait(flow: "subprocess.Popen[str]", stage: str) -> None:
 
 def _render(layout: Layout, runner: str) -> int:
     """Run render_triples and kill a worker in its middle; returns how many were killed."""
-    flow = _start(layout, runner, "render_triples")
-    scratch = layout.root / ".scratch" / "render_triples"
+    flow = start_flow(layout, "render_triples", runner)
     killed = 0
     while runner != "threads" and flow.poll() is None and not killed:
-        if next(scratch.glob("*/*/shard-*/clips.tar"), None):
+        if finished_shards(layout):
             killed = _kill_worker(psutil.Process(flow.pid))
         time.sleep(0.02)
     _wait(flow, "render_triples")

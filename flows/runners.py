@@ -54,21 +54,28 @@ class Runner:
         """A task runner that takes tasks.
 
         Raises:
-            TimbreflowError: the scheduler does not answer.
+            TimbreflowError: the scheduler does not answer, or the workers do not start.
         """
         with ExitStack() as stack:
             try:
                 pool = stack.enter_context(self.make())
                 # Dask connects when it is first asked for its client.
                 getattr(pool, "client", None)
-            except (OSError, RuntimeError, ValueError) as error:
-                if not self.address:
-                    raise
-                raise TimbreflowError(
-                    f"No {self.name} scheduler answers at {self.variable}={self.address}; start it, or correct or "
-                    "unset the variable, and run again: finished shards are kept."
-                ) from error
+            # Ray raises a plain Exception where its own processes are slow to start.
+            except Exception as error:
+                raise TimbreflowError(self._no_start(error)) from error
             yield pool
+
+    def _no_start(self, error: Exception) -> str:
+        if self.address:
+            return (
+                f"No {self.name} scheduler answers at {self.variable}={self.address}; start it, or correct or unset "
+                "the variable, and run again: finished shards are kept."
+            )
+        return (
+            f"The workers of the runner {self.name} did not start ({str(error).rstrip('.')}); run again, or set "
+            f"{VARIABLE} to another runner: finished shards are kept."
+        )
 
 
 def chosen_runner() -> Runner:
