@@ -1,7 +1,7 @@
 """What a triple costs rendered on the fly, beside the same triple read from disk.
 
-One process on one core; three ways take turns over the same triples, in the same shuffled order. What is measured is the
-process's time on the core, so that other work on the machine hardly counts:
+One process on one core; three ways take turns over the same triples, in the same shuffled order. Measured is the time
+that the process has the core, so that other work on the machine hardly counts:
 
 - `on_the_fly`: RenderedTriples: drawn from the note tables, rendered, log-mels;
 - `stored_mels`: TripleDataset: memory-mapped half-precision log-mels of extract_mels;

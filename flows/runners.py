@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from prefect import Task
@@ -54,13 +55,19 @@ class Runner:
         """A task runner that takes tasks.
 
         Raises:
-            TimbreflowError: the scheduler does not answer, or the workers do not start.
+            TimbreflowError: the scheduler does not answer or does not know the code, or the workers do not start.
         """
         with ExitStack() as stack:
             try:
                 pool = stack.enter_context(self.make())
-                # Dask connects when it is first asked for its client.
-                getattr(pool, "client", None)
+                # Dask connects when it is first asked for its client, and its scheduler unpickles tasks.
+                if (client := getattr(pool, "client", None)) and self.address:
+                    client.run_on_scheduler(import_module, __name__)
+            except ModuleNotFoundError as error:
+                raise TimbreflowError(
+                    f"The {self.name} scheduler at {self.variable}={self.address} does not know this checkout; start "
+                    "it and its workers with PYTHONPATH set to the checkout's folder."
+                ) from error
             # Ray raises a plain Exception where its own processes are slow to start.
             except Exception as error:
                 raise TimbreflowError(self._no_start(error)) from error

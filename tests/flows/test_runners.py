@@ -104,6 +104,22 @@ def test_a_scheduler_that_does_not_answer_is_named() -> None:
         pass
 
 
+def test_a_scheduler_that_does_not_know_the_checkout_is_told_what_it_needs() -> None:
+    class Client:
+        def run_on_scheduler(self, *_: object) -> None:
+            raise ModuleNotFoundError("No module named 'flows'")
+
+    class DaskPool(Pool):
+        client = Client()
+
+    def make() -> Any:
+        return DaskPool(lambda number, round_: None, 0)
+
+    runner = Runner("dask", "tcp://10.0.0.1:8786", "TIMBREFLOW_DASK_ADDRESS", make, ())
+    with pytest.raises(TimbreflowError, match="does not know this checkout.*PYTHONPATH"), runner.started():
+        pass
+
+
 def test_local_workers_that_do_not_start_are_one_sentence() -> None:
     def make() -> Any:
         raise Exception("The node timed out.")

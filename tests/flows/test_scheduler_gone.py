@@ -1,5 +1,6 @@
 """A Dask scheduler that dies in the middle: one sentence, finished shards kept, and the next run goes on."""
 
+import os
 import re
 import socket
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.runners import checkout, finished_shards, prefect_server, start_flow
+from benchmarks.runners import ROOT, checkout, finished_shards, prefect_server, start_flow
 from timbreflow.stages.layout import Layout
 
 pytest.importorskip("prefect_dask", reason="dask is an extra: pip install -e '.[dask]'")
@@ -29,16 +30,20 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layout]:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[tuple[str, list["subprocess.Popen[bytes]"]]]:
-    """Address of a scheduler, and its process and that of a worker, which knows the package but not the checkout."""
+    """Address of a scheduler, and its process and that of a worker."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
     dask = Path(sys.executable).parent / "dask"
     words = (
         ["scheduler", "--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--no-dashboard"],
-        ["worker", address, "--nworkers", "1", "--nthreads", "1", "--no-dashboard", "--death-timeout", "30"],
+        ["worker", address, "--nworkers", "1", "--nthreads", "1", "--no-dashboard", "--death-timeout", "600"],
     )
-    processes = [subprocess.Popen([dask, *command], cwd=tmp_path, stderr=subprocess.DEVNULL) for command in words]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
+    processes = [
+        subprocess.Popen([dask, *command], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+        for command in words
+    ]
     yield address, processes
     for process in processes:
         process.terminate()
