@@ -6,7 +6,6 @@ ends itself, or the next `dvc repro` would find it still at work; so do the work
 """
 
 import fcntl
-import multiprocessing
 import os
 import socket
 import sys
@@ -105,18 +104,6 @@ def _end() -> None:
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             child.kill()
-    os._exit(1)
-
-
-def end_with_parent() -> None:
-    """In a worker process: end with the process that started it, which may be killed without a word to its workers."""
-    parent = multiprocessing.parent_process()
-    if parent is not None and not any(thread.name == "end with parent" for thread in threading.enumerate()):
-        threading.Thread(target=_join, args=(parent,), name="end with parent", daemon=True).start()
-
-
-def _join(parent: "multiprocessing.process.BaseProcess") -> None:
-    parent.join()
     os._exit(1)
 
 

@@ -6,7 +6,6 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -19,17 +18,16 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
-from prefect.futures import as_completed
-from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from flows import ROOT, lifetime
+from flows.runners import chosen_runner, run_all
 from timbreflow.config import Params, as_mapping, load_params
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import read_json
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import StageReport
+from timbreflow.stages.shards import run_shard
 from timbreflow.tracking.runs import open_run
-from timbreflow.workers import worker_count
 
 PARENT_RUN = "TIMBREFLOW_PARENT_RUN"
 """Environment variable by which flows.pipeline tells its id to the flows that DVC starts."""
@@ -46,61 +44,16 @@ def load() -> tuple[Params, Layout]:
     return load_params(ROOT / "params.yaml"), Layout(ROOT)
 
 
-def runner() -> TaskRunner[Any]:
-    """Task runner for mapped shards, chosen by TIMBREFLOW_RUNNER and sized by TIMBREFLOW_WORKERS.
-
-    Raises:
-        TimbreflowError: the name is unknown, or its extra is not installed.
-    """
-    name = os.environ.get("TIMBREFLOW_RUNNER", "processes")
-    workers = worker_count()
-    try:
-        match name:
-            case "threads":
-                return ThreadPoolTaskRunner(max_workers=workers)
-            case "processes":
-                return ProcessPoolTaskRunner(max_workers=workers)
-            case "dask":
-                from prefect_dask.task_runners import DaskTaskRunner
-
-                if address := os.environ.get("TIMBREFLOW_DASK_ADDRESS"):
-                    return DaskTaskRunner(address=address)
-                return DaskTaskRunner(cluster_kwargs={"n_workers": workers, "threads_per_worker": 1})
-            case "ray":
-                from prefect_ray.task_runners import RayTaskRunner
-
-                if address := os.environ.get("TIMBREFLOW_RAY_ADDRESS"):
-                    return RayTaskRunner(address=address)
-                return RayTaskRunner(init_kwargs={"num_cpus": workers})
-            case _:
-                raise TimbreflowError(
-                    f"TIMBREFLOW_RUNNER={name} is not a runner; set it to threads, processes, dask or ray."
-                )
-    except ImportError as error:
-        raise TimbreflowError(
-            f"TIMBREFLOW_RUNNER={name} needs an extra; install it with `.venv/bin/pip install -e '.[{name}]'`."
-        ) from error
-
-
 def run_shards(stage: ModuleType, *sections: Any, layout: Layout) -> StageReport:
-    """Plan a sharded stage, run its shards as mapped tasks, finish it."""
+    """Plan a sharded stage, run its shards as tasks of the runner that the environment chooses, finish it."""
     name = stage.__name__.rpartition(".")[2]
+    runner = chosen_runner()
     shards = plain_task(stage.plan, name=f"plan {name}")(*sections, layout=layout)
-    worker = plain_task(_run_one, name=f"{name} shard", task_run_name=f"{name} shard")
-    progress = _Progress(name, len(shards))
-    futures = [worker.submit(stage.__name__, shard, *sections, layout=layout) for shard in shards]
-    for done, future in enumerate(as_completed(futures), start=1):
-        future.result()
-        progress.show(done)
+    worker = plain_task(run_shard, name=f"{name} shard", task_run_name=f"{name} shard")
+    calls = [{"stage": name, "shard": shard, "sections": sections, "layout": layout} for shard in shards]
+    run_all(worker, calls, runner=runner, done=_Progress(name, len(shards)).advance)
     report: StageReport = plain_task(stage.finish, name=f"finish {name}")(*sections, layout=layout)
-    progress.show(len(shards), done=True)
     return report
-
-
-def _run_one(stage: str, shard: Any, *sections: Any, layout: Layout) -> None:
-    """One shard, in whatever process the runner chose."""
-    lifetime.end_with_parent()
-    import_module(stage).run_one(shard, *sections, layout=layout)
 
 
 def run_stage(stage: ModuleType, *arguments: Any, **keywords: Any) -> StageReport:
@@ -143,9 +96,14 @@ def run_tracked(
 
 class _Progress:
     def __init__(self, stage: str, steps: int) -> None:
-        self._steps = steps
+        self._steps, self._step = steps, 0
         self._shown = time.monotonic()
         self._id: Any = create_progress_artifact(progress=0.0, key=f"{_key(stage)}-progress", description=stage)
+
+    def advance(self) -> None:
+        """One step more."""
+        self._step += 1
+        self.show(self._step, done=self._step == self._steps)
 
     def show(self, step: int, *, done: bool = False) -> None:
         now = time.monotonic()
@@ -172,14 +130,14 @@ def entry(flow: Flow[Any, Any], *arguments: Any, sharded: bool = False) -> None:
     Args:
         flow: the flow.
         arguments: its arguments.
-        sharded: whether it maps shards, which then go to the runner that the environment chooses.
+        sharded: whether it has shards, so that a wrong choice of their runner is said before a server is started.
     """
     parent = os.environ.get(PARENT_RUN)
     marks = [lifetime.process_tag(), *([f"pipeline:{parent}"] if parent else [])]
     lifetime.end_with_dvc()
     try:
         if sharded:
-            flow = flow.with_options(task_runner=runner())
+            chosen_runner()
         with lifetime.alone("-".join([flow.name, *arguments])), lifetime.server(), tags(*marks):
             lifetime.mark_dead_runs_as_crashed()
             flow(*arguments)

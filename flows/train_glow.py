@@ -11,7 +11,8 @@ def train_glow() -> None:
     """One task, with its curves in MLflow."""
     params, layout = load()
     section = params.train_glow
-    run_tracked(stage, "train_glow", section, section, params.audio, layout=layout, steps=section.fit.steps)
+    inputs = (section, params.audio, params.render_triples)
+    run_tracked(stage, "train_glow", section, *inputs, layout=layout, steps=section.fit.steps)
 
 
 if __name__ == "__main__":

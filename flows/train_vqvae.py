@@ -14,7 +14,8 @@ def train_vqvae(variant: str) -> None:
     params, layout = load()
     section = getattr(params.train_vqvae, variant)
     results = f"train_vqvae/{variant}"
-    run_tracked(stage, results, section, variant, section, params.audio, layout=layout, steps=section.fit.steps)
+    inputs = (variant, section, params.audio, params.render_triples)
+    run_tracked(stage, results, section, *inputs, layout=layout, steps=section.fit.steps)
 
 
 if __name__ == "__main__":

@@ -76,6 +76,7 @@ def test_round_trip(values: dict[str, Any]) -> None:
         (("train_glow", "l1_every"), 0, "params.yaml.*l1_every"),
         (("train_glow", "fit", "validate_every"), 0, "validate_every"),
         (("train_glow", "crop_frames"), -1, "train_glow: crop_frames is -1"),
+        (("train_glow", "on_the_fly"), -1, "train_glow: on_the_fly is -1"),
         (("train_vqvae", "base", "crop_frames"), -128, "train_vqvae: crop_frames is -128"),
         (("evaluate", "bootstrap_samples"), 0, "bootstrap_samples is 0"),
         (("evaluate", "batch_size"), 0, "batch_size is 0"),

@@ -1,7 +1,9 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -41,6 +43,27 @@ def test_a_clip_does_not_depend_on_the_clips_before_it(synthesizer: Synthesizer,
     for seed in np.random.default_rng(0).permutation(np.repeat(np.arange(8), 3)):
         again = clip(synthesizer, make_notes(seed), int(seed))
         np.testing.assert_array_equal(again, alone[seed])
+
+
+def test_threads_with_synthesizers_of_their_own_do_not_disturb_each_other(
+    synthesizer: Synthesizer, make_notes: MakeNotes
+) -> None:
+    alone = [clip(synthesizer, make_notes(seed), seed) for seed in range(6)]
+    together = Barrier(4)
+
+    def play_all() -> list[np.ndarray]:
+        # Fonts are loaded and freed, and synthesizers made and deleted, while others play.
+        together.wait()
+        played = []
+        for seed in range(6):
+            own = Synthesizer({BUNDLED: bundled_soundfont()}, sample_rate=16000)
+            played.append(clip(own, make_notes(seed), seed))
+            own.close()
+        return played
+
+    with ThreadPoolExecutor(4) as threads:
+        for future in [threads.submit(play_all) for _ in range(4)]:
+            np.testing.assert_array_equal(future.result(), alone)
 
 
 def test_another_process_gives_the_same_bits(synthesizer: Synthesizer, tmp_path: Path) -> None:

@@ -89,8 +89,8 @@ def running_url(server: Server, root: Path) -> str | None:
     return url if _healthy(url + server.health) else None
 
 
-def start(root: Path) -> dict[str, str]:
-    """Start the servers that do not run yet, and wait until both answer.
+def start(root: Path, servers: Sequence[Server] = SERVERS) -> dict[str, str]:
+    """Start the servers, or some of them, that do not run yet, and wait until they answer.
 
     Where MLFLOW_TRACKING_URI is an address (http or https), that server is used and none is started for MLflow.
 
@@ -102,7 +102,7 @@ def start(root: Path) -> dict[str, str]:
             call had started is stopped again.
     """
     remote = {MLFLOW: elsewhere} if (elsewhere := _remote_mlflow()) is not None else {}
-    own = [server for server in SERVERS if server not in remote]
+    own = [server for server in servers if server not in remote]
     missing = [server for server in own if running_url(server, root) is None]
     for server in missing:
         _require_free_port(server)
@@ -114,7 +114,7 @@ def start(root: Path) -> dict[str, str]:
     except BaseException:
         stop(root, tuple(processes))
         raise
-    return {server.name: remote.get(server) or str(running_url(server, root)) for server in SERVERS}
+    return {server.name: remote.get(server) or str(running_url(server, root)) for server in servers}
 
 
 def _wait(processes: "Mapping[Server, subprocess.Popen[bytes]]", root: Path) -> None:

@@ -213,16 +213,25 @@ class AudioWriter:
                 raise
 
 
+def to_int16(audio: np.ndarray) -> np.ndarray:
+    """The 16-bit samples that `encode_flac` stores; divided by 32768 they are what decoding gives back.
+
+    Raises:
+        TimbreflowError: the audio is not valid.
+    """
+    require_valid(audio, "the sound to encode")
+    samples: np.ndarray = np.clip(np.rint(np.clip(audio, -1.0, 1.0) * 32768.0), -32768, 32767).astype(np.int16)
+    return samples
+
+
 def encode_flac(audio: np.ndarray, sample_rate: int) -> bytes:
     """Encode mono audio [N] float in [-1, 1] as 16-bit FLAC; the same samples give the same bytes.
 
     Raises:
         TimbreflowError: the audio is not valid.
     """
-    require_valid(audio, "the sound to encode")
     buffer = io.BytesIO()
-    samples = np.clip(np.rint(np.clip(audio, -1.0, 1.0) * 32768.0), -32768, 32767).astype(np.int16)
-    soundfile.write(buffer, samples, sample_rate, format="FLAC", subtype="PCM_16")
+    soundfile.write(buffer, to_int16(audio), sample_rate, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
 
 

@@ -20,6 +20,15 @@ COUNTERPART = "counterpart"
 """A fourth role: the style's notes with the content's timbre. It closes the square, and each of its four clips then is
 the target of a triple."""
 
+SQUARE = (
+    ("content", "style", "target"),
+    ("target", COUNTERPART, "content"),
+    (COUNTERPART, "target", "style"),
+    ("style", "content", COUNTERPART),
+)
+"""Content, style and target of the four triples of a square, by the roles of its clips: with notes A or B and timbre i
+or j, content is Ai, style Bj, target Aj and counterpart Bi."""
+
 MANIFEST_SCHEMA = pa.schema(
     [
         ("clip_id", pa.string()),
@@ -212,9 +221,8 @@ def triple_rows(clips: pd.DataFrame, split: str) -> TripleRows:
         raise TimbreflowError(
             f"The triple {rows.index[rows.isna()][0]} lacks its counterpart; run render_triples again."
         )
-    other = rows.to_numpy().astype("int64")
-    # Notes A or B with timbre i or j: content Ai, style Bj, target Aj, counterpart Bi.
-    squares = [(content, style, target), (target, other, content), (other, target, style), (style, content, other)]
+    clip_rows = {"content": content, "style": style, "target": target, COUNTERPART: rows.to_numpy().astype("int64")}
+    squares = [[clip_rows[role] for role in roles] for roles in SQUARE]
     ids = [f"{name}/{number}" for name in table.index for number in range(len(squares))]
     columns = [np.stack(column, axis=1).reshape(-1) for column in zip(*squares, strict=True)]
     return TripleRows(ids, *columns)

@@ -1,7 +1,7 @@
 """The order in which training sees its examples: a function of the seed and the step alone."""
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch.utils.data import DataLoader, Sampler
@@ -74,17 +74,20 @@ def make_loader(
     shuffle: bool = True,
     device: torch.device | str = "cpu",
     start_step: int = 0,
+    start_method: Literal["fork", "spawn"] | None = None,
 ) -> DataLoader[Any]:
     """Batches of a dataset of triples.
 
     Args:
-        dataset: a TripleDataset or AudioTripleDataset.
+        dataset: a TripleDataset, AudioTripleDataset or RenderedTriples.
         batch_size: B.
         seed: decides the order, with the step alone.
         workers: loader processes; 0 loads in this one, which is fast enough for stored mels.
         shuffle: True gives endless shuffled batches from start_step; False one ordered pass, last batch short.
         device: where batches go; on cuda they are put into pinned memory.
         start_step: step to begin with when training resumes.
+        start_method: of the loader processes; None is the platform's own. Those that read Parquet must be spawned,
+            since pyarrow's threads do not survive a fork.
 
     Returns:
         A loader of TripleBatch on the CPU.
@@ -94,6 +97,7 @@ def make_loader(
         "collate_fn": dataset.collate,
         "pin_memory": torch.device(device).type == "cuda",
         "persistent_workers": workers > 0,
+        "multiprocessing_context": start_method if workers else None,
         # Its own, or opening the loader would take a number from the stream that training draws from.
         "generator": torch.Generator().manual_seed(seed),
     }

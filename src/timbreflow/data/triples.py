@@ -35,7 +35,7 @@ class TripleBatch:
         style: the same.
         target: the same.
         content_roll: [B, 128, T] bool, which pitches sound in content and target.
-        timbre: [B] int64, index of the timbre of style and target within its split.
+        timbre: [B] int64, a number that the timbre of style and target shares with no other of its split.
     """
 
     content: Tensor
@@ -54,6 +54,13 @@ class TripleBatch:
     def pin_memory(self) -> "TripleBatch":
         """The same batch in page-locked memory; the loader calls this."""
         return TripleBatch(*(tensor.pin_memory() for tensor in vars(self).values()))
+
+
+def stack(items: list[TripleBatch]) -> TripleBatch:
+    """A batch of single triples, along a new first axis."""
+    return TripleBatch(
+        *(torch.stack(tensors) for tensors in zip(*(vars(item).values() for item in items), strict=True))
+    )
 
 
 def crop(batch: TripleBatch, frames: int, *, seed: int, number: int) -> TripleBatch:
@@ -175,9 +182,7 @@ class Triples(Dataset[TripleBatch], ABC):
 
     def collate(self, items: list[TripleBatch]) -> TripleBatch:
         """Stack single triples along a new first axis."""
-        return TripleBatch(
-            *(torch.stack(tensors) for tensors in zip(*(vars(item).values() for item in items), strict=True))
-        )
+        return stack(items)
 
 
 class TripleDataset(Triples):

@@ -22,18 +22,18 @@ from timbreflow.data.manifest import (
     write_clip_notes,
     write_manifest,
 )
+from timbreflow.data.renderer import RenderInputs, TripleRenderer, n_onsets, segment_pools
 from timbreflow.data.shards import write_shard
-from timbreflow.data.splits import PIECES_OF, piece_split, timbre_palette
+from timbreflow.data.splits import PIECES_OF, timbre_palette
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_directory, link_or_copy, read_json, sha256_file, stable_hash, write_json
 from timbreflow.notes.tables import Notes, NoteTables
-from timbreflow.rendering.clips import RenderedClip, render_recipe
+from timbreflow.rendering.clips import RenderedClip
 from timbreflow.rendering.config import RenderConfig
 from timbreflow.rendering.programs import class_id
 from timbreflow.rendering.soundfonts import Preset, find_soundfont, list_presets
-from timbreflow.rendering.synthesizer import Synthesizer, fluidsynth_version
-from timbreflow.rendering.timbres import Palette
-from timbreflow.rendering.triples import ClipRecipe, SegmentPool, TripleRecipe, draw_triple, segment_notes
+from timbreflow.rendering.synthesizer import fluidsynth_version
+from timbreflow.rendering.triples import ClipRecipe
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import StageReport
 
@@ -41,8 +41,6 @@ STAGE = "render_triples"
 
 RECIPE_VERSION = 1
 """Raise it when the same parameters come to mean other clips, so that half-finished work of before is not reused."""
-
-_ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def plan(config: RenderConfig, *, layout: Layout) -> list[Shard]:
     key = _key(config, layout)
     tables = NoteTables.read(layout.notes)
     presets = [preset for group in _presets(config, layout).values() for preset in group]
-    pools = _pools(tables, config)
+    pools = segment_pools(tables, config)
     for split in SPLITS:
         if getattr(config.triples, split) == 0:
             continue
@@ -105,11 +103,11 @@ def run_one(shard: Shard, config: RenderConfig, *, layout: Layout) -> None:
     if shard.folder(layout).is_dir():
         return
     began = time.perf_counter()
-    worker = _worker(shard.key, config, layout)
+    renderer = _renderer(shard.key, config, layout)
     clips: dict[str, tuple[ClipRecipe, RenderedClip, Notes]] = {}
     redrawn = 0
     for number in shard.numbers:
-        triple, attempt = worker.render_triple(shard.split, number)
+        triple, attempt = renderer.render(shard.split, number)
         redrawn += attempt
         clips.update({recipe.clip_id: (recipe, clip, notes) for recipe, clip, notes in triple})
     with atomic_directory(shard.folder(layout)) as folder:
@@ -159,59 +157,17 @@ def finish(config: RenderConfig, *, layout: Layout) -> StageReport:
     return report
 
 
-class _Worker:
-    """What a thread keeps between shards: note tables, pools, palettes and a synthesizer with its fonts loaded."""
-
-    def __init__(self, config: RenderConfig, layout: Layout) -> None:
-        self.config = config
-        self.tables = NoteTables.read(layout.notes)
-        self.pools = _pools(self.tables, config)
-        paths = {font.name: find_soundfont(font, layout.soundfonts) for font in config.soundfonts}
-        self.presets = [preset for name, path in paths.items() for preset in list_presets(path, name)]
-        self.synthesizer = Synthesizer(paths, sample_rate=config.sample_rate)
-        self._palettes: dict[str, Palette] = {}
-
-    def render_triple(self, split: str, number: int) -> tuple[list[tuple[ClipRecipe, RenderedClip, Notes]], int]:
-        """The three clips of a triple with their recipes and notes, and the number of failed attempts before it."""
-        for attempt in range(_ATTEMPTS):
-            recipe = self._draw(split, number, attempt)
-            rendered = []
-            for clip_recipe in recipe.clips:
-                notes = segment_notes(self.tables, clip_recipe.segment, self.config.clip_seconds)
-                # Transposition drops notes that leave MIDI's range.
-                if _n_onsets(notes) < self.config.min_onsets:
-                    break
-                clip = render_recipe(clip_recipe, notes, self.synthesizer)
-                if clip is None:
-                    break
-                rendered.append((clip_recipe, clip, notes))
-            else:
-                return rendered, attempt
-        raise TimbreflowError(
-            f"Triple {number} of the split {split} had silent notes in each of {_ATTEMPTS} attempts; check that the "
-            "SoundFonts of render_triples.soundfonts hold instruments for the pitches of this music."
-        )
-
-    def _draw(self, split: str, number: int, attempt: int) -> TripleRecipe:
-        pieces = PIECES_OF[split]
-        if split not in self._palettes:
-            fonts, fractions = self.config.soundfonts, self.config.splits
-            self._palettes[split] = timbre_palette(split, self.presets, fonts, fractions)
-        palette = self._palettes[split]
-        pool = self.pools[pieces]
-        return draw_triple(pool, palette, self.config, split=split, pieces=pieces, number=number, attempt=attempt)
-
-
 _kept = threading.local()
 
 
-def _worker(key: str, config: RenderConfig, layout: Layout) -> _Worker:
-    """This thread's worker. A synthesizer must not be shared between threads; another key frees the one before."""
+def _renderer(key: str, config: RenderConfig, layout: Layout) -> TripleRenderer:
+    """This thread's renderer. A synthesizer must not be shared between threads; another key frees the one before."""
     if getattr(_kept, "key", None) != (key, layout):
-        _kept.worker, _kept.key = None, None
-        _kept.worker, _kept.key = _Worker(config, layout), (key, layout)
-    worker: _Worker = _kept.worker
-    return worker
+        _kept.renderer, _kept.key = None, None
+        _kept.renderer = TripleRenderer(RenderInputs(config, layout.notes, layout.soundfonts))
+        _kept.key = (key, layout)
+    renderer: TripleRenderer = _kept.renderer
+    return renderer
 
 
 def _key(config: RenderConfig, layout: Layout) -> str:
@@ -233,13 +189,6 @@ def _shards(config: RenderConfig, key: str) -> list[Shard]:
             members.setdefault(stable_hash("shard", split, number) % n_shards, []).append(number)
         shards += [Shard(split, index, tuple(members[index]), key) for index in sorted(members)]
     return shards
-
-
-def _pools(tables: NoteTables, config: RenderConfig) -> dict[str, SegmentPool]:
-    pieces: dict[str, list[str]] = {name: [] for name in set(PIECES_OF.values())}
-    for piece in tables.pieces["piece_id"]:
-        pieces[piece_split(piece, config.splits)].append(piece)
-    return {name: SegmentPool(tables, members, config) for name, members in pieces.items()}
 
 
 def _presets(config: RenderConfig, layout: Layout) -> dict[str, list[Preset]]:
@@ -281,7 +230,7 @@ def manifest_row(
         "n_effects": len(timbre.effects),
         "timbre": timbre.to_text(),
         "class_id": class_id(first.program),
-        "n_onsets": _n_onsets(notes),
+        "n_onsets": n_onsets(notes),
         "n_samples": len(clip.audio),
         "peak": clip.peak,
         "rms": clip.rms,
@@ -290,11 +239,6 @@ def manifest_row(
     if set(row) != set(MANIFEST_SCHEMA.names):
         raise AssertionError("the manifest's columns and its rows have drifted apart")
     return row
-
-
-def _n_onsets(notes: Notes) -> int:
-    """Number of distinct onsets: a chord is one."""
-    return len(set(notes.onset.tolist()))
 
 
 def _note_rows(clip_id: str, notes: Notes) -> pd.DataFrame:

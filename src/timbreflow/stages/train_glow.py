@@ -3,8 +3,10 @@
 import dataclasses
 
 from timbreflow.audio.features import FeatureConfig
+from timbreflow.data.renderer import RenderInputs
 from timbreflow.models.devices import resolve_device
 from timbreflow.models.glow.model import Glow
+from timbreflow.rendering.config import RenderConfig
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import MetricLogger, StageReport
 from timbreflow.training.config import GlowTraining
@@ -17,6 +19,7 @@ from timbreflow.training.triple_source import open_source
 def run(
     config: GlowTraining,
     features: FeatureConfig,
+    rendering: RenderConfig | None = None,
     *,
     layout: Layout,
     log: MetricLogger,
@@ -27,6 +30,7 @@ def run(
     Args:
         config: the section of params.yaml.
         features: the audio section.
+        rendering: the section render_triples, which `config.on_the_fly` needs.
         layout: paths.
         log: metric logger.
         device: overrides TIMBREFLOW_DEVICE.
@@ -36,7 +40,10 @@ def run(
     """
     passed = read_passed(layout.results("validate_data") / "passed.json")
     place = resolve_device(device)
-    source = open_source(layout.mels, layout.audio, features, config, kind=features.kind, device=place)
+    inputs = RenderInputs(rendering, layout.notes, layout.soundfonts) if rendering else None
+    source = open_source(
+        layout.mels, layout.audio, features, config, kind=features.kind, device=place, rendering=inputs
+    )
     source.check(config.model.n_features, section="train_glow.model.n_features")
     objective = GlowObjective(noise=config.noise, l1=config.l1, l1_every=config.l1_every, weights=config.losses)
     seed_everything(config.fit.seed, "model")
@@ -47,6 +54,8 @@ def run(
     if not whole:
         seed_everything(config.fit.seed, "initialize")
         objective.initialize(model, next(iter(source.batches(0))).to(place))
+    # What the passed data does not tell of triples that are not among it.
+    drawn = [rendering] if rendering and config.on_the_fly else []
     result, metrics = train(
         model,
         objective,
@@ -59,7 +68,7 @@ def run(
         settings={"section": dataclasses.asdict(config), "data": passed, "begun": begun},
         bundle=layout.model("glow"),
         results=layout.results("train_glow"),
-        workdir=layout.scratch("train_glow", work_key(f"train_glow{begun}", passed, config, features)),
+        workdir=layout.scratch("train_glow", work_key(f"train_glow{begun}", passed, config, features, *drawn)),
         log=log,
         device=place,
     )

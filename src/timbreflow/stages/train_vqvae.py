@@ -4,8 +4,10 @@ import dataclasses
 from typing import Literal
 
 from timbreflow.audio.features import FeatureConfig
+from timbreflow.data.renderer import RenderInputs
 from timbreflow.models.devices import resolve_device
 from timbreflow.models.vqvae import VQVAE
+from timbreflow.rendering.config import RenderConfig
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import MetricLogger, StageReport
 from timbreflow.training.config import VQVAETraining
@@ -19,6 +21,7 @@ def run(
     variant: Literal["paper", "base"],
     config: VQVAETraining,
     features: FeatureConfig,
+    rendering: RenderConfig | None = None,
     *,
     layout: Layout,
     log: MetricLogger,
@@ -30,6 +33,7 @@ def run(
         variant: names the outputs.
         config: the variant's section of params.yaml.
         features: the audio section.
+        rendering: the section render_triples, which `config.on_the_fly` needs.
         layout: paths.
         log: metric logger.
         device: overrides TIMBREFLOW_DEVICE.
@@ -39,11 +43,16 @@ def run(
     """
     passed = read_passed(layout.results("validate_data") / "passed.json")
     place = resolve_device(device)
-    source = open_source(layout.mels, layout.audio, features, config, kind=config.features, device=place)
+    inputs = RenderInputs(rendering, layout.notes, layout.soundfonts) if rendering else None
+    source = open_source(
+        layout.mels, layout.audio, features, config, kind=config.features, device=place, rendering=inputs
+    )
     source.check(config.model.n_features, section=f"train_vqvae.{variant}.model.n_features")
     seed_everything(config.fit.seed, "model")
     model = VQVAE(config.model)
     begun = begin_with(model, layout.root / config.init_from, source.features)[0] if config.init_from else ""
+    # What the passed data does not tell of triples that are not among it.
+    drawn = [rendering] if rendering and config.on_the_fly else []
     result, metrics = train(
         model,
         VQVAEObjective(reconstruction=config.reconstruction, weights=config.losses),
@@ -56,7 +65,9 @@ def run(
         settings={"variant": variant, "section": dataclasses.asdict(config), "data": passed, "begun": begun},
         bundle=layout.model(f"vqvae-{variant}"),
         results=layout.results("train_vqvae") / variant,
-        workdir=layout.scratch("train_vqvae", work_key(f"train_vqvae/{variant}{begun}", passed, config, features)),
+        workdir=layout.scratch(
+            "train_vqvae", work_key(f"train_vqvae/{variant}{begun}", passed, config, features, *drawn)
+        ),
         log=log,
         device=place,
     )

@@ -54,6 +54,8 @@ class VQVAETraining:
         losses: weights of the auxiliary terms.
         validation_triples: how many are scored at each validation.
         crop_frames: frames of content and target that a training step sees, 0 for whole clips.
+        on_the_fly: training triples (with render_triples.counterparts: squares) that loader processes render during
+            training, the same as render_triples would store; 0 reads the stored ones.
         init_from: folder of weights to begin with, relative to the checkout; "" begins from scratch.
     """
 
@@ -65,13 +67,14 @@ class VQVAETraining:
     losses: AuxiliaryWeights
     validation_triples: int
     crop_frames: int
+    on_the_fly: int
     init_from: str
 
     def __post_init__(self) -> None:
-        """Refuse an empty validation set and clips cut to less than nothing."""
+        """Refuse an empty validation set and counts below nothing."""
         if self.validation_triples < 1:
             raise TimbreflowError("validation_triples must be 1 or more in params.yaml.")
-        _require_crop("train_vqvae", self.crop_frames)
+        _require_counts("train_vqvae", self.crop_frames, self.on_the_fly)
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ class GlowTraining:
         losses: weights of the auxiliary terms.
         validation_triples: how many are scored at each validation.
         crop_frames: frames of content and target that a training step sees, 0 for whole clips.
+        on_the_fly: training triples (with render_triples.counterparts: squares) that loader processes render during
+            training, the same as render_triples would store; 0 reads the stored ones.
         init_from: folder of weights to begin with, relative to the checkout; "" begins from scratch.
     """
 
@@ -101,21 +106,27 @@ class GlowTraining:
     losses: AuxiliaryWeights
     validation_triples: int
     crop_frames: int
+    on_the_fly: int
     init_from: str
 
     def __post_init__(self) -> None:
-        """Refuse a likelihood without a bound and clips cut to less than nothing."""
+        """Refuse a likelihood without a bound and counts below nothing."""
         if self.noise <= 0:
             raise TimbreflowError(
                 f"train_glow.noise is {self.noise}; set it above 0 (0.05 to 0.1), or the likelihood diverges."
             )
         if self.l1 < 0 or self.l1_every < 1 or self.validation_triples < 1:
             raise TimbreflowError("train_glow: l1 must be 0 or more, l1_every and validation_triples 1 or more.")
-        _require_crop("train_glow", self.crop_frames)
+        _require_counts("train_glow", self.crop_frames, self.on_the_fly)
 
 
-def _require_crop(section: str, frames: int) -> None:
+def _require_counts(section: str, frames: int, triples: int) -> None:
     if frames < 0:
         raise TimbreflowError(
             f"{section}: crop_frames is {frames}; set it above 0, or to 0 for whole clips, in params.yaml."
+        )
+    if triples < 0:
+        raise TimbreflowError(
+            f"{section}: on_the_fly is {triples}; set it to a number of triples, or to 0 for the stored ones, in "
+            "params.yaml."
         )

@@ -10,11 +10,14 @@ import torch
 
 from timbreflow.audio.features import FeatureConfig, FeatureExtractor, Normalizer
 from timbreflow.data.audio_triples import AudioTripleDataset, fit_normalizer, to_features
+from timbreflow.data.rendered_triples import RenderedTriples
+from timbreflow.data.renderer import RenderInputs
 from timbreflow.data.sampling import make_loader
 from timbreflow.data.triples import TripleBatch, TripleDataset, Triples, crop
 from timbreflow.errors import TimbreflowError
 from timbreflow.training.config import GlowTraining, VQVAETraining
 from timbreflow.training.devices import loader_workers
+from timbreflow.workers import worker_count
 
 STATISTICS_TRIPLES = 256
 """Training triples that the mean and deviation of computed features are taken from."""
@@ -57,8 +60,12 @@ def open_source(
     *,
     kind: Literal["log_mel", "log_stft"],
     device: torch.device,
+    rendering: RenderInputs | None = None,
 ) -> TripleSource:
     """Open training and validation triples: from `mels` where it holds features of this kind, else from `audio`.
+
+    With `config.on_the_fly` training triples are rendered by loader processes; statistics and validation triples are
+    the stored ones.
 
     Args:
         mels: data/mels.
@@ -67,33 +74,52 @@ def open_source(
         config: pairs, validation_triples, crop_frames, and the batch size and seed of its fit.
         kind: which features the model takes.
         device: where features are made when they are not stored.
+        rendering: what triples are rendered from on the fly.
 
     Raises:
         TimbreflowError: data is missing or was made with other audio settings.
     """
     wanted = dataclasses.replace(features, kind=kind)
     if kind != features.kind:
-        return _computed(audio, wanted, config, device)
+        return _computed(audio, wanted, config, device, rendering)
     stored = TripleDataset(mels, audio, split="train", pairs=config.pairs)
     if stored.features != wanted:
         raise TimbreflowError(f"{mels} was made with other audio settings than params.yaml has; run extract_mels.")
     held_out = TripleDataset(mels, audio, split="validation")
+    chosen = _rendered(wanted, stored.normalizer, config, rendering) if config.on_the_fly else stored
     return TripleSource(
-        batches=lambda start: _cropped(_load(stored, config, device, start), config, start),
+        batches=lambda start: _cropped(_load(chosen, config, device, start), config, start),
         validation=_spread(held_out, config.validation_triples, config.fit.batch_size),
         features=wanted,
         normalizer=stored.normalizer,
     )
 
 
+def _rendered(
+    features: FeatureConfig,
+    normalizer: Normalizer | None,
+    config: VQVAETraining | GlowTraining,
+    rendering: RenderInputs | None,
+) -> RenderedTriples:
+    """Training triples on the fly: features, or sound where there is no normalizer."""
+    if rendering is None:
+        raise TimbreflowError("on_the_fly needs the settings and notes of render_triples; set it to 0 in params.yaml.")
+    return RenderedTriples(rendering, features, normalizer, split="train", count=config.on_the_fly, pairs=config.pairs)
+
+
 def _computed(
-    audio: Path, features: FeatureConfig, config: VQVAETraining | GlowTraining, device: torch.device
+    audio: Path,
+    features: FeatureConfig,
+    config: VQVAETraining | GlowTraining,
+    device: torch.device,
+    rendering: RenderInputs | None,
 ) -> TripleSource:
     """Spectra that are not stored: 1025 bins would take eight times the room of the mels, and decoding is quick."""
     sound = AudioTripleDataset(audio, features, split="train", pairs=config.pairs)
     held_out = AudioTripleDataset(audio, features, split="validation")
     extractor = FeatureExtractor(features).to(device)
     normalizer = fit_normalizer(sound, extractor, n_triples=STATISTICS_TRIPLES, device=device)
+    chosen = _rendered(features, None, config, rendering) if config.on_the_fly else sound
 
     def convert(loader: Iterable[TripleBatch]) -> Iterator[TripleBatch]:
         for batch in loader:
@@ -101,7 +127,7 @@ def _computed(
 
     validation = convert(_spread(held_out, config.validation_triples, config.fit.batch_size))
     return TripleSource(
-        batches=lambda start: _cropped(convert(_load(sound, config, device, start)), config, start),
+        batches=lambda start: _cropped(convert(_load(chosen, config, device, start)), config, start),
         # Converted once: the same spectra are looked at in every validation.
         validation=[batch.to("cpu") for batch in validation],
         features=features,
@@ -109,14 +135,19 @@ def _computed(
     )
 
 
-def _load(dataset: Triples, config: VQVAETraining | GlowTraining, device: torch.device, start: int) -> Iterable[Any]:
+def _load(
+    dataset: Triples | RenderedTriples, config: VQVAETraining | GlowTraining, device: torch.device, start: int
+) -> Iterable[Any]:
+    renders = isinstance(dataset, RenderedTriples)
     return make_loader(
         dataset,
         config.fit.batch_size,
         seed=config.fit.seed,
-        workers=loader_workers(device),
+        # Rendering takes longer than a step, so that it must go on beside the model even on the CPU.
+        workers=worker_count() if renders else loader_workers(device),
         device=device,
         start_step=start,
+        start_method="spawn" if renders else None,
     )
 
 
