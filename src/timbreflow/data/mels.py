@@ -78,7 +78,7 @@ class MelShards:
         return {**self.__dict__, "_maps": OrderedDict()}
 
     def read(self, shard: str, row: int) -> np.ndarray:
-        """One clip's raw features: [M, T] float32.
+        """One clip's raw features as they are stored, read-only: [M, T] float16.
 
         Raises:
             TimbreflowError: the shard is missing, corrupt, or has no such row.
@@ -86,7 +86,7 @@ class MelShards:
         array = self.shard(shard)
         if not 0 <= row < len(array):
             raise TimbreflowError(f"{self.root / shard} has no row {row}; run extract_mels again.")
-        return np.asarray(array[row], dtype=np.float32)
+        return array[row]
 
     def shard(self, shard: str) -> np.ndarray:
         """A whole shard as a read-only memory map: [n, M, T] float16.
