@@ -110,4 +110,4 @@ def test_statistics_travel_with_their_settings(tmp_path: Path) -> None:
 
 def test_a_batch_size_of_zero_is_refused() -> None:
     with pytest.raises(TimbreflowError, match="batch_size"):
-        ExtractConfig(batch_size=0)
+        ExtractConfig(batch_size=0, storage="float16")

@@ -23,7 +23,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     """A tiny corpus with its features."""
     layout = Layout(tmp_path_factory.mktemp("corpus"))
     write_tiny_audio(layout.audio)
-    run_all(extract_mels, ExtractConfig(batch_size=4), FEATURES, layout=layout)
+    run_all(extract_mels, ExtractConfig(batch_size=4, storage="float16"), FEATURES, layout=layout)
     return layout
 
 

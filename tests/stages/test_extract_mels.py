@@ -19,7 +19,7 @@ from timbreflow.stages import extract_mels
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import StageReport
 
-CONFIG = ExtractConfig(batch_size=4)
+CONFIG = ExtractConfig(batch_size=4, storage="float16")
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_killed_stage_goes_on_and_ends_with_the_same_bytes(layout: Layout) -> 
 def test_the_batch_size_changes_nothing(layout: Layout) -> None:
     extract(layout)
     first = digests(layout)
-    extract(layout, ExtractConfig(batch_size=5))
+    extract(layout, ExtractConfig(batch_size=5, storage="float16"))
     assert digests(layout) == first
 
 
