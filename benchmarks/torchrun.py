@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import socket
 import sqlite3
 import subprocess
@@ -28,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from ruamel.yaml import YAML
 from small_data import ROOT, prepare, small_params
@@ -186,14 +186,16 @@ def _train(model: str, root: Path, processes: int, *, threads: int, kill: bool) 
         with log.open("a") as output:
             process = subprocess.Popen(
                 [*command, *FLOWS[model]], cwd=ROOT, env=environment, stdout=output, stderr=output,
-                start_new_session=True,
             )  # fmt: skip
             if kill and round_ == 0:
                 while not list((root / ".scratch").rglob("step-*/state.json")):
                     if process.poll() is not None:
                         break
                     time.sleep(0.05)
-                os.killpg(process.pid, signal.SIGKILL)
+                # torchrun gives each of its processes a session of its own.
+                parent = psutil.Process(process.pid)
+                for one in [parent, *parent.children(recursive=True)]:
+                    one.kill()
                 process.wait()
                 _say(f"{model}: killed after its first checkpoint; started again")
             elif process.wait() != 0:
