@@ -28,7 +28,7 @@ def test_rows_come_back_and_maps_do_not_travel_to_workers(tmp_path: Path) -> Non
     shards = MelShards(tmp_path)
     for row in (7, 0, 39):
         read = shards.read("train/a.npy", row)
-        assert read.dtype == np.float32
+        assert read.dtype == np.float16
         assert np.array_equal(read, values[row].astype(np.float16).astype(np.float32))
     assert isinstance(shards.shard("train/a.npy"), np.memmap)
     travelling = pickle.dumps(shards)

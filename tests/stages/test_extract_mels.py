@@ -59,7 +59,9 @@ def test_statistics_are_of_the_training_split_alone(layout: Layout) -> None:
     index = read_mel_index(layout.mels)
     shards = MelShards(layout.mels)
     train = index[index["split"] == "train"]
-    values = np.stack([shards.read(s, int(r)) for s, r in zip(train["shard"], train["row"], strict=True)])
+    values = np.stack([shards.read(s, int(r)) for s, r in zip(train["shard"], train["row"], strict=True)]).astype(
+        np.float32
+    )
     normalizer, features = read_statistics(layout.mels)
     assert features == FEATURES
     assert np.allclose(normalizer.mean, values.mean(axis=(0, 2)), atol=1e-4)
