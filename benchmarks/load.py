@@ -22,7 +22,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -100,7 +100,7 @@ def measure(layout: Layout, folder: Path, options: argparse.Namespace) -> dict[s
 
     example = next(loader)
     for repeat in range(options.repeats):
-        note("ours", options.batches * size, lambda: [_touch(batch) for batch in islice(loader, options.batches)])
+        note("ours", options.batches * size, lambda: _touch(islice(loader, options.batches)))
         note("copy", options.batches * size, lambda: _copy(example, options.batches))
         items = next(order)
         for subtype, files in wavs.items():
@@ -142,10 +142,11 @@ def _batches(dataset: TripleDataset, size: int, workers: int = 0) -> Iterator[Tr
     return iter(make_loader(dataset, size, seed=SEED, workers=workers, device=device))
 
 
-def _touch(batch: TripleBatch) -> None:
+def _touch(batches: Iterable[TripleBatch]) -> None:
     """Look at one value of each array, so that nothing can be put off."""
-    for tensor in vars(batch).values():
-        tensor.flatten()[0].item()
+    for batch in batches:
+        for tensor in vars(batch).values():
+            tensor.flatten()[0].item()
 
 
 def _copy(batch: TripleBatch, n: int) -> None:

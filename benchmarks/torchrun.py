@@ -218,7 +218,7 @@ def _runs(root: Path) -> list[Any]:
 def _history(root: Path, metric: str) -> dict[int, float]:
     """A metric by step, from all MLflow runs of a root."""
     client = connect(root)
-    found = {}
+    found: dict[int, float] = {}
     for run in reversed(_runs(root)):
         found |= {value.step: value.value for value in client.get_metric_history(run.info.run_id, metric)}
     return found
