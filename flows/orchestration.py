@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -25,9 +26,10 @@ from timbreflow.config import Params, as_mapping, load_params
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import read_json
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import StageReport
+from timbreflow.stages.report import StageReport, ignore_metrics
 from timbreflow.stages.shards import run_shard
 from timbreflow.tracking.runs import open_run
+from timbreflow.workers import process_count, process_rank
 
 PARENT_RUN = "TIMBREFLOW_PARENT_RUN"
 """Environment variable by which flows.pipeline tells its id to the flows that DVC starts."""
@@ -68,6 +70,8 @@ def run_tracked(
 ) -> None:
     """Run a stage as one task inside an MLflow run, with a progress artifact, and publish its report.
 
+    Of the processes of a torchrun the first one does so; the others only compute.
+
     Args:
         stage: module of the stage; its `run` gets `arguments`, `layout` and `log`.
         results: name of the results folder, such as `train_vqvae/base`; the run is named by it.
@@ -76,6 +80,9 @@ def run_tracked(
         layout: paths of the checkout.
         steps: length of the training; None where there is none.
     """
+    if process_rank() > 0:
+        stage.run(*arguments, layout=layout, log=ignore_metrics)
+        return
     with open_run(results, {results.replace("/", "."): as_mapping(section)}, root=ROOT) as run:
         run.dataset("data", read_json(layout.results("validate_data") / "passed.json")["digest"])
         progress = _Progress(results, steps) if steps else None
@@ -124,26 +131,52 @@ def publish(stage: str, report: StageReport) -> None:
         create_link_artifact(link=path.resolve().as_uri(), link_text=name, key=_key(f"{stage}-{name}"))
 
 
-def entry(flow: Flow[Any, Any], *arguments: Any, sharded: bool = False) -> None:
+def entry(flow: Flow[Any, Any], *arguments: Any, sharded: bool = False, shared: bool = False) -> None:
     """Run a flow as a command: tagged with its parent, and a TimbreflowError as one sentence and exit code 2.
 
     Args:
         flow: the flow.
         arguments: its arguments.
         sharded: whether it has shards, so that a wrong choice of their runner is said before a server is started.
+        shared: whether several processes of `torchrun` may share it. The first one runs the flow, the others its
+            function, so that there is one flow run and one MLflow run in all.
     """
     parent = os.environ.get(PARENT_RUN)
     marks = [lifetime.process_tag(), *([f"pipeline:{parent}"] if parent else [])]
     lifetime.end_with_dvc()
     try:
+        if process_count() > 1 and not shared:
+            raise TimbreflowError(f"{flow.name} runs in one process; start it with `python -m` instead of torchrun.")
+        if process_rank() > 0:
+            with _joined():
+                flow.fn(*arguments)
+            return
         if sharded:
             chosen_runner()
         with lifetime.alone("-".join([flow.name, *arguments])), lifetime.server(), tags(*marks):
             lifetime.mark_dead_runs_as_crashed()
-            flow(*arguments)
+            with _joined() if shared else nullcontext():
+                flow(*arguments)
     except TimbreflowError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _joined() -> AbstractContextManager[None]:
+    """Together with the other processes of torchrun."""
+    from timbreflow.models.devices import resolve_device
+    from timbreflow.parallel import joined
+
+    return joined(resolve_device())
+
+
+def profiled_arguments() -> list[str]:
+    """Arguments of a training's command; `--profile` among them is a short form of TIMBREFLOW_PROFILE=1."""
+    if "--profile" in sys.argv:
+        from timbreflow.training.profile import VARIABLE
+
+        os.environ[VARIABLE] = "1"
+    return [argument for argument in sys.argv[1:] if argument != "--profile"]
 
 
 def _one_sentence(record: logging.LogRecord) -> bool:

@@ -1,8 +1,8 @@
-"""Train the Glow whose couplings are conditioned on content and style."""
+"""Train the Glow whose couplings are conditioned on content and style; `--profile` tells where the time goes."""
 
 from prefect import flow
 
-from flows.orchestration import entry, load, run_tracked
+from flows.orchestration import entry, load, profiled_arguments, run_tracked
 from timbreflow.stages import train_glow as stage
 
 
@@ -16,4 +16,4 @@ def train_glow() -> None:
 
 
 if __name__ == "__main__":
-    entry(train_glow)
+    entry(train_glow, *profiled_arguments(), shared=True)

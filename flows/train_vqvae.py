@@ -1,10 +1,8 @@
-"""Train one variant of the VQ-VAE: `python -m flows.train_vqvae base`, or `paper`."""
-
-import sys
+"""Train one variant of the VQ-VAE: `python -m flows.train_vqvae base`, or `paper`; `--profile` tells the time."""
 
 from prefect import flow
 
-from flows.orchestration import entry, load, run_tracked
+from flows.orchestration import entry, load, profiled_arguments, run_tracked
 from timbreflow.stages import train_vqvae as stage
 
 
@@ -19,4 +17,4 @@ def train_vqvae(variant: str) -> None:
 
 
 if __name__ == "__main__":
-    entry(train_vqvae, *sys.argv[1:])
+    entry(train_vqvae, *profiled_arguments(), shared=True)

@@ -28,7 +28,7 @@ def test_rows_come_back_and_maps_do_not_travel_to_workers(tmp_path: Path) -> Non
     shards = MelShards(tmp_path)
     for row in (7, 0, 39):
         read = shards.read("train/a.npy", row)
-        assert read.dtype == np.float32
+        assert read.dtype == np.float16
         assert np.array_equal(read, values[row].astype(np.float16).astype(np.float32))
     assert isinstance(shards.shard("train/a.npy"), np.memmap)
     travelling = pickle.dumps(shards)
@@ -110,4 +110,4 @@ def test_statistics_travel_with_their_settings(tmp_path: Path) -> None:
 
 def test_a_batch_size_of_zero_is_refused() -> None:
     with pytest.raises(TimbreflowError, match="batch_size"):
-        ExtractConfig(batch_size=0)
+        ExtractConfig(batch_size=0, storage="float16")

@@ -1,7 +1,9 @@
 """What a triple is: whose notes, whose timbre, and a roll that lies where the sound lies."""
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,8 +11,9 @@ from tests.data.tiny_audio import COUNTS, FEATURES, write_tiny_audio
 from tests.sharded import run_all
 from timbreflow.audio.features import FeatureExtractor
 from timbreflow.data.audio_triples import AudioTripleDataset, fit_normalizer, to_features
+from timbreflow.data.levels import RANGE
 from timbreflow.data.manifest import read_manifest
-from timbreflow.data.mels import ExtractConfig
+from timbreflow.data.mels import ExtractConfig, MelShards, read_mel_index
 from timbreflow.data.sampling import make_loader
 from timbreflow.data.triples import TripleBatch, TripleDataset, crop, is_self_supervised
 from timbreflow.errors import TimbreflowError
@@ -23,7 +26,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     """A tiny corpus with its features."""
     layout = Layout(tmp_path_factory.mktemp("corpus"))
     write_tiny_audio(layout.audio)
-    run_all(extract_mels, ExtractConfig(batch_size=4), FEATURES, layout=layout)
+    run_all(extract_mels, ExtractConfig(batch_size=4, storage="float16"), FEATURES, layout=layout)
     return layout
 
 
@@ -52,6 +55,33 @@ def test_triples_and_self_supervised_pairs_differ_in_the_content_alone(layout: L
         assert not torch.equal(triple.content, triple.target)
         for name in ("style", "target", "content_roll", "timbre"):
             assert torch.equal(getattr(triple, name), getattr(pair, name))
+
+
+def test_a_batch_is_its_items_with_the_bits_of_plain_arithmetic(layout: Layout) -> None:
+    dataset = TripleDataset(layout.mels, layout.audio, split="train", pairs="mixed")
+    items = [3, 0, 2, 0]
+    batch = dataset.__getitems__(items)
+    for name, joined in vars(batch).items():
+        assert torch.equal(joined, torch.stack([getattr(dataset[item], name) for item in items]))
+    index, shards = read_mel_index(layout.mels), MelShards(layout.mels)
+    for number, item in enumerate(items):
+        place = index.iloc[dataset.rows.target[item]]
+        raw = torch.from_numpy(np.array(shards.read(place["shard"], int(place["row"]))))
+        assert torch.equal(batch.target[number], dataset.normalizer.normalize(raw.float()))
+
+
+def test_eight_bits_read_as_nearly_the_same_features(layout: Layout, tmp_path: Path) -> None:
+    other = Layout(tmp_path)
+    shutil.copytree(layout.audio, other.audio)
+    run_all(extract_mels, ExtractConfig(batch_size=4, storage="uint8"), FEATURES, layout=other)
+    assert MelShards(other.mels).shard("train/shard-00000.npy").dtype == np.uint8
+    half, eight = (TripleDataset(place.mels, place.audio, split="train") for place in (layout, other))
+    assert half.triple_ids == eight.triple_ids
+    step = RANGE / 255
+    for item in range(len(half)):
+        raw = [dataset.normalizer.denormalize(dataset[item].style) for dataset in (half, eight)]
+        assert (raw[0] - raw[1]).abs().max() <= step / 2 + 0.01  # half precision is rounded too
+        assert torch.equal(half[item].content_roll, eight[item].content_roll)
 
 
 def test_mixed_pairs_are_half_of_each_and_always_the_same_ones() -> None:

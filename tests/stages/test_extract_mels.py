@@ -19,7 +19,7 @@ from timbreflow.stages import extract_mels
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import StageReport
 
-CONFIG = ExtractConfig(batch_size=4)
+CONFIG = ExtractConfig(batch_size=4, storage="float16")
 
 
 @pytest.fixture
@@ -59,7 +59,9 @@ def test_statistics_are_of_the_training_split_alone(layout: Layout) -> None:
     index = read_mel_index(layout.mels)
     shards = MelShards(layout.mels)
     train = index[index["split"] == "train"]
-    values = np.stack([shards.read(s, int(r)) for s, r in zip(train["shard"], train["row"], strict=True)])
+    values = np.stack([shards.read(s, int(r)) for s, r in zip(train["shard"], train["row"], strict=True)]).astype(
+        np.float32
+    )
     normalizer, features = read_statistics(layout.mels)
     assert features == FEATURES
     assert np.allclose(normalizer.mean, values.mean(axis=(0, 2)), atol=1e-4)
@@ -83,7 +85,7 @@ def test_a_killed_stage_goes_on_and_ends_with_the_same_bytes(layout: Layout) -> 
 def test_the_batch_size_changes_nothing(layout: Layout) -> None:
     extract(layout)
     first = digests(layout)
-    extract(layout, ExtractConfig(batch_size=5))
+    extract(layout, ExtractConfig(batch_size=5, storage="float16"))
     assert digests(layout) == first
 
 

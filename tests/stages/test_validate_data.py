@@ -37,7 +37,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny corpus with its features; tests copy it."""
     layout = Layout(tmp_path_factory.mktemp("corpus"))
     write_tiny_audio(layout.audio)
-    run_all(extract_mels, ExtractConfig(batch_size=8), FEATURES, layout=layout)
+    run_all(extract_mels, ExtractConfig(batch_size=8, storage="float16"), FEATURES, layout=layout)
     return layout.root
 
 

@@ -7,6 +7,7 @@ The loader gives waveforms; features are made from them on the device of the mod
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,13 +49,13 @@ class AudioTripleDataset(Triples):
         self._places = manifest[["shard", "offset", "nbytes"]].to_numpy(dtype=object)
         self._shards = AudioShards(audio, sample_rate=features.sample_rate)
 
-    def load(self, row: int) -> Tensor:
-        """One clip by its row in the manifest: [N] float32."""
-        return torch.from_numpy(self._shards.read(*self._places[row]))
+    def load(self, rows: np.ndarray) -> Tensor:
+        """Clips by their rows in the manifest: [B, N] float32."""
+        return torch.from_numpy(np.stack([self._shards.read(*self._places[row]) for row in rows]))
 
-    def n_frames(self, clip: Tensor) -> int:
-        """T that the features of a clip will have."""
-        return self.features.n_frames(clip.shape[-1])
+    def n_frames(self, clips: Tensor) -> int:
+        """T that the features of clips will have."""
+        return self.features.n_frames(clips.shape[-1])
 
 
 def fit_normalizer(
@@ -72,7 +73,7 @@ def fit_normalizer(
     # Ids are in sorted order, which may group pieces; an even stride spreads the sample.
     stride = max(1, len(dataset) // n_triples)
     for item in range(0, len(dataset), stride)[:n_triples]:
-        audio = torch.stack([dataset.load(getattr(dataset.rows, role)[item]) for role in ROLES]).to(device)
+        audio = dataset.load(np.array([getattr(dataset.rows, role)[item] for role in ROLES])).to(device)
         with torch.no_grad():
             statistics.update(extractor(audio).cpu().numpy())
     return statistics.normalizer()

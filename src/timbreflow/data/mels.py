@@ -1,4 +1,4 @@
-"""Stored features: half-precision `[n, M, T]` arrays, one file an audio shard, memory-mapped when read.
+"""Stored features: `[n, M, T]` arrays in half precision or 8 bits, one file an audio shard, memory-mapped when read.
 
 The values are raw (not normalised); `statistics.json` holds what normalises them. The files are called mels after
 the default kind of features, and hold whatever the FeatureConfig says.
@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -30,12 +30,14 @@ class ExtractConfig:
 
     Args:
         batch_size: clips that go through the FeatureExtractor at once; bounds memory, does not change the result.
+        storage: "float16", or "uint8" (see data/levels.py) for half the room and a rounding of .2 dB at most.
 
     Raises:
         TimbreflowError: batch_size is not positive.
     """
 
     batch_size: int
+    storage: Literal["float16", "uint8"]
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -47,17 +49,18 @@ def write_mels(path: Path, features: np.ndarray) -> None:
 
     Args:
         path: ends in .npy.
-        features: [n, M, T] float; stored as float16.
+        features: [n, M, T] float, stored as float16; uint8 levels are stored as they are.
 
     Raises:
         TimbreflowError: a value is NaN, infinite, or too large for half precision.
     """
     with np.errstate(over="ignore"):
-        half = np.asarray(features).astype(np.float16)
-    if not np.isfinite(half).all():
+        stored = np.asarray(features)
+        stored = stored if stored.dtype == np.uint8 else stored.astype(np.float16)
+    if not np.isfinite(stored).all():
         raise TimbreflowError(f"{path} would hold features that are not finite; check the sound of its audio shard.")
     with atomic_file(path) as temporary:
-        np.save(temporary, half, allow_pickle=False)
+        np.save(temporary, stored, allow_pickle=False)
 
 
 class MelShards:
@@ -78,7 +81,7 @@ class MelShards:
         return {**self.__dict__, "_maps": OrderedDict()}
 
     def read(self, shard: str, row: int) -> np.ndarray:
-        """One clip's raw features: [M, T] float32.
+        """One clip's raw features as they are stored, read-only: [M, T] float16, or uint8 levels.
 
         Raises:
             TimbreflowError: the shard is missing, corrupt, or has no such row.
@@ -86,10 +89,10 @@ class MelShards:
         array = self.shard(shard)
         if not 0 <= row < len(array):
             raise TimbreflowError(f"{self.root / shard} has no row {row}; run extract_mels again.")
-        return np.asarray(array[row], dtype=np.float32)
+        return array[row]
 
     def shard(self, shard: str) -> np.ndarray:
-        """A whole shard as a read-only memory map: [n, M, T] float16.
+        """A whole shard as a read-only memory map: [n, M, T] float16, or uint8 levels.
 
         Raises:
             TimbreflowError: the shard is missing or corrupt.

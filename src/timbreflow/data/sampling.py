@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import stable_hash
+from timbreflow.parallel import part
 
 
 class Examples(Protocol):
@@ -34,18 +35,20 @@ class StepSampler(Sampler[list[int]]):
         batch_size: indices a batch; may exceed n.
         seed: whole number.
         start_step: first step to give.
+        part: places of each batch that are given, where several processes share it.
 
     Raises:
         TimbreflowError: there are no examples.
     """
 
-    def __init__(self, n: int, batch_size: int, seed: int, start_step: int = 0) -> None:
+    def __init__(self, n: int, batch_size: int, seed: int, start_step: int = 0, *, part: slice = slice(None)) -> None:
         if n < 1 or batch_size < 1:
             raise TimbreflowError(f"{n} examples cannot be put in batches of {batch_size}; render more triples.")
         self.n = n
         self.batch_size = batch_size
         self.seed = seed
         self.start_step = start_step
+        self.part = part
 
     def __iter__(self) -> Iterator[list[int]]:
         place = self.start_step * self.batch_size
@@ -62,7 +65,7 @@ class StepSampler(Sampler[list[int]]):
                 end = min(self.n, begin + self.batch_size - len(batch))
                 batch += order[begin:end].tolist()
                 place += end - begin
-            yield batch
+            yield batch[self.part]
 
 
 def make_loader(
@@ -80,7 +83,7 @@ def make_loader(
 
     Args:
         dataset: a TripleDataset, AudioTripleDataset or RenderedTriples.
-        batch_size: B.
+        batch_size: B; where several processes train together, each is given its part of a shuffled batch.
         seed: decides the order, with the step alone.
         workers: loader processes; 0 loads in this one, which is fast enough for stored mels.
         shuffle: True gives endless shuffled batches from start_step; False one ordered pass, last batch short.
@@ -91,6 +94,9 @@ def make_loader(
 
     Returns:
         A loader of TripleBatch on the CPU.
+
+    Raises:
+        TimbreflowError: the processes cannot share a batch equally.
     """
     common: dict[str, Any] = {
         "num_workers": workers,
@@ -103,5 +109,5 @@ def make_loader(
     }
     if not shuffle:
         return DataLoader(dataset, batch_size=batch_size, **common)  # type: ignore[arg-type]  # torch asks for its base
-    sampler = StepSampler(len(dataset), batch_size, seed, start_step)
+    sampler = StepSampler(len(dataset), batch_size, seed, start_step, part=part(batch_size))
     return DataLoader(dataset, batch_sampler=sampler, **common)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ setting of Cífka et al. (ICASSP 2021) and needs no notes.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -17,11 +18,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from timbreflow.audio.features import FeatureConfig
+from timbreflow.data.levels import Levels
 from timbreflow.data.manifest import read_clip_notes, triple_rows
 from timbreflow.data.mels import MelShards, read_mel_index, read_statistics
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import stable_hash
 from timbreflow.notes.tables import Notes
+from timbreflow.parallel import own, whole
 
 Pairs = Literal["triples", "self_supervised", "mixed"]
 
@@ -67,7 +70,7 @@ def crop(batch: TripleBatch, frames: int, *, seed: int, number: int) -> TripleBa
     """The same stretch of content, target and roll, each triple at a place of its own; the style stays whole.
 
     Args:
-        batch: batch number `number`.
+        batch: batch number `number`, or this process's part of it.
         frames: length to keep; 0, or no less than the clips have, keeps all.
         seed: the places are a function of it and of `number` alone.
         number: of the batch.
@@ -76,7 +79,7 @@ def crop(batch: TripleBatch, frames: int, *, seed: int, number: int) -> TripleBa
     if frames == 0 or frames >= length:
         return batch
     generator = torch.Generator().manual_seed(stable_hash("crop", seed, number) >> 1)
-    starts = torch.randint(length - frames + 1, (len(batch),), generator=generator).tolist()
+    starts = own(torch.randint(length - frames + 1, (whole(len(batch)),), generator=generator)).tolist()
 
     def cut(x: Tensor) -> Tensor:
         return torch.stack([clip[:, start : start + frames] for clip, start in zip(x, starts, strict=True)])
@@ -160,29 +163,36 @@ class Triples(Dataset[TripleBatch], ABC):
         return len(self.triple_ids)
 
     def __getitem__(self, item: int) -> TripleBatch:
-        row = self.rows.content[item]
-        target = self.load(self.rows.target[item])
-        content = target if self._self_supervised[item] else self.load(row)
-        roll = self._notes.of(self._clip_ids[row]).piano_roll(self.n_frames(target), self.features.seconds_per_frame)
+        return TripleBatch(*(tensor[0] for tensor in vars(self.__getitems__([item])).values()))
+
+    def __getitems__(self, items: Sequence[int]) -> TripleBatch:
+        """A whole batch at once, which is how torch's loader asks when it can."""
+        places = np.asarray(items)
+        rows, target_rows = self.rows.content[places], self.rows.target[places]
+        target = self.load(target_rows)
+        rolls = np.zeros((len(places), 128, self.n_frames(target)), bool)
+        for row, roll in zip(rows, rolls, strict=True):
+            notes = self._notes.of(self._clip_ids[row])
+            notes.piano_roll(roll.shape[-1], self.features.seconds_per_frame, out=roll)
         return TripleBatch(
-            content=content,
-            style=self.load(self.rows.style[item]),
+            content=self.load(np.where(self._self_supervised[places], target_rows, rows)),
+            style=self.load(self.rows.style[places]),
             target=target,
-            content_roll=torch.from_numpy(roll),
-            timbre=torch.tensor(int(self._timbre[item])),
+            content_roll=torch.from_numpy(rolls),
+            timbre=torch.from_numpy(self._timbre[places]),
         )
 
     @abstractmethod
-    def load(self, row: int) -> Tensor:
-        """One clip by its row: [M, T] normalised, or [N] float32."""
+    def load(self, rows: np.ndarray) -> Tensor:
+        """Clips by their rows: [B, M, T] normalised, or [B, N] float32."""
 
-    def n_frames(self, clip: Tensor) -> int:
-        """T of a loaded clip."""
-        return clip.shape[-1]
+    def n_frames(self, clips: Tensor) -> int:
+        """T of loaded clips."""
+        return clips.shape[-1]
 
-    def collate(self, items: list[TripleBatch]) -> TripleBatch:
-        """Stack single triples along a new first axis."""
-        return stack(items)
+    def collate(self, items: list[TripleBatch] | TripleBatch) -> TripleBatch:
+        """Stack single triples along a new first axis; a batch passes."""
+        return items if isinstance(items, TripleBatch) else stack(items)
 
 
 class TripleDataset(Triples):
@@ -205,8 +215,24 @@ class TripleDataset(Triples):
         self._shard_names = index["shard"].to_numpy()
         self._shard_rows = index["row"].to_numpy()
         self._shards = MelShards(mels)
+        self._levels = Levels.of(features)
 
-    def load(self, row: int) -> Tensor:
-        """One clip by its row in the index: [M, T] normalised."""
-        raw = self._shards.read(self._shard_names[row], int(self._shard_rows[row]))
-        return self.normalizer.normalize(torch.from_numpy(raw))
+    def load(self, rows: np.ndarray) -> Tensor:
+        """Clips by their rows in the index: [B, M, T] normalised.
+
+        Each clip is copied, widened and normalised before the next, while it is in the processor's cache: a fifth of
+        the time of the same over the whole batch.
+        """
+        level = self._levels
+        clips = [self._shards.read(self._shard_names[row], int(self._shard_rows[row])) for row in rows]
+        mean, std = self.normalizer.mean[:, None], self.normalizer.std[:, None]
+        stored = np.empty_like(clips[0])
+        raw = torch.from_numpy(stored)
+        normalised = torch.empty(len(clips), *raw.shape)
+        for clip, out in zip(clips, normalised, strict=True):
+            np.copyto(stored, clip)
+            out.copy_(raw)
+            if stored.dtype == np.uint8:
+                out.mul_(level.step).add_(level.low)
+            out.sub_(mean).div_(std)
+        return normalised

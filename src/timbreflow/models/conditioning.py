@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from timbreflow.parallel import own, whole
+
 
 class ConditionDropout(nn.Module):
     """Replace the code, and independently the style tokens, of random clips by learned constants in training.
@@ -20,7 +22,7 @@ class ConditionDropout(nn.Module):
         """[B, D, t], [B, K, D] -> the same shapes."""
         if not self.training or self.probability == 0:
             return code, tokens
-        drop = torch.rand(2, code.shape[0], 1, 1, device=code.device) < self.probability
+        drop = own(torch.rand(2, whole(code.shape[0]), 1, 1, device=code.device) < self.probability, dim=1)
         return torch.where(drop[0], self.null_code.to(code.dtype), code), torch.where(
             drop[1], self.null_tokens.to(tokens.dtype), tokens
         )

@@ -5,13 +5,15 @@ import os
 import torch
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.workers import available_cores
+from timbreflow.workers import available_cores, process_count
 
 VARIABLE = "TIMBREFLOW_DEVICE"
 
 
 def resolve_device(name: str | None = None) -> torch.device:
     """Turn auto, cpu, cuda or cuda:N into a device that is there, and give torch the cores that this process may use.
+
+    Each process of a torchrun takes the CUDA device of its number on its machine, unless one is named.
 
     Args:
         name: overrides the environment variable TIMBREFLOW_DEVICE (default auto: CUDA where there is one).
@@ -23,6 +25,9 @@ def resolve_device(name: str | None = None) -> torch.device:
     if asked == "auto":
         asked = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = asked.partition(":")
+    if asked == "cuda" and process_count() > 1:
+        index = os.environ.get("LOCAL_RANK", "0")
+        asked = f"cuda:{index}"
     if kind not in {"cpu", "cuda"} or (index and not index.isdigit()):
         raise TimbreflowError(f"{VARIABLE} is {asked!r}; set it to auto, cpu, cuda or cuda:N.")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():

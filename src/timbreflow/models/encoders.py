@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.models.blocks import ResidualBlock, full_precision, pad_frames
+from timbreflow.parallel import drawn_like, gather, own, whole
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class ResidualContentEncoder(nn.Module):
             h = stride(F.gelu(h))
         for block in self.blocks:
             h = block(h)
-        code = self.norm(full_precision(self.outlet(F.gelu(h))))
+        code = own(self.norm(gather(full_precision(self.outlet(F.gelu(h))))))
         return code[..., : -(-x.shape[-1] // self.config.downsample)]
 
 
@@ -151,7 +152,7 @@ def shuffle_chunks(x: Tensor, chunk: int) -> Tensor:
     if count < 2:
         return x
     chunks = x[..., : count * chunk].reshape(batch, bins, count, chunk)
-    order = torch.rand(batch, count, device=x.device).argsort(1)[:, None, :, None].expand_as(chunks)
+    order = own(torch.rand(whole(batch), count, device=x.device).argsort(1))[:, None, :, None].expand_as(chunks)
     return torch.cat([chunks.gather(2, order).reshape(batch, bins, -1), x[..., count * chunk :]], dim=-1)
 
 
@@ -163,7 +164,7 @@ def roll_bins(x: Tensor, largest: int) -> Tensor:
         largest: largest shift, in bins.
     """
     batch, bins, _ = x.shape
-    shift = torch.randint(-largest, largest + 1, (batch, 1), device=x.device)
+    shift = own(torch.randint(-largest, largest + 1, (whole(batch), 1), device=x.device))
     source = (torch.arange(bins, device=x.device)[None] - shift).clamp(0, bins - 1)
     return x.gather(1, source[..., None].expand_as(x))
 
@@ -192,7 +193,7 @@ class StyleEncoder(nn.Module):
             x = roll_bins(x, config.roll_bins)
         tokens = self.body(pad_frames(x, 4, minimum=8))
         if self.training and config.noise:
-            tokens = tokens + config.noise * torch.randn_like(tokens)
+            tokens = tokens + config.noise * drawn_like(torch.randn_like, tokens)
         return tokens
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from vector_quantize_pytorch import VectorQuantize
 
 from timbreflow.errors import TimbreflowError
+from timbreflow.parallel import gather, own
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ class Quantizer(nn.Module):
             use_cosine_sim=config.distance == "cosine",
             rotation_trick=False,  # plain straight-through, as in the paper
             channel_last=False,
+            sync_codebook=False,  # `forward` shows it the vectors of all processes
         )
         # The library starts from zeros until k-means has run; random codes keep an untrained model usable.
         codebook = torch.randn_like(self.vq._codebook.embed)
@@ -106,12 +108,18 @@ class Quantizer(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
             if self.training:
+                # Each process quantises the vectors of all. So moving averages, k-means and the revival of dead codes
+                # are those of the whole batch, and the codebooks of all processes stay alike.
+                x = gather(x)
                 quantized, indices, loss = self.vq(x)
                 indices = indices.reshape(x.shape[0], x.shape[-1], self.config.heads)
                 loss = loss.reshape(())
             else:
                 quantized, indices, loss = self._nearest(x)
-        return QuantizerOutput(quantized, self._product_index(indices), loss, self._perplexity(indices))
+        codes, perplexity = self._product_index(indices), self._perplexity(indices)
+        if self.training:
+            quantized, codes = own(quantized), own(codes)
+        return QuantizerOutput(quantized, codes, loss, perplexity)
 
     def _nearest(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Look up the nearest codes without touching the codebooks: quantized [B, D, t], indices [B, t, H], loss."""

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 from timbreflow.audio.features import FeatureConfig, FeatureExtractor
+from timbreflow.data.levels import Levels
 from timbreflow.data.manifest import read_manifest
 from timbreflow.data.mels import (
     ExtractConfig,
@@ -63,7 +64,7 @@ def plan(config: ExtractConfig, features: FeatureConfig, *, layout: Layout) -> l
         TimbreflowError: the manifest is missing or holds no clips.
     """
     manifest = read_manifest(layout.audio)
-    shards = _shards(manifest, features, layout)
+    shards = _shards(manifest, config, features, layout)
     if not shards:
         raise TimbreflowError(f"{layout.audio / 'manifest.parquet'} holds no clips; run render_triples again.")
     reused = sum(shard.file(layout).is_file() for shard in shards)
@@ -89,16 +90,17 @@ def run_one(shard: Shard, config: ExtractConfig, features: FeatureConfig, *, lay
     extractor = FeatureExtractor(features).eval()
     statistics = RunningStatistics(features.n_features)
     n_frames = features.n_frames(int(clips["n_samples"].iloc[0]))
-    result = np.empty((len(clips), features.n_features, n_frames), dtype=np.float16)
+    result = np.empty((len(clips), features.n_features, n_frames), dtype=config.storage)
+    levels = Levels.of(features)
     places = clips[["shard", "offset", "nbytes", "n_samples"]].to_numpy(dtype=object)
     for first in range(0, len(clips), config.batch_size):
         batch = [_read(sound, *place) for place in places[first : first + config.batch_size]]
         with torch.no_grad():
             values = extractor(torch.from_numpy(np.stack(batch))).numpy()
-        # Statistics are taken of what is stored, half precision and all: that is what models will see.
-        half = values.astype(np.float16)
-        statistics.update(half)
-        result[first : first + len(batch)] = half
+        # Statistics are taken of what is stored, rounded as it is: that is what models will see.
+        stored = values.astype(np.float16) if config.storage == "float16" else levels.encode(values)
+        statistics.update(stored if config.storage == "float16" else levels.decode(stored))
+        result[first : first + len(batch)] = stored
     write_json(shard.state(layout), statistics.as_json())
     # Last, since this file says that the shard is done.
     write_mels(shard.file(layout), result)
@@ -111,7 +113,7 @@ def finish(config: ExtractConfig, features: FeatureConfig, *, layout: Layout) ->
         TimbreflowError: a shard has not been made, or the training split is empty.
     """
     manifest = read_manifest(layout.audio)
-    shards = _shards(manifest, features, layout)
+    shards = _shards(manifest, config, features, layout)
     for shard in shards:
         if not shard.file(layout).is_file():
             raise TimbreflowError(f"{shard.file(layout)} is missing; run extract_mels again, it goes on from here.")
@@ -147,9 +149,9 @@ def finish(config: ExtractConfig, features: FeatureConfig, *, layout: Layout) ->
     return StageReport(summary, metrics)
 
 
-def _shards(manifest: pd.DataFrame, features: FeatureConfig, layout: Layout) -> list[Shard]:
+def _shards(manifest: pd.DataFrame, config: ExtractConfig, features: FeatureConfig, layout: Layout) -> list[Shard]:
     # The manifest names the place, peak and RMS of every clip; sound that changes changes it.
-    parts = (dataclasses.asdict(features), sha256_file(layout.audio / "manifest.parquet"))
+    parts = (dataclasses.asdict(features), config.storage, sha256_file(layout.audio / "manifest.parquet"))
     key = f"{stable_hash(*parts):016x}"
     return [Shard(audio=audio, key=key) for audio in sorted(manifest["shard"].unique())]
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from timbreflow.errors import TimbreflowError
+from timbreflow.parallel import gather
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def invariance_loss(first: Tensor, second: Tensor) -> Tensor:
         0 where both timbres give the same statistics, about 1 where the notes say nothing about them.
     """
     with torch.autocast(first.device.type, enabled=False):
-        pairs = torch.stack([_statistics_over_time(first.float()), _statistics_over_time(second.float())])
+        pairs = torch.stack([gather(_statistics_over_time(clips.float())) for clips in (first, second)])
         within = (pairs[0] - pairs[1]).square().mean(0) / 2
         between = pairs.flatten(0, 1).var(0, correction=0)
         return (within / (between + 1e-4)).mean()
@@ -127,8 +128,9 @@ def contrastive_loss(first: Tensor, second: Tensor, timbre: Tensor, *, temperatu
         Scalar; 0 for a batch of one timbre, log(B) where all clips look alike.
     """
     with torch.autocast(first.device.type, enabled=False):
-        a = F.normalize(first.float().flatten(1), dim=-1)
-        b = F.normalize(second.float().flatten(1), dim=-1)
+        a = gather(F.normalize(first.float().flatten(1), dim=-1))
+        b = gather(F.normalize(second.float().flatten(1), dim=-1))
+        timbre = gather(timbre)
         logits = a @ b.T / temperature
         twins = (timbre[:, None] == timbre[None]) & ~torch.eye(len(timbre), dtype=torch.bool, device=timbre.device)
         logits = logits.masked_fill(twins, -torch.inf)

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from timbreflow import parallel
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import stable_hash
 from timbreflow.training.checkpoint import FitState, load_checkpoint, save_checkpoint, snapshot
 from timbreflow.training.fit_config import FitConfig, learning_rate
+from timbreflow.training.profile import Stopwatch
 from timbreflow.training.seeding import seed_everything
 
 logger = logging.getLogger(__name__)
@@ -100,10 +102,14 @@ def fit(
     an unbroken run (bit for bit on a CPU with the same number of threads). A file named `STOP_FILE` in `workdir` ends
     it at the next validation, as if its patience were over.
 
+    Where `torchrun` started several processes, each calls this with its part of every batch, and all end with the
+    weights of one process with the whole batches, up to rounding. The first one validates, logs and writes.
+
     Args:
         model: built with its own seed; moved to `device`.
         objective: the losses.
-        batches: n -> endless iterable that begins with training batch number n. Batch n may depend on n alone.
+        batches: n -> endless iterable that begins with training batch number n, or with this process's part of it.
+            Batch n may depend on n alone.
         validation_batches: read again at each validation. A batch has `.to(device)`.
         config: the loop's settings.
         workdir: scratch folder of this very fit.
@@ -112,7 +118,7 @@ def fit(
 
     Raises:
         TimbreflowError: the loss is not finite, its gradient is not in `MOST_SKIPPED` steps in a row, there is no
-            validation data, or the checkpoint found in `workdir` is unusable.
+            validation data, or the checkpoint found in `workdir` is unusable, or not all processes see it.
     """
     device = torch.device(device)
     model.to(device)
@@ -123,42 +129,41 @@ def fit(
     )
     state, best = load_checkpoint(workdir, model=model, ema=ema, optimizer=optimizer, identity=identity)
     resumed_at = state.step
-    if resumed_at:
+    if parallel.told(resumed_at) != resumed_at:
+        raise TimbreflowError(f"Not all processes of torchrun see the checkpoints in {workdir}; let them share it.")
+    leads = parallel.rank() == 0
+    if resumed_at and leads:
         logger.info("resumed at step %d of %d", state.step, config.steps)
 
     source = iter(batches(state.step * config.grad_accumulation))
-    started = last_line = time.monotonic()
+    watch = Stopwatch(device)
+    teller = _Teller(config, resumed_at, log if leads else None, watch)
     guard = _Guard(config, workdir)
-    bar = tqdm(total=config.steps, initial=state.step, unit="step", disable=None)
     while not state.stopped:
         seed_everything(config.seed, "step", state.step)
-        terms = training_step(model, objective, source, optimizer, config, step=state.step, device=device)
+        terms = training_step(model, objective, source, optimizer, config, step=state.step, device=device, watch=watch)
         finite = guard.check(terms, state.step)
         state.step += 1
-        update_ema(ema, model, decay=config.ema_decay, step=state.step)
+        with watch("optimizer"):
+            update_ema(ema, model, decay=config.ema_decay, step=state.step)
         for name, value in terms.items() if finite else ():
             total = state.sums.setdefault(name, [0.0, 0])
             total[0] += value
             total[1] += 1
-
-        bar.update()
-        done = state.step - resumed_at
-        speed = done * config.batch_size * config.grad_accumulation / (time.monotonic() - started)
-        if state.step % config.log_every == 0 and finite:
-            bar.set_postfix(loss=f"{terms['loss']:.4f}")
-            log(state.step, {**{f"train/{n}": v for n, v in terms.items()}, "examples_per_second": speed})
-        if bar.disable and time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
-            last_line = time.monotonic()
-            left = (last_line - started) / done * (config.steps - state.step)
-            logger.info("step %d of %d, loss %.4f, %.0f s left", state.step, config.steps, terms["loss"], left)
+        teller.tell(state.step, terms, finite=finite)
         if state.step % config.validate_every == 0 or state.step == config.steps:
-            figures = validate(ema, objective, validation_batches, seed=config.seed, device=device)
-            log(state.step, {f"val/{name}": value for name, value in figures.items()})
-            asked = (workdir / STOP_FILE).exists()
+            figures: dict[str, float] = {}
+            with watch("validation"):
+                if leads:
+                    with parallel.alone():
+                        figures = validate(ema, objective, validation_batches, seed=config.seed, device=device)
+                    log(state.step, {f"val/{name}": value for name, value in figures.items()})
+                figures, asked = parallel.told((figures, (workdir / STOP_FILE).exists()))
             best = judge(state, figures, objective.criterion, config, ema=ema, best=best, asked_to_stop=asked)
-        if state.stopped or state.step % config.checkpoint_every == 0:
-            save_checkpoint(workdir, state, model=model, ema=ema, optimizer=optimizer, best=best, identity=identity)
-    bar.close()
+        if leads and (state.stopped or state.step % config.checkpoint_every == 0):
+            with watch("checkpoint"):
+                save_checkpoint(workdir, state, model=model, ema=ema, optimizer=optimizer, best=best, identity=identity)
+    teller.end(state.step)
 
     if best is None or state.best_loss is None:
         raise TimbreflowError(
@@ -166,7 +171,6 @@ def fit(
         )
     model.load_state_dict(best)
     model.eval()
-    seconds = time.monotonic() - started
     return FitResult(
         steps=state.step,
         best_step=state.best_step,
@@ -174,11 +178,55 @@ def fit(
         stopped="early" if state.stopped == "early" else "finished",
         curves=state.curves,
         resumed_at=resumed_at,
-        examples_per_second=(state.step - resumed_at)
-        * config.batch_size
-        * config.grad_accumulation
-        / max(seconds, 1e-9),
+        examples_per_second=teller.examples_per_second(state.step),
     )
+
+
+class _Teller:
+    """Says how far a fit is: curves for the logger, a progress bar or lines for the shell, a profile where asked for.
+
+    Args:
+        config: the loop's settings.
+        first: step that the fit begins after.
+        log: metric logger; None says nothing at all, as all processes but one do.
+        watch: of the fit.
+    """
+
+    def __init__(
+        self,
+        config: FitConfig,
+        first: int,
+        log: Callable[[int, Mapping[str, float]], None] | None,
+        watch: Stopwatch,
+    ) -> None:
+        self._config, self._first, self._log, self._watch = config, first, log, watch
+        self._started = self._last_line = time.monotonic()
+        self._bar = tqdm(total=config.steps, initial=first, unit="step", disable=None if log else True)
+
+    def examples_per_second(self, step: int) -> float:
+        """Since the fit began, at step number `step`."""
+        done = (step - self._first) * self._config.batch_size * self._config.grad_accumulation
+        return done / max(time.monotonic() - self._started, 1e-9)
+
+    def tell(self, step: int, terms: Mapping[str, float], *, finite: bool) -> None:
+        """Tell of step number `step` (from 1), whether or not it changed the weights."""
+        self._bar.update()
+        if self._log is None:
+            return
+        if step % self._config.log_every == 0 and finite:
+            self._bar.set_postfix(loss=f"{terms['loss']:.4f}")
+            speed = {"examples_per_second": self.examples_per_second(step), "data_wait": self._watch.data_wait}
+            self._log(step, {**{f"train/{name}": value for name, value in terms.items()}, **speed})
+        if self._bar.disable and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            left = (self._last_line - self._started) / (step - self._first) * (self._config.steps - step)
+            logger.info("step %d of %d, loss %.4f, %.0f s left", step, self._config.steps, terms["loss"], left)
+
+    def end(self, step: int) -> None:
+        """Close the bar after step number `step`."""
+        self._bar.close()
+        if self._log is not None and self._watch.wanted:
+            logger.info(self._watch.report(step - self._first))
 
 
 class _Guard:
@@ -224,6 +272,7 @@ def training_step(
     *,
     step: int,
     device: torch.device,
+    watch: Stopwatch,
 ) -> dict[str, float]:
     """One optimizer step over `grad_accumulation` batches; returns the mean terms, the gradient's norm and the rate.
 
@@ -232,14 +281,20 @@ def training_step(
     model.train()
     means: dict[str, float] = {}
     for _ in range(config.grad_accumulation):
-        batch = next(source).to(device)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
-            terms = objective(model, batch, step=step)
-        (terms["loss"] / config.grad_accumulation).backward()
-        # One transfer for all terms: each .item() would wait for the device by itself.
-        values = torch.stack([value.detach().float() for value in terms.values()]).tolist()
+        with watch("data"):
+            batch = next(source)
+        with watch("forward_backward"):
+            batch = batch.to(device)
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
+                terms = objective(model, batch, step=step)
+            (terms["loss"] / config.grad_accumulation).backward()
+            # One transfer for all terms: each .item() would wait for the device by itself.
+            values = torch.stack([value.detach().float() for value in terms.values()]).tolist()
         for name, value in zip(terms, values, strict=True):
             means[name] = means.get(name, 0.0) + value / config.grad_accumulation
+    with watch("forward_backward"):
+        parallel.average_gradients(model.parameters())
+        means = parallel.average(means, device)
     limit = config.grad_clip if config.grad_clip > 0 else math.inf
     norm = float(nn.utils.clip_grad_norm_(model.parameters(), limit))
     means["grad_norm"] = norm if norm <= WILDEST * limit else math.inf
@@ -247,7 +302,8 @@ def training_step(
     if math.isfinite(means["loss"]) and math.isfinite(means["grad_norm"]):
         for group in optimizer.param_groups:
             group["lr"] = means["learning_rate"]
-        optimizer.step()
+        with watch("optimizer"):
+            optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return means
 

@@ -8,6 +8,7 @@ from timbreflow.data.triples import TripleBatch
 from timbreflow.models.glow.model import Glow, GlowOutput
 from timbreflow.models.triplet import TripletNetwork
 from timbreflow.models.vqvae import VQVAE, VQVAEOutput
+from timbreflow.parallel import drawn_like
 from timbreflow.training.auxiliary import AuxiliaryWeights, auxiliary_terms
 from timbreflow.training.triplets import TripletBatch
 
@@ -111,7 +112,7 @@ class GlowObjective:
 
     def _noisy(self, target: Tensor) -> Tensor:
         # Silence is not masked: the noise bounds its likelihood too, and a flow that never saw it could not end a note.
-        return target + self.noise * torch.randn_like(target)
+        return target + self.noise * drawn_like(torch.randn_like, target)
 
     def _terms(self, model: Glow, batch: TripleBatch, output: GlowOutput) -> dict[str, Tensor]:
         likelihood = output.bits_per_dim.mean()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from timbreflow import parallel
 from timbreflow.audio.features import FeatureConfig, Normalizer
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_file, read_json, stable_hash, write_json
@@ -94,6 +95,8 @@ def train(
 ) -> tuple[FitResult, dict[str, float]]:
     """Fit, then write the bundle, `results/metrics.json` and `results/curves.csv`, and drop the scratch folder.
 
+    Of several processes only the first one writes.
+
     Args:
         model: freshly built.
         objective: its losses.
@@ -116,6 +119,8 @@ def train(
     result = fit(model, objective, batches, validation_batches, config, workdir=workdir, log=log, device=device)
     model.to("cpu")
     metrics = summarize(result, parameters=sum(p.numel() for p in model.parameters()))
+    if parallel.rank() > 0:
+        return result, metrics
     training = {**settings, "steps": result.steps, "best_step": result.best_step, "best_loss": result.best_loss}
     save_bundle(
         bundle, ModelBundle(kind=kind, model=model, features=features, normalizer=normalizer, training=training)

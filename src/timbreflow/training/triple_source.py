@@ -17,7 +17,7 @@ from timbreflow.data.triples import TripleBatch, TripleDataset, Triples, crop
 from timbreflow.errors import TimbreflowError
 from timbreflow.training.config import GlowTraining, VQVAETraining
 from timbreflow.training.devices import loader_workers
-from timbreflow.workers import worker_count
+from timbreflow.workers import local_process_count, worker_count
 
 STATISTICS_TRIPLES = 256
 """Training triples that the mean and deviation of computed features are taken from."""
@@ -144,7 +144,7 @@ def _load(
         config.fit.batch_size,
         seed=config.fit.seed,
         # Rendering takes longer than a step, so that it must go on beside the model even on the CPU.
-        workers=worker_count() if renders else loader_workers(device),
+        workers=max(1, worker_count() // local_process_count()) if renders else loader_workers(device),
         device=device,
         start_step=start,
         start_method="spawn" if renders else None,

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from timbreflow.data.levels import Levels
 from timbreflow.data.manifest import CLIP_NOTES_SCHEMA, COUNTERPART, MANIFEST_SCHEMA, ROLES, SPLITS, read_table
-from timbreflow.data.mels import MelShards, read_mel_index
+from timbreflow.data.mels import MelShards, read_mel_index, read_statistics
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import read_json
 from timbreflow.rendering.timbres import Timbre
@@ -128,6 +129,7 @@ def mel_table(mels: Path, clips: pd.DataFrame) -> pd.DataFrame:
     """
     index = read_mel_index(mels)
     shards = MelShards(mels, open_files=1)
+    levels = Levels.of(read_statistics(mels)[1])
     parts = []
     for name, group in index.groupby("shard", sort=True):
         array = shards.shard(str(name))
@@ -135,7 +137,7 @@ def mel_table(mels: Path, clips: pd.DataFrame) -> pd.DataFrame:
             raise TimbreflowError(f"{mels / str(name)} has fewer rows than its index says; run extract_mels again.")
         rows = []
         for row in group["row"]:
-            values = np.asarray(array[row], dtype=np.float32)
+            values = levels.decode(array[row]) if array.dtype == np.uint8 else np.asarray(array[row], dtype=np.float32)
             finite = bool(np.isfinite(values).all())
             rows.append(
                 (finite, *values.shape, *((float(values.mean()), float(values.std())) if finite else (0.0, 0.0)))

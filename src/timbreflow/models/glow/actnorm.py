@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from timbreflow.models.glow.context import FlowContext, count_frames
+from timbreflow.parallel import gather
 
 _SMALLEST_STD = 1e-3
 
@@ -24,9 +25,10 @@ class ActNorm(nn.Module):
     def initialize(self, x: Tensor, context: FlowContext) -> Tensor:
         """Set shift and scale so that each channel of x, [B, C, t], leaves with mean 0 and deviation 1; return z."""
         weights = x.new_ones(x.shape[0], 1, x.shape[-1]) if context.mask is None else context.mask.to(x.dtype)
+        everyone, weights = gather(x), gather(weights)  # the batches of all processes
         total = weights.sum().clamp_min(1)
-        mean = (x * weights).sum((0, 2), keepdim=True) / total
-        variance = ((x - mean) ** 2 * weights).sum((0, 2), keepdim=True) / total
+        mean = (everyone * weights).sum((0, 2), keepdim=True) / total
+        variance = ((everyone - mean) ** 2 * weights).sum((0, 2), keepdim=True) / total
         self.shift.copy_(-mean)
         self.log_scale.copy_(-variance.sqrt().clamp_min(_SMALLEST_STD).log())
         return self(x, context)[0]
