@@ -2,13 +2,16 @@
 
 import io
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pretty_midi
 import pytest
 
 from timbreflow.errors import TimbreflowError
+from timbreflow.notes import collect
 from timbreflow.notes.collect import CollectConfig
+from timbreflow.notes.sources import Item
 from timbreflow.notes.tables import SCHEMAS, NoteTables, table_file
 from timbreflow.stages import collect_midi
 from timbreflow.stages.layout import Layout
@@ -23,6 +26,8 @@ CONFIG = CollectConfig(
     max_duration=3600.0,
     max_notes=100_000,
     min_notes=4,
+    max_seconds=20.0,
+    max_memory=1_000_000_000,
     files_per_shard=4,
 )
 
@@ -84,10 +89,16 @@ def test_finished_shards_are_kept_and_missing_ones_named(layout: Layout, monkeyp
     with pytest.raises(TimbreflowError, match="2 of 3 shards are missing"):
         collect_midi.finish(CONFIG, layout=layout)
     read = []
-    real = collect_midi.collect_shard
-    monkeypatch.setattr(collect_midi, "collect_shard", lambda plan, *rest: (read.append(plan), real(plan, *rest)))
+    real = collect.read_parts
+
+    def counted(source: str, items: Iterable[Item], *rest: object, **more: object) -> None:
+        found = list(items)
+        read.extend(item.path for item in found)
+        real(source, found, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(collect, "read_parts", counted)
     run(layout)
-    assert read == [shards[1].plan, shards[2].plan]
+    assert read == [container.label for shard in shards[1:] for container in shard.plan.containers]
 
 
 def test_a_failed_run_keeps_the_old_tables(layout: Layout) -> None:
