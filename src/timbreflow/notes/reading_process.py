@@ -27,7 +27,7 @@ from timbreflow.notes.writer import PartRows
 
 _COMMAND = [sys.executable, "-P", "-m", "timbreflow.notes.reading_process"]
 _BETWEEN_FILES = -1
-_WALL_FACTOR = 10  # a parser that waits, or a machine that swaps, is given more time than one that computes
+_WALL_FACTOR = 30  # a parser that waits, or a machine that swaps, is given more time than one that computes
 # One thread each, and memory that goes back to the system when it is free.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
 

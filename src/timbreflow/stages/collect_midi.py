@@ -72,7 +72,7 @@ def finish(config: CollectConfig, *, layout: Layout) -> StageReport:
     missing = [folder for folder in folders if not folder.exists()]
     if missing:
         raise TimbreflowError(f"{len(missing)} of {len(folders)} shards are missing, such as {missing[0]}; run again.")
-    with atomic_directory(layout.notes) as temporary:
+    with _disk(layout.notes), atomic_directory(layout.notes) as temporary:
         totals = merge_shards([shard.plan for shard in shards], folders, temporary, config)
     metrics = _metrics(totals)
     path = layout.results(STAGE) / "metrics.json"
@@ -115,9 +115,21 @@ def collect(
     with _scratch(out, f"{stable_hash(asdict(config), fingerprint(plans)):016x}") as scratch:
         folders = [scratch / f"{number:05d}" for number in range(len(plans))]
         _collect_all(plans, folders, config, workers)
-        with atomic_directory(out) as temporary:
+        with _disk(out), atomic_directory(out) as temporary:
             totals = merge_shards(plans, folders, temporary, config)
     return _report(totals, {"tables": out})
+
+
+@contextmanager
+def _disk(folder: Path) -> Iterator[None]:
+    """Turn what the system refuses while `folder` is written into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise TimbreflowError(
+            f"{folder} cannot be written ({error.strerror or error}); make room on its disk and start again, "
+            "what was read is kept."
+        ) from error
 
 
 @contextmanager
@@ -138,7 +150,7 @@ def _scratch(out: Path, key: str) -> Iterator[Path]:
         for other in folder.iterdir():
             if other.name not in (key, "lock"):
                 shutil.rmtree(other)
-        (folder / key).mkdir(exist_ok=True)
+        (folder / key).mkdir(parents=True, exist_ok=True)
         yield folder / key
         shutil.rmtree(folder)
 
