@@ -144,6 +144,7 @@ def measure(work: Path, n_files: int, workers: int, seed: int, repeats: int) -> 
         "speedup_over_2021": round(sample["seconds_per_file"] * n_files / ours["seconds"], 1),
         "speedup_over_2021_per_core": round(sample["cpu_per_file"] * n_files / ours["cpu"], 1),
         "same_notes_as_pretty_midi": f"{sample['same']:.0f} of {sample['files']:.0f}",
+        "same_but_note_ends": f"{sample['same_but_ends']:.0f} of {sample['files']:.0f}",
         "peak_memory_mb": {
             str(n_files // 10): round(median["ours_tenth"]["peak_mb"]),
             str(n_files): round(ours["peak_mb"]),
@@ -197,25 +198,34 @@ def _way_of_2021(archive: Path, config: CollectConfig) -> dict[str, float]:
     began, worked = time.perf_counter(), time.process_time()
     songs = [pretty_midi.PrettyMIDI(io.BytesIO(data)) for data in files]
     seconds, cpu = time.perf_counter() - began, time.process_time() - worked
-    same = 0
+    same, same_but_ends = 0, 0
     for song, data in zip(songs, files, strict=True):
-        piece = read_piece(Item("sample.mid", data, len(data)), config.limits.file)
-        theirs = sorted(
-            (note.start, note.pitch, note.end - note.start, note.velocity)
-            for part in song.instruments
-            for note in part.notes
+        notes = read_piece(Item("sample.mid", data, len(data)), config.limits.file).notes
+        ours = np.stack([notes.onset, notes.pitch, notes.velocity, notes.duration], axis=1).astype(np.float64)
+        theirs = np.array(
+            [
+                (note.start, note.pitch, note.velocity, note.end - note.start)
+                for part in song.instruments
+                for note in part.notes
+            ]
         )
-        notes = piece.notes
-        ours = sorted(zip(notes.onset, notes.pitch, notes.duration, notes.velocity, strict=True))
-        same += len(ours) == len(theirs) and _close(np.array(ours, np.float64), np.array(theirs, np.float64))
+        if len(ours) == len(theirs):
+            difference = np.abs(_sorted(ours) - _sorted(theirs)) > 2e-3
+            same += not difference.any()
+            same_but_ends += not difference[:, :3].any()
     n_files = len(files)
-    return {"seconds_per_file": seconds / n_files, "cpu_per_file": cpu / n_files, "same": same, "files": n_files}
+    return {
+        "seconds_per_file": seconds / n_files,
+        "cpu_per_file": cpu / n_files,
+        "same": same,
+        "same_but_ends": same_but_ends,
+        "files": n_files,
+    }
 
 
-def _close(ours: np.ndarray, theirs: np.ndarray) -> bool:
-    """Whether two lists of notes are the same within a ms, whatever the order inside of a chord."""
-    keys = [np.lexsort((notes[:, 3], notes[:, 1], np.rint(notes[:, 0] * 500))) for notes in (ours, theirs)]
-    return bool(np.allclose(ours[keys[0]], theirs[keys[1]], rtol=0, atol=2e-3))
+def _sorted(notes: np.ndarray) -> np.ndarray:
+    """Rows of onset, pitch, velocity and duration; what is within 2 ms counts as one onset."""
+    return notes[np.lexsort((notes[:, 3], notes[:, 2], notes[:, 1], np.rint(notes[:, 0] * 500)))]
 
 
 def _members(archive: Path) -> Iterator[bytes]:

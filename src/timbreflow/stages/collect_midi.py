@@ -166,8 +166,12 @@ def _collect_all(plans: list[ShardPlan], folders: list[Path], config: CollectCon
         if plan.is_tar:
             collect_one(plan, folder)
     with ThreadPoolExecutor(workers) as pool:
-        for future in [pool.submit(collect_one, *shard) for shard in shards if not shard[0].is_tar]:
-            future.result()
+        futures = [pool.submit(collect_one, *shard) for shard in shards if not shard[0].is_tar]
+        try:
+            for future in futures:
+                future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _workers(plan: ShardPlan, workers: int) -> int:
