@@ -53,6 +53,8 @@ def config() -> Callable[..., CollectConfig]:
             "max_duration": 3600.0,
             "max_notes": 100_000,
             "min_notes": 2,
+            "max_seconds": 20.0,
+            "max_memory": 1_000_000_000,
             "files_per_shard": 7,
         }
         return CollectConfig(**{**values, **changes})  # type: ignore[arg-type]

@@ -24,14 +24,13 @@ Config = Callable[..., CollectConfig]
 
 def gather(config: CollectConfig, root: Path) -> tuple[Totals, Path]:
     """Plan, read and merge; returns the totals and the folder of tables."""
-    folders = []
-    for number, shard in enumerate(plan_shards(config, root=root, corpora=root / "corpora")):
-        folders.append(root / f"shard-{number}")
-        folders[-1].mkdir()
-        collect_shard(shard, folders[-1], config)
+    shards = plan_shards(config, root=root, corpora=root / "corpora")
+    folders = [root / f"shard-{number}" for number in range(len(shards))]
+    for shard, folder in zip(shards, folders, strict=True):
+        collect_shard(shard, folder, config)
     out = root / "out"
     out.mkdir()
-    return merge_shards(folders, out, config), out
+    return merge_shards(shards, folders, out, config), out
 
 
 def bad_files(song: Song) -> dict[str, tuple[bytes, str]]:

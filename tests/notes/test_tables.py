@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.notes import writer
 from timbreflow.notes.pieces import Piece, Track
 from timbreflow.notes.tables import SCHEMAS, Notes, NoteTables, read_rejects, table_file
-from timbreflow.notes.writer import TableWriter, piece_tables, reject_table
+from timbreflow.notes.writer import PartRows, TableWriter
 
 # symusic's library switches tiny numbers off for the whole process, which hypothesis would refuse to overlook.
 seconds = st.floats(0, 60, width=32, allow_subnormal=False)
@@ -32,6 +34,19 @@ def random_piece(seed: int, n_tracks: int = 3, n_notes: int = 50) -> Piece:
         )
         tracks.append(Track(Notes.of(*columns), number, False, f"part {number}"))
     return Piece(tuple(tracks))
+
+
+def rows(*pieces: Piece, first: int = 0) -> PartRows:
+    """Rows of pieces whose paths are numbers."""
+    part = PartRows()
+    for number, piece in enumerate(pieces, start=first):
+        part.add_piece("a", f"{number}.mid", piece)
+    return part
+
+
+def _plain(part: PartRows) -> dict[str, pa.Table]:
+    """Tables as they come back from the files of a part."""
+    return {name: table.cast(SCHEMAS[name]) for name, table in part.tables().items()}
 
 
 @given(many_notes, seconds, st.floats(0.125, 20))
@@ -75,8 +90,10 @@ def test_written_tables_are_read_back_across_files_and_row_groups(
     pieces = [random_piece(seed, n_tracks=seed % 4 + 1) for seed in range(9)]
     with TableWriter(tmp_path, notes_per_file=400) as out:
         for number, piece in enumerate(pieces):
-            out.add(piece_tables("a", f"{number}.mid", piece))
-        out.add(reject_table("a", "bad.mid", "broken", "it is text."))
+            out.add(_plain(rows(piece, first=number)))
+        last = PartRows()
+        last.add_reject("a", "bad.mid", "broken", "it is text.")
+        out.add(_plain(last))
     assert len(list(tmp_path.glob("notes-*.parquet"))) > 1
     tables = NoteTables.read(tmp_path)
     assert tables.pieces["path"].tolist() == [f"{number}.mid" for number in range(9)]
@@ -96,26 +113,49 @@ def test_small_memory_for_notes_changes_nothing(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(NoteTables, "_KEPT_NOTES", 100)
     piece = random_piece(5, n_tracks=6)
     with TableWriter(tmp_path) as out:
-        out.add(piece_tables("a", "b", piece))
+        out.add(_plain(rows(piece)))
     tables = NoteTables.read(tmp_path)
     for number in (0, 5, 2, 5, 0):
         np.testing.assert_array_equal(tables.notes(piece.piece_id, number).onset, piece.tracks[number].notes.onset)
 
 
 def test_written_schemas_are_the_contract(tmp_path: Path) -> None:
-    import pyarrow.parquet as pq
-
+    (tmp_path / "part").mkdir()
+    rows(random_piece(1)).write(tmp_path / "part")
+    (tmp_path / "empty").mkdir()
+    PartRows().write(tmp_path / "empty")
     with TableWriter(tmp_path) as out:
-        out.add(piece_tables("a", "b", random_piece(1)))
-    for name, schema in SCHEMAS.items():
-        assert pq.read_schema(table_file(tmp_path, name, 0)).equals(schema)
+        out.add(_plain(rows(random_piece(1))))
+    for folder in (tmp_path, tmp_path / "part", tmp_path / "empty"):
+        for name, schema in SCHEMAS.items():
+            assert pq.read_schema(table_file(folder, name, 0)).equals(schema)
+
+
+def test_adopted_parts_keep_their_place_and_their_bytes(tmp_path: Path) -> None:
+    pieces = [random_piece(seed) for seed in range(5)]
+    parts = [tmp_path / name for name in ("one", "two")]
+    for folder, held in zip(parts, (pieces[1:3], pieces[4:]), strict=True):
+        folder.mkdir()
+        rows(*held).write(folder)
+    (tmp_path / "out").mkdir()
+    with TableWriter(tmp_path / "out") as out:
+        out.add(_plain(rows(pieces[0])))
+        out.adopt(parts[0])
+        out.add(_plain(rows(pieces[3])))
+        out.adopt(parts[1])
+    tables = NoteTables.read(tmp_path / "out")
+    assert tables.pieces["piece_id"].tolist() == [piece.piece_id for piece in pieces]
+    for piece in pieces:
+        for number, track in enumerate(piece.tracks):
+            np.testing.assert_array_equal(tables.notes(piece.piece_id, number).onset, track.notes.onset)
+    assert table_file(tmp_path / "out", "notes", 3).read_bytes() == table_file(parts[1], "notes", 0).read_bytes()
 
 
 def test_equal_bytes_for_equal_pieces(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         with TableWriter(tmp_path / name) as out:
-            out.add(piece_tables("a", "b", random_piece(1)))
+            out.add(_plain(rows(random_piece(1))))
     for name in SCHEMAS:
         one, two = (table_file(tmp_path / folder, name, 0).read_bytes() for folder in ("one", "two"))
         assert one == two
@@ -125,7 +165,7 @@ def test_missing_and_damaged_tables_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(TimbreflowError, match="holds no note tables"):
         NoteTables.read(tmp_path)
     with TableWriter(tmp_path) as out:
-        out.add(piece_tables("a", "b", random_piece(1)))
+        out.add(_plain(rows(random_piece(1))))
     tables = NoteTables.read(tmp_path)
     table_file(tmp_path, "notes", 0).write_bytes(b"not parquet")
     with pytest.raises(TimbreflowError, match="notes-00000"):

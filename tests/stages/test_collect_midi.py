@@ -1,14 +1,21 @@
 """Stage collect_midi: shards, resuming, metrics, and `timbreflow collect`."""
 
+import fcntl
 import io
 import json
+import os
+import subprocess
+import tarfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pretty_midi
 import pytest
 
 from timbreflow.errors import TimbreflowError
+from timbreflow.notes import collect, parts
 from timbreflow.notes.collect import CollectConfig
+from timbreflow.notes.sources import Item
 from timbreflow.notes.tables import SCHEMAS, NoteTables, table_file
 from timbreflow.stages import collect_midi
 from timbreflow.stages.layout import Layout
@@ -23,6 +30,8 @@ CONFIG = CollectConfig(
     max_duration=3600.0,
     max_notes=100_000,
     min_notes=4,
+    max_seconds=20.0,
+    max_memory=1_000_000_000,
     files_per_shard=4,
 )
 
@@ -84,10 +93,16 @@ def test_finished_shards_are_kept_and_missing_ones_named(layout: Layout, monkeyp
     with pytest.raises(TimbreflowError, match="2 of 3 shards are missing"):
         collect_midi.finish(CONFIG, layout=layout)
     read = []
-    real = collect_midi.collect_shard
-    monkeypatch.setattr(collect_midi, "collect_shard", lambda plan, *rest: (read.append(plan), real(plan, *rest)))
+    real = collect.read_parts
+
+    def counted(source: str, items: Iterable[Item], *rest: object, **more: object) -> None:
+        found = list(items)
+        read.extend(item.path for item in found)
+        real(source, found, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(collect, "read_parts", counted)
     run(layout)
-    assert read == [shards[1].plan, shards[2].plan]
+    assert read == [container.label for shard in shards[1:] for container in shard.plan.containers]
 
 
 def test_a_failed_run_keeps_the_old_tables(layout: Layout) -> None:
@@ -129,3 +144,54 @@ def test_collect_replaces_tables_but_no_other_folder(layout: Layout) -> None:
         with pytest.raises(TimbreflowError, match="name a"):
             collect_midi.collect(["songs"], target, CONFIG, root=layout.root, workers=1)
     assert (out / "thesis.txt").exists()
+
+
+def test_two_at_once_into_one_folder(layout: Layout) -> None:
+    out = layout.root / "out"
+    scratch = layout.root / ".out-unfinished"
+    scratch.mkdir()
+    with open(scratch / "lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(TimbreflowError, match="another process collects into .*out"):
+            collect_midi.collect(["songs"], out, CONFIG, root=layout.root, workers=1)
+    assert collect_midi.collect(["songs"], out, CONFIG, root=layout.root, workers=1).metrics["n_pieces"] == 10
+    assert not scratch.exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 128 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("a small file system needs the rights to mount one")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_sentence_and_the_next_run_goes_on(
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "BATCH_FILES", 2)
+    with tarfile.open(tmp_path / "songs.tar", "w") as archive:
+        for number in range(40):
+            member = tarfile.TarInfo(f"{number}.mid")
+            data = song(number)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    source, out = [str(tmp_path / "songs.tar")], small_disk / "out"
+    with pytest.raises(TimbreflowError, match="cannot be written .*make room on its disk") as caught:
+        collect_midi.collect(source, out, CONFIG, workers=1)
+    assert str(caught.value).count("\n") == 0
+    assert not out.exists()
+    finished = {path: path.stat().st_mtime_ns for path in small_disk.glob(".out-unfinished/*/*/*/notes-*")}
+    assert 0 < len(finished) < 20
+    subprocess.run(["mount", "-o", "remount,size=10m", str(small_disk)], check=True)
+    report = collect_midi.collect(source, out, CONFIG, workers=1)
+    assert report.metrics["n_pieces"] == 40
+    assert {path.stat().st_mtime_ns for path in out.glob("notes-*")} >= set(finished.values())
+    assert [path.name for path in small_disk.iterdir()] == ["out"]
+    collect_midi.collect(source, tmp_path / "unbroken", CONFIG, workers=1)
+    for path in (tmp_path / "unbroken").iterdir():
+        assert (out / path.name).read_bytes() == path.read_bytes()

@@ -1,13 +1,12 @@
 """Sources to note tables: planned as shards, read one by one, merged with duplicates dropped.
 
-Files are grouped by `files_per_shard`. An archive is shared by numbers: share `i` of `k` takes every `k`-th music file
-of it, so that no one has to list it before, and no one holds it in memory. The price is that each worker walks over
-the whole archive; for Lakh's 1.8 GB that is about a minute of unpacking a share, so `k` is at most 16.
+Files are grouped by `files_per_shard`. A tar can only be read from its beginning, so it is one shard, whose parts are
+read by several processes and kept when a run is killed (`notes/parts.py`).
 """
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,12 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.notes.abc_tunes import read_abc
-from timbreflow.notes.kern import read_kern
-from timbreflow.notes.limits import ReadLimits
-from timbreflow.notes.midi import read_midi
-from timbreflow.notes.musicxml import read_musicxml
-from timbreflow.notes.pieces import Piece, Reject
+from timbreflow.notes.limits import ProcessLimits, ReadLimits
+from timbreflow.notes.parts import BATCH_BYTES, BATCH_FILES, part_folders, read_parts
 from timbreflow.notes.sources import (
     Container,
     Item,
@@ -32,11 +27,8 @@ from timbreflow.notes.sources import (
     count_members,
     read_items,
 )
-from timbreflow.notes.tables import SCHEMAS, table_file
-from timbreflow.notes.writer import TableWriter, piece_tables, reject_table
-
-_BYTES_PER_SHARE = 100_000_000
-_MOST_SHARES = 16
+from timbreflow.notes.tables import REJECTS, SCHEMAS, table_file
+from timbreflow.notes.writer import TableWriter
 
 
 @dataclass(frozen=True)
@@ -52,6 +44,8 @@ class CollectConfig:
         max_duration: longer pieces are rejected, in s.
         max_notes: pieces with more are rejected.
         min_notes: pieces with fewer, drums not counted, are rejected.
+        max_seconds: files that take more work to read are rejected (a good one takes a thousandth).
+        max_memory: files that take more to read are rejected, in bytes.
         files_per_shard: files that one worker reads at a time.
     """
 
@@ -63,20 +57,24 @@ class CollectConfig:
     max_duration: float
     max_notes: int
     min_notes: int
+    max_seconds: float
+    max_memory: int
     files_per_shard: int
 
     def __post_init__(self) -> None:
         """Refuse limits that no file could keep."""
         if not self.sources:
             raise TimbreflowError("collect_midi.sources names no source; list a corpus or a path in params.yaml.")
-        for name in ("max_bytes", "max_ticks", "max_duration", "max_notes", "min_notes", "files_per_shard"):
+        names = ("max_bytes", "max_ticks", "max_duration", "max_notes", "min_notes")
+        for name in (*names, "max_seconds", "max_memory", "files_per_shard"):
             if not getattr(self, name) > 0:
                 raise TimbreflowError(f"collect_midi.{name} is {getattr(self, name)}; set it above 0 in params.yaml.")
 
     @property
-    def limits(self) -> ReadLimits:
-        """The limits of one file."""
-        return ReadLimits(self.max_bytes, self.max_ticks, self.max_duration, self.max_notes, self.min_notes)
+    def limits(self) -> ProcessLimits:
+        """The limits of one file and of the process that reads it."""
+        file = ReadLimits(self.max_bytes, self.max_ticks, self.max_duration, self.max_notes, self.min_notes)
+        return ProcessLimits(file, self.max_seconds, self.max_memory)
 
 
 @dataclass(frozen=True)
@@ -86,6 +84,11 @@ class ShardPlan:
     source: str
     containers: tuple[Container, ...]
     share: Share
+
+    @property
+    def is_tar(self) -> bool:
+        """Whether it is a whole tar, which may be large."""
+        return self.containers[0].kind == "tar"
 
 
 @dataclass(frozen=True)
@@ -131,14 +134,13 @@ def plan_shards(config: CollectConfig, *, root: Path, corpora: Path) -> list[Sha
 
 
 def _n_shares(archive: Container, files_per_shard: int) -> int:
-    if archive.kind == "zip":  # its directory makes skipping free
-        return -(-count_members(archive) // files_per_shard)
-    return min(max(-(-os.path.getsize(archive.path) // _BYTES_PER_SHARE), 1), _MOST_SHARES)
+    # The directory of a .zip makes skipping free.
+    return -(-count_members(archive) // files_per_shard) if archive.kind == "zip" else 1
 
 
 def fingerprint(shards: Iterable[ShardPlan]) -> list[list[str | int]]:
     """What tells one state of the sources from another: label, size and time of change of every file, as JSON."""
-    states: list[list[str | int]] = []
+    states: list[list[str | int]] = [["batches", BATCH_FILES, BATCH_BYTES]]
     for shard in shards:
         states.append([clean_text(shard.source), shard.share.part, shard.share.parts])
         for container in shard.containers:
@@ -150,26 +152,26 @@ def fingerprint(shards: Iterable[ShardPlan]) -> list[list[str | int]]:
     return states
 
 
-def collect_shard(shard: ShardPlan, folder: Path, config: CollectConfig) -> None:
-    """Read one shard into note tables in `folder` (which exists and is empty); no bad file stops it."""
-    limits = config.limits
-    first_path: dict[str, str] = {}
-    with TableWriter(folder) as writer:
-        for item in _items(shard, config.max_bytes):
-            path = clean_text(item.path)
-            source = clean_text(shard.source)
-            try:
-                if f"{source}/{path}" in config.leave_out:
-                    raise Reject("left_out", "collect_midi.leave_out names it.")
-                piece = read_piece(item, limits)
-                piece_id = piece.piece_id
-                if piece_id in first_path:
-                    raise Reject("duplicate", f"it has the same notes as {first_path[piece_id]}.")
-                first_path[piece_id] = f"{source}: {path}"
-                tables = piece_tables(source, path, piece)
-            except Reject as reject:
-                tables = reject_table(source, path, reject.reason, clean_text(reject.detail))
-            writer.add(tables)
+def collect_shard(shard: ShardPlan, folder: Path, config: CollectConfig, *, workers: int = 1) -> None:
+    """Read one shard into parts, folders of note tables in `folder`; no bad file stops it.
+
+    What is read so far lies in a folder beside it, which the next call goes on with.
+
+    Args:
+        shard: what to read.
+        folder: is there when all is read, and not before; returns at once then.
+        config: limits, and files to leave out.
+        workers: processes to read with.
+
+    Raises:
+        TimbreflowError: the disk is full, or processes are killed from outside.
+    """
+    if folder.exists():
+        return
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    items = _items(shard, config.max_bytes)
+    read_parts(shard.source, items, unfinished, config.limits, left_out=config.leave_out, workers=workers)
+    os.replace(unfinished, folder)
 
 
 def _items(shard: ShardPlan, max_bytes: int) -> Iterator[Item]:
@@ -177,27 +179,13 @@ def _items(shard: ShardPlan, max_bytes: int) -> Iterator[Item]:
         yield from read_items(container, max_bytes=max_bytes, share=shard.share)
 
 
-def read_piece(item: Item, limits: ReadLimits) -> Piece:
-    """Read one music file of any known kind, told by its first bytes, else by its name.
-
-    Raises:
-        Reject: it gives no piece, with the reason.
-    """
-    if item.error:
-        raise Reject("broken", item.error)
-    limits.check_size(item.size)
-    suffix = item.path.lower().rpartition(".")[2]
-    if item.data[:4] in (b"MThd", b"RIFF") or suffix in ("mid", "midi", "kar"):
-        return read_midi(item.data, limits)
-    if suffix == "abc":
-        return read_abc(item.data, limits)
-    return read_kern(item.data, limits) if suffix == "krn" else read_musicxml(item.data, limits)
-
-
-def merge_shards(folders: Iterable[Path], out: Path, config: CollectConfig) -> Totals:
+def merge_shards(shards: Sequence[ShardPlan], folders: Sequence[Path], out: Path, config: CollectConfig) -> Totals:
     """Join the tables of all shards, in their order, dropping pieces that an earlier shard holds too.
 
+    The parts of a tar stay files of their own, so that those of Lakh are not written a second time.
+
     Args:
+        shards: the plans.
         folders: one a shard, as `collect_shard` left them.
         out: an empty folder for the result.
         config: for the names of the sources, when there is nothing in them.
@@ -205,39 +193,55 @@ def merge_shards(folders: Iterable[Path], out: Path, config: CollectConfig) -> T
     Raises:
         TimbreflowError: no piece is left; the message counts the reasons.
     """
-    first_path: dict[str, str] = {}
+    first_file: dict[int, str] = {}
     rejects: Counter[str] = Counter()
     n_tracks, n_notes, seconds = 0, 0, 0.0
     with TableWriter(out) as writer:
-        for folder in folders:
-            for number in range(len(list(folder.glob("pieces-?????.parquet")))):
-                tables = {name: pq.read_table(table_file(folder, name, number)) for name in SCHEMAS}
-                tables = _without_twins(tables, first_path)
-                writer.add(tables)
+        for shard, folder in zip(shards, folders, strict=True):
+            for part in part_folders(folder):
+                pieces = pq.read_table(table_file(part, "pieces", 0))
+                twins = _twins(pieces, first_file)
+                if shard.is_tar and not len(twins):
+                    writer.adopt(part)
+                    tables = {name: pq.read_table(table_file(part, name, 0)) for name in ("tracks", "rejects")}
+                    n_notes += pq.read_metadata(table_file(part, "notes", 0)).num_rows
+                else:
+                    tables = {name: pq.read_table(table_file(part, name, 0)) for name in SCHEMAS}
+                    tables = _without(tables, twins)
+                    writer.add(tables)
+                    pieces = tables["pieces"]
+                    n_notes += len(tables["notes"])
                 n_tracks += len(tables["tracks"])
-                n_notes += len(tables["notes"])
-                seconds += float(np.sum(tables["pieces"].column("duration").to_numpy(), dtype=np.float64))
+                seconds += float(np.sum(pieces.column("duration").to_numpy(), dtype=np.float64))
                 rejects.update(tables["rejects"].column("reason").to_pylist())
-    if not first_path:
+    if not first_file:
         reasons = ", ".join(f"{count} {reason}" for reason, count in rejects.most_common()) or "no music file in them"
         raise TimbreflowError(f"no usable piece in {', '.join(config.sources)}: {reasons}; name other sources.")
-    return Totals(len(first_path), n_tracks, n_notes, seconds / 3600, dict(sorted(rejects.items())))
+    return Totals(len(first_file), n_tracks, n_notes, seconds / 3600, dict(sorted(rejects.items())))
 
 
-def _without_twins(tables: dict[str, pa.Table], first_path: dict[str, str]) -> dict[str, pa.Table]:
-    """Tables without the pieces named in `first_path`, which come as rejects; the others are noted there."""
-    ids, sources, paths = (tables["pieces"].column(name).to_pylist() for name in ("piece_id", "source", "path"))
-    twins = {
-        piece: (source, path) for piece, source, path in zip(ids, sources, paths, strict=True) if piece in first_path
+def _twins(pieces: pa.Table, first_file: dict[int, str]) -> pa.Table:
+    """Rejects, with their ids, for the pieces that `first_file` names; the others are noted there."""
+    twins: dict[str, list[str]] = {name: [] for name in ("piece_id", *REJECTS.names)}
+    columns = (pieces.column(name).to_pylist() for name in ("piece_id", "source", "path"))
+    for piece_id, source, path in zip(*columns, strict=True):
+        key = int(piece_id, 16)  # half the memory of the text
+        if key in first_file:
+            row = (piece_id, source, path, "duplicate", f"it has the same notes as {first_file[key]}.")
+            for values, value in zip(twins.values(), row, strict=True):
+                values.append(value)
+        else:
+            first_file[key] = f"{source}: {path}"
+    return pa.table(twins, schema=pa.schema([("piece_id", pa.string()), *REJECTS]))
+
+
+def _without(tables: dict[str, pa.Table], twins: pa.Table) -> dict[str, pa.Table]:
+    """Tables without the pieces of `twins`, which come as rejects."""
+    if not len(twins):
+        return tables
+    ids = twins.column("piece_id").combine_chunks()
+    kept = {
+        name: tables[name].filter(pc.invert(pc.is_in(tables[name].column("piece_id"), value_set=ids)))
+        for name in ("pieces", "tracks", "notes")
     }
-    kept = dict(tables)
-    for piece, (source, path) in twins.items():
-        reject = reject_table(source, path, "duplicate", f"it has the same notes as {first_path[piece]}.")
-        kept["rejects"] = pa.concat_tables([kept["rejects"], reject["rejects"]])
-    if twins:
-        values = pa.array(list(twins), pa.string())
-        for name in ("pieces", "tracks", "notes"):
-            kept[name] = kept[name].filter(pc.invert(pc.is_in(kept[name].column("piece_id"), value_set=values)))
-    for piece, source, path in zip(ids, sources, paths, strict=True):
-        first_path.setdefault(piece, f"{source}: {path}")
-    return kept
+    return kept | {"rejects": pa.concat_tables([tables["rejects"], twins.select(REJECTS.names)])}

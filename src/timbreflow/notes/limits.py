@@ -49,3 +49,18 @@ class ReadLimits:
         if piece.duration > self.max_duration:
             raise Reject("too_long", f"it lasts {piece.duration:.0f} s; the limit is {self.max_duration:.0f} s.")
         return piece
+
+
+@dataclass(frozen=True)
+class ProcessLimits:
+    """Limits of a process that reads files.
+
+    Attributes:
+        file: of one file.
+        max_seconds: of work to read one file.
+        max_memory: to read files, in bytes, beside what the process has before.
+    """
+
+    file: ReadLimits
+    max_seconds: float
+    max_memory: int

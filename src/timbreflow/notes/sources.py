@@ -22,6 +22,14 @@ from timbreflow.notes.wad import midi_lumps
 MIDI_SUFFIXES = (".mid", ".midi", ".kar")
 NOTE_SUFFIXES = MIDI_SUFFIXES + SCORE_SUFFIXES
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_HEADER_TYPES = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+_MOST_HEADER_BYTES = 1_000_000
 
 ContainerKind = Literal["file", "zip", "tar", "wad"]
 # What the readers of archives raise on damaged ones; zlib.error and lzma's derive from Exception alone.
@@ -216,9 +224,25 @@ def _zip_items(container: Container, max_bytes: int, share: Share) -> Iterator[I
             yield Item(label, data, max(len(data), member.file_size if len(data) > max_bytes else 0))
 
 
+class _Member(tarfile.TarInfo):
+    """A header that does not claim a long name or attributes of gigabytes, which tarfile would read into memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Member":
+        """Read a header.
+
+        Raises:
+            ReadError: it claims too much.
+        """
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in _HEADER_TYPES and member.size > _MOST_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of it claims {member.size} bytes")
+        return member
+
+
 def _tar_items(container: Container, max_bytes: int, share: Share) -> Iterator[Item]:
     index = -1
-    with tarfile.open(container.path, "r|*") as archive:
+    with tarfile.open(container.path, "r|*", tarinfo=_Member) as archive:
         while (member := archive.next()) is not None:
             archive.members = []  # type: ignore[attr-defined]  # or it would grow to 180 MB for Lakh
             label = f"{container.label}/{member.name}"

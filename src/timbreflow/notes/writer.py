@@ -1,21 +1,86 @@
-"""Writing note tables: pieces go in one by one, files of a bounded size come out."""
+"""Writing note tables: rows of many files to one part, and parts to the numbered files of a collection."""
 
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from timbreflow.files import link_or_copy
 from timbreflow.notes.pieces import Piece
-from timbreflow.notes.tables import SCHEMAS, table_file
+from timbreflow.notes.tables import NOTES, SCHEMAS, table_file
 
 NOTES_PER_FILE = 2_000_000  # some 15 MB on disk
 _ROW_GROUP = 65_536  # what one random access reads, about a millisecond
+# Half the time of pyarrow's defaults and three quarters of the bytes: times hardly repeat, so need no dictionary.
+_NOTES_OF_A_PART: dict[str, Any] = {
+    "use_dictionary": ["piece_id"],
+    "write_statistics": ["piece_id"],
+    "column_encoding": {"onset": "BYTE_STREAM_SPLIT", "duration": "BYTE_STREAM_SPLIT"},
+    "store_schema": False,  # or the dictionary of ids would be read back as such, not as text
+}
+
+
+class PartRows:
+    """Rows of some files, gathered as columns: Arrow tables of one file each would cost more than parsing it."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, list[tuple[Any, ...]]] = {"pieces": [], "tracks": [], "rejects": []}
+        self._pieces: list[Piece] = []
+
+    def add_piece(self, source: str, path: str, piece: Piece) -> None:
+        """Append the rows of one piece."""
+        piece_id = piece.piece_id
+        self._pieces.append(piece)
+        self._rows["pieces"].append((piece_id, source, path, piece.duration, len(piece.tracks), piece.n_notes))
+        numbers = zip(piece.tracks, piece.mean_pitches, piece.voices, strict=True)
+        self._rows["tracks"] += [
+            (piece_id, number, track.program, track.is_drum, track.name, len(track.notes), pitch, voices)
+            for number, (track, pitch, voices) in enumerate(numbers)
+        ]
+
+    def add_reject(self, source: str, path: str, reason: str, detail: str) -> None:
+        """Append the row of one rejected file."""
+        self._rows["rejects"].append((source, path, reason, detail))
+
+    def tables(self) -> dict[str, pa.Table]:
+        """The four tables."""
+        tables = {
+            name: pa.table(
+                [pa.array([row[column] for row in rows], field.type) for column, field in enumerate(SCHEMAS[name])],
+                schema=SCHEMAS[name],
+            )
+            for name, rows in self._rows.items()
+        }
+        return tables | {"notes": self._notes()}
+
+    def write(self, folder: Path) -> None:
+        """Write the tables as number 0 of a folder that exists and holds none."""
+        for name, table in self.tables().items():
+            options = _NOTES_OF_A_PART if name == "notes" else {}
+            path = table_file(folder, name, 0)
+            pq.write_table(table, path, compression="zstd", row_group_size=_ROW_GROUP, **options)
+
+    def _notes(self) -> pa.Table:
+        """Notes of all pieces; the ids are a dictionary, which Parquet knows as text."""
+        if not self._pieces:
+            return NOTES.empty_table()
+        ids = pa.array([row[0] for row in self._rows["pieces"]], pa.string())
+        numbers = np.repeat(np.arange(len(ids), dtype=np.int32), [piece.n_notes for piece in self._pieces])
+        tracks = np.concatenate([np.arange(len(piece.tracks), dtype=np.int16) for piece in self._pieces])
+        sizes = [row[5] for row in self._rows["tracks"]]
+        columns = [
+            np.concatenate([getattr(piece.notes, name) for piece in self._pieces])
+            for name in ("onset", "duration", "pitch", "velocity")
+        ]
+        arrays = [pa.DictionaryArray.from_arrays(numbers, ids), np.repeat(tracks, sizes), *columns]
+        return pa.table(arrays, names=NOTES.names)
 
 
 class TableWriter:
-    """Appends whole tables to the numbered files of a folder, beginning a new number when one is full.
+    """Appends tables to the numbered files of a folder, beginning a new number when one is full.
 
     Used as a context manager; on leaving it without an error, the last files are written, and an empty folder gets one
     set of empty tables.
@@ -38,16 +103,27 @@ class TableWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None and (self._number == 0 or any(len(table) for part in self._waiting.values() for table in part)):
+        if kind is None and (self._number == 0 or self._has_rows()):
             self._write()
 
     def add(self, tables: dict[str, pa.Table]) -> None:
         """Append rows of the four tables; the notes of a piece come with the piece."""
         for name, table in tables.items():
             self._waiting[name].append(table)
-        self._n_notes += len(tables["notes"]) if "notes" in tables else 0
+        self._n_notes += len(tables["notes"])
         if self._n_notes >= self._notes_per_file:
             self._write()
+
+    def adopt(self, folder: Path) -> None:
+        """Take over the tables of number 0 of another folder as they are, under a number of their own."""
+        if self._has_rows():
+            self._write()
+        for name in SCHEMAS:
+            link_or_copy(table_file(folder, name, 0), table_file(self._folder, name, self._number))
+        self._number += 1
+
+    def _has_rows(self) -> bool:
+        return any(len(table) for part in self._waiting.values() for table in part)
 
     def _write(self) -> None:
         for name, schema in SCHEMAS.items():
@@ -57,37 +133,3 @@ class TableWriter:
             self._waiting[name] = []
         self._number += 1
         self._n_notes = 0
-
-
-def piece_tables(source: str, path: str, piece: Piece) -> dict[str, pa.Table]:
-    """The rows of one piece in `pieces`, `tracks` and `notes`."""
-    piece_id = piece.piece_id
-    # Lists of columns rather than rows: some 30 times faster for the notes, which are many.
-    pieces = [[piece_id], [source], [path], [piece.duration], [len(piece.tracks)], [piece.n_notes]]
-    tracks = [
-        [piece_id] * len(piece.tracks),
-        range(len(piece.tracks)),
-        [track.program for track in piece.tracks],
-        [track.is_drum for track in piece.tracks],
-        [track.name for track in piece.tracks],
-        [len(track.notes) for track in piece.tracks],
-        [float(track.notes.pitch.mean()) for track in piece.tracks],
-        [track.voices for track in piece.tracks],
-    ]
-    numbers = np.repeat(np.arange(len(piece.tracks), dtype=np.int16), [len(track.notes) for track in piece.tracks])
-    fields = ("onset", "duration", "pitch", "velocity")
-    columns = [np.concatenate([getattr(track.notes, field) for track in piece.tracks]) for field in fields]
-    notes = [pa.repeat(piece_id, piece.n_notes), numbers, *columns]
-    return {
-        name: pa.table(
-            [pa.array(column, schema.type) for column, schema in zip(values, SCHEMAS[name], strict=True)],
-            schema=SCHEMAS[name],
-        )
-        for name, values in (("pieces", pieces), ("tracks", tracks), ("notes", notes))
-    }
-
-
-def reject_table(source: str, path: str, reason: str, detail: str) -> dict[str, pa.Table]:
-    """The row of one rejected file in `rejects`."""
-    row = {"source": [source], "path": [path], "reason": [reason], "detail": [detail]}
-    return {"rejects": pa.table(row, schema=SCHEMAS["rejects"])}

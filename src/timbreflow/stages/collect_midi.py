@@ -3,13 +3,12 @@
 Also the work of `timbreflow collect SOURCE… --out DIR`.
 """
 
+import fcntl
 import shutil
-import tempfile
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 
 from timbreflow.errors import TimbreflowError
@@ -52,11 +51,14 @@ def plan(config: CollectConfig, *, layout: Layout) -> list[Shard]:
 
 
 def run_one(shard: Shard, config: CollectConfig, *, layout: Layout) -> None:
-    """Read one shard into its scratch folder; returns at once when that was done before."""
-    folder = _folder(shard, layout)
-    if not folder.exists():
-        with atomic_directory(folder) as temporary:
-            collect_shard(shard.plan, temporary, config)
+    """Read one shard into its scratch folder; returns at once when that was done before.
+
+    A tar, which is one shard, is read by as many processes as there are workers.
+
+    Raises:
+        TimbreflowError: the disk is full, or processes are killed from outside.
+    """
+    collect_shard(shard.plan, _folder(shard, layout), config, workers=_workers(shard.plan, worker_count()))
 
 
 def finish(config: CollectConfig, *, layout: Layout) -> StageReport:
@@ -70,8 +72,8 @@ def finish(config: CollectConfig, *, layout: Layout) -> StageReport:
     missing = [folder for folder in folders if not folder.exists()]
     if missing:
         raise TimbreflowError(f"{len(missing)} of {len(folders)} shards are missing, such as {missing[0]}; run again.")
-    with atomic_directory(layout.notes) as temporary:
-        totals = merge_shards(folders, temporary, config)
+    with _disk(layout.notes), atomic_directory(layout.notes) as temporary:
+        totals = merge_shards([shard.plan for shard in shards], folders, temporary, config)
     metrics = _metrics(totals)
     path = layout.results(STAGE) / "metrics.json"
     write_json(path, metrics)
@@ -99,7 +101,8 @@ def collect(
         workers: processes to read with; None is TIMBREFLOW_WORKERS, else the number of cores.
 
     Raises:
-        TimbreflowError: `out` holds something else; a source does not exist; no usable piece at all.
+        TimbreflowError: `out` holds something else, or another process collects into it; a source does not exist; no
+            usable piece at all; the disk is full. What was read is kept beside `out` for the next call.
     """
     out = Path(out)
     root = Path.cwd() if root is None else root
@@ -108,27 +111,71 @@ def collect(
     config = replace(config, sources=tuple(sources), fractions=fractions)
     plans = plan_shards(config, root=root, corpora=Layout(root).corpora if corpora is None else corpora)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".collect-") as scratch:
-        folders = [Path(scratch, f"{number:05d}") for number in range(len(plans))]
-        for folder in folders:
-            folder.mkdir()
-        _collect_all(plans, folders, config, worker_count() if workers is None else workers)
-        with atomic_directory(out) as temporary:
-            totals = merge_shards(folders, temporary, config)
+    workers = worker_count() if workers is None else workers
+    with _scratch(out, f"{stable_hash(asdict(config), fingerprint(plans)):016x}") as scratch:
+        folders = [scratch / f"{number:05d}" for number in range(len(plans))]
+        _collect_all(plans, folders, config, workers)
+        with _disk(out), atomic_directory(out) as temporary:
+            totals = merge_shards(plans, folders, temporary, config)
     return _report(totals, {"tables": out})
 
 
-def _collect_all(plans: list[ShardPlan], folders: list[Path], config: CollectConfig, workers: int) -> None:
-    if min(workers, len(plans)) <= 1:
-        for shard, folder in zip(plans, folders, strict=True):
-            collect_shard(shard, folder, config)
-        return
-    # spawn: pyarrow's threads do not survive a fork.
-    with ProcessPoolExecutor(min(workers, len(plans)), mp_context=get_context("spawn")) as pool:
+@contextmanager
+def _disk(folder: Path) -> Iterator[None]:
+    """Turn what the system refuses while `folder` is written into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise TimbreflowError(
+            f"{folder} cannot be written ({error.strerror or error}); make room on its disk and start again, "
+            "what was read is kept."
+        ) from error
+
+
+@contextmanager
+def _scratch(out: Path, key: str) -> Iterator[Path]:
+    """The folder of unfinished work beside `out`, for one process at a time: kept where the work fails, removed after.
+
+    Args:
+        out: the folder to be made.
+        key: of the sources and limits; what was begun with others is removed.
+    """
+    folder = out.with_name(f".{out.name}-unfinished")
+    folder.mkdir(exist_ok=True)
+    with open(folder / "lock", "w", encoding="utf-8") as lock:
         try:
-            list(pool.map(collect_shard, plans, folders, [config] * len(plans)))
-        except BrokenProcessPool as error:
-            raise TimbreflowError("a reading process was killed, perhaps for memory; use fewer workers.") from error
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TimbreflowError(f"another process collects into {out}; wait for it, or name a new folder.") from None
+        for other in folder.iterdir():
+            if other.name not in (key, "lock"):
+                shutil.rmtree(other)
+        (folder / key).mkdir(parents=True, exist_ok=True)
+        yield folder / key
+        shutil.rmtree(folder)
+
+
+def _collect_all(plans: list[ShardPlan], folders: list[Path], config: CollectConfig, workers: int) -> None:
+    """Read every shard: threads here only hand files to processes, which read and write."""
+
+    def collect_one(plan: ShardPlan, folder: Path) -> None:
+        collect_shard(plan, folder, config, workers=_workers(plan, workers))
+
+    shards = list(zip(plans, folders, strict=True))
+    for plan, folder in shards:
+        if plan.is_tar:
+            collect_one(plan, folder)
+    with ThreadPoolExecutor(workers) as pool:
+        futures = [pool.submit(collect_one, *shard) for shard in shards if not shard[0].is_tar]
+        try:
+            for future in futures:
+                future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _workers(plan: ShardPlan, workers: int) -> int:
+    return workers if plan.is_tar else 1
 
 
 def _refuse_foreign(out: Path) -> None:
