@@ -25,7 +25,7 @@ FEW = dataclasses.replace(CONFIG, triples=TripleCounts(train=6, validation=1, te
 def stored(root: Path, config: RenderConfig) -> Layout:
     layout = layout_with_notes(root)
     run_all(render_triples, config, layout=layout)
-    run_all(extract_mels, ExtractConfig(batch_size=4), small.MELS, layout=layout)
+    run_all(extract_mels, ExtractConfig(batch_size=4, storage="float16"), small.MELS, layout=layout)
     return layout
 
 

@@ -129,7 +129,6 @@ def mel_table(mels: Path, clips: pd.DataFrame) -> pd.DataFrame:
     """
     index = read_mel_index(mels)
     shards = MelShards(mels, open_files=1)
-    levels = Levels.of(read_statistics(mels)[1])
     parts = []
     for name, group in index.groupby("shard", sort=True):
         array = shards.shard(str(name))
@@ -137,7 +136,7 @@ def mel_table(mels: Path, clips: pd.DataFrame) -> pd.DataFrame:
             raise TimbreflowError(f"{mels / str(name)} has fewer rows than its index says; run extract_mels again.")
         rows = []
         for row in group["row"]:
-            values = levels.decode(array[row]) if array.dtype == np.uint8 else np.asarray(array[row], dtype=np.float32)
+            values = _raw(array[row], mels)
             finite = bool(np.isfinite(values).all())
             rows.append(
                 (finite, *values.shape, *((float(values.mean()), float(values.std())) if finite else (0.0, 0.0)))
@@ -201,3 +200,10 @@ def _memberships(pairs: Iterable[tuple[str, str]], name: str, groups: str) -> pd
         members.setdefault(thing, set()).add(str(group))
     things = sorted(members)
     return pd.DataFrame({name: things, groups: ["+".join(sorted(members[thing])) for thing in things]})
+
+
+def _raw(stored: np.ndarray, mels: Path) -> np.ndarray:
+    """[M, T] float32 of half-precision features or 8-bit levels; only levels need statistics that can be used."""
+    if stored.dtype == np.uint8:
+        return Levels.of(read_statistics(mels)[1]).decode(stored)
+    return np.asarray(stored, dtype=np.float32)
