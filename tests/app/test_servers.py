@@ -109,13 +109,11 @@ def test_when_one_server_fails_the_other_is_stopped(
 
 
 def test_a_server_that_ran_before_survives_the_failure_of_another(
-    fake_server: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fake_server: Callable[..., None], tmp_path: Path
 ) -> None:
     fake_server("answers", "dies")
-    monkeypatch.setattr(servers, "SERVERS", (servers.PREFECT,))
-    url = servers.start(tmp_path)["prefect"]
+    url = servers.start(tmp_path, [servers.PREFECT])["prefect"]
     try:
-        monkeypatch.setattr(servers, "SERVERS", (servers.PREFECT, servers.MLFLOW))
         with pytest.raises(TimbreflowError, match="mlflow server stopped"):
             servers.start(tmp_path)
         assert servers.running_url(servers.PREFECT, tmp_path) == url
