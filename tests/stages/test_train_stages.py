@@ -278,6 +278,14 @@ def test_killed_stage_goes_on_and_ends_with_the_same_weights(
 
 
 @pytest.mark.parametrize("name", STAGES)
+def test_every_stage_trains_in_double_precision(layout: Layout, name: str) -> None:
+    run, _ = STAGES[name]
+    run(layout, fit=dataclasses.replace(small.FIT, precision="float64"))
+    weights = load_bundle(layout.model(name)).model.state_dict()
+    assert {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", STAGES)
 def test_nothing_is_trained_on_data_that_has_not_passed(layout: Layout, name: str) -> None:
     run, results = STAGES[name]
     (layout.results("validate_data") / "passed.json").unlink()

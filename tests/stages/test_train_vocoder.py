@@ -152,3 +152,5 @@ def test_refusals(layout: Layout) -> None:
         dataclasses.replace(SECTION, noise=-1.0)
     with pytest.raises(TimbreflowError, match="crop_frames"):
         dataclasses.replace(SECTION, crop_frames=0)
+    with pytest.raises(TimbreflowError, match="precision is float64"):
+        dataclasses.replace(SECTION, fit=dataclasses.replace(SECTION.fit, precision="float64"))

@@ -49,11 +49,11 @@ class Regression:
 
     def __call__(self, model: Noisy, batch: Tensor, *, step: int) -> Mapping[str, Tensor]:
         noise = 0.01 * torch.randn(len(batch), 1)
-        loss = (model(batch) - batch @ TRUTH.T - noise).square().mean()
+        loss = (model(batch) - batch @ TRUTH.T.to(batch) - noise).square().mean()
         return {"loss": loss, "half": loss / 2}
 
     def validate(self, model: Noisy, batch: Tensor) -> Mapping[str, Tensor]:
-        return {"error": (model(batch) - batch @ TRUTH.T).square().mean()}
+        return {"error": (model(batch) - batch @ TRUTH.T.to(batch)).square().mean()}
 
 
 class Killed(BaseException):
@@ -316,6 +316,24 @@ def test_bfloat16_trains_and_keeps_float32_weights(tmp_path: Path) -> None:
 
     result, model, _ = run(tmp_path, dataclasses.replace(CONFIG, precision="bfloat16"), objective=Watched())
     assert set(seen) == {torch.bfloat16}
+    assert model.linear.weight.dtype == torch.float32
+    assert result.best_loss < 0.5 * result.curves[0]["val_error"] + 0.1
+
+
+def test_float64_trains_in_it_and_leaves_float32_weights(tmp_path: Path) -> None:
+    seen: list[torch.dtype] = []
+
+    class Watched(Regression):
+        def __call__(self, model: Noisy, batch: Tensor, *, step: int) -> Mapping[str, Tensor]:
+            seen.append(batch.dtype)
+            return super().__call__(model, batch, step=step)
+
+        def validate(self, model: Noisy, batch: Tensor) -> Mapping[str, Tensor]:
+            seen.append(batch.dtype)
+            return super().validate(model, batch)
+
+    result, model, _ = run(tmp_path, dataclasses.replace(CONFIG, precision="float64"), objective=Watched())
+    assert set(seen) == {torch.float64}
     assert model.linear.weight.dtype == torch.float32
     assert result.best_loss < 0.5 * result.curves[0]["val_error"] + 0.1
 

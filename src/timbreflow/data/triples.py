@@ -54,6 +54,12 @@ class TripleBatch:
         """The same batch on another device."""
         return TripleBatch(*(tensor.to(device, non_blocking=non_blocking) for tensor in vars(self).values()))
 
+    def double(self) -> "TripleBatch":
+        """The same batch with features in float64."""
+        return TripleBatch(
+            *(tensor.double() if tensor.is_floating_point() else tensor for tensor in vars(self).values())
+        )
+
     def pin_memory(self) -> "TripleBatch":
         """The same batch in page-locked memory; the loader calls this."""
         return TripleBatch(*(tensor.pin_memory() for tensor in vars(self).values()))

@@ -1,7 +1,8 @@
 """Vector quantisation of the content code."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +53,7 @@ class QuantizerOutput:
     """What the quantiser returns.
 
     Attributes:
-        quantized: [B, D, t] float32; its gradient passes straight through to the input.
+        quantized: [B, D, t] float32, float64 of a float64 input; its gradient passes straight through to the input.
         codes: [B, t] int64 index of the product codebook: sum over heads h of index_h * codebook_size ** h.
         commitment_loss: scalar, mean squared distance of the input to its code (gradient to the input only).
         perplexity: scalar, exp of the entropy of the code use in this batch, mean over heads.
@@ -68,7 +69,7 @@ class Quantizer(nn.Module):
     """Nearest-code quantiser with moving-average codebooks, k-means start and revival of dead codes.
 
     Codebooks are buffers in the state dict. They move only in training mode; evaluation never touches them, not even
-    when no batch has initialised them yet. Everything runs in float32 whatever autocast says.
+    when no batch has initialised them yet. Everything runs in float32 whatever autocast or `.double()` says.
 
     van den Oord et al. 2017, *Neural Discrete Representation Learning*; the moving average is its appendix A.1.
     """
@@ -103,8 +104,14 @@ class Quantizer(nn.Module):
         """[heads, codebook_size, code_dim / heads] float32."""
         return self.vq._codebook.embed
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        self.vq.float()
+        return self
+
     def forward(self, x: Tensor) -> QuantizerOutput:
         """Quantise x: [B, D, t]."""
+        kind = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
             if self.training:
@@ -119,7 +126,7 @@ class Quantizer(nn.Module):
         codes, perplexity = self._product_index(indices), self._perplexity(indices)
         if self.training:
             quantized, codes = own(quantized), own(codes)
-        return QuantizerOutput(quantized, codes, loss, perplexity)
+        return QuantizerOutput(quantized.to(kind), codes, loss, perplexity)
 
     def _nearest(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Look up the nearest codes without touching the codebooks: quantized [B, D, t], indices [B, t, H], loss."""

@@ -11,6 +11,7 @@ from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import MetricLogger, StageReport
 from timbreflow.training.config import GlowTraining
 from timbreflow.training.objectives import GlowObjective
+from timbreflow.training.placing import place_batch, place_model
 from timbreflow.training.products import begin_with, read_passed, train, work_key
 from timbreflow.training.seeding import seed_everything
 from timbreflow.training.triple_source import open_source
@@ -47,13 +48,13 @@ def run(
     source.check(config.model.n_features, section="train_glow.model.n_features")
     objective = GlowObjective(noise=config.noise, l1=config.l1, l1_every=config.l1_every, weights=config.losses)
     seed_everything(config.fit.seed, "model")
-    model = Glow(config.model).to(place)
+    model = place_model(Glow(config.model), config.fit, place)
     begun, whole = "", False
     if config.init_from:
         begun, whole = begin_with(model, layout.root / config.init_from, source.features)
     if not whole:
         seed_everything(config.fit.seed, "initialize")
-        objective.initialize(model, next(iter(source.batches(0))).to(place))
+        objective.initialize(model, place_batch(next(iter(source.batches(0))), config.fit, place))
     # What the passed data does not tell of triples that are not among it.
     drawn = [rendering] if rendering and config.on_the_fly else []
     result, metrics = train(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, Self, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.files import stable_hash
 from timbreflow.training.checkpoint import FitState, load_checkpoint, save_checkpoint, snapshot
 from timbreflow.training.fit_config import FitConfig, learning_rate
+from timbreflow.training.placing import BatchT, ModelT, place_batch, place_model
 from timbreflow.training.profile import Stopwatch
 from timbreflow.training.seeding import seed_everything
 
@@ -32,15 +33,6 @@ WILDEST = 1000.0
 """Norms above so many times `grad_clip` count as infinite: cut down to size they would still point nowhere."""
 
 
-class Batch(Protocol):
-    """Tensors that move together; one tensor will do."""
-
-    def to(self, device: torch.device, /) -> Self:
-        """The same examples on `device`."""
-
-
-ModelT = TypeVar("ModelT", bound=nn.Module)
-BatchT = TypeVar("BatchT", bound=Batch)
 ModelIn_contra = TypeVar("ModelIn_contra", bound=nn.Module, contravariant=True)
 BatchIn_contra = TypeVar("BatchIn_contra", contravariant=True)
 
@@ -60,7 +52,7 @@ class Objective(Protocol[ModelIn_contra, BatchIn_contra]):
         """Scalars of one batch: "loss" is minimised, the others are drawn as curves."""
 
     def validate(self, model: ModelIn_contra, batch: BatchIn_contra) -> Mapping[str, Tensor]:
-        """Scalars of one validation batch, among them `criterion`; runs without gradients, in float32."""
+        """Scalars of one validation batch, among them `criterion`; runs without gradients, never in bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +102,7 @@ def fit(
         objective: the losses.
         batches: n -> endless iterable that begins with training batch number n, or with this process's part of it.
             Batch n may depend on n alone.
-        validation_batches: read again at each validation. A batch has `.to(device)`.
+        validation_batches: read again at each validation.
         config: the loop's settings.
         workdir: scratch folder of this very fit.
         log: called with (step, values) every `log_every` steps (train/…) and at each validation (val/…).
@@ -121,7 +113,7 @@ def fit(
             validation data, or the checkpoint found in `workdir` is unusable, or not all processes see it.
     """
     device = torch.device(device)
-    model.to(device)
+    place_model(model, config, device)
     ema = copy.deepcopy(model).requires_grad_(False)
     optimizer = build_optimizer(model, config)
     identity = (
@@ -156,7 +148,7 @@ def fit(
             with watch("validation"):
                 if leads:
                     with parallel.alone():
-                        figures = validate(ema, objective, validation_batches, seed=config.seed, device=device)
+                        figures = validate(ema, objective, validation_batches, config, device=device)
                     log(state.step, {f"val/{name}": value for name, value in figures.items()})
                 figures, asked = parallel.told((figures, (workdir / STOP_FILE).exists()))
             best = judge(state, figures, objective.criterion, config, ema=ema, best=best, asked_to_stop=asked)
@@ -170,6 +162,8 @@ def fit(
             f"No validation gave a finite {objective.criterion}; delete {workdir} and lower fit.learning_rate."
         )
     model.load_state_dict(best)
+    if config.precision == "float64":
+        model.float()
     model.eval()
     return FitResult(
         steps=state.step,
@@ -284,7 +278,7 @@ def training_step(
         with watch("data"):
             batch = next(source)
         with watch("forward_backward"):
-            batch = batch.to(device)
+            batch = place_batch(batch, config, device)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
                 terms = objective(model, batch, step=step)
             (terms["loss"] / config.grad_accumulation).backward()
@@ -338,19 +332,24 @@ def update_ema(ema: nn.Module, model: nn.Module, *, decay: float, step: int) -> 
 
 @torch.no_grad()
 def validate(
-    model: ModelT, objective: Objective[ModelT, BatchT], batches: Iterable[BatchT], *, seed: int, device: torch.device
+    model: ModelT,
+    objective: Objective[ModelT, BatchT],
+    batches: Iterable[BatchT],
+    config: FitConfig,
+    *,
+    device: torch.device,
 ) -> dict[str, float]:
     """Mean figures over the validation batches, with the same random numbers each time.
 
     Raises:
         TimbreflowError: there are no validation batches.
     """
-    seed_everything(seed, "validation")
+    seed_everything(config.seed, "validation")
     model.eval()
     sums: dict[str, float] = {}
     count = 0
     for batch in batches:
-        for name, value in objective.validate(model, batch.to(device)).items():
+        for name, value in objective.validate(model, place_batch(batch, config, device)).items():
             sums[name] = sums.get(name, 0.0) + float(value)
         count += 1
     if count == 0:

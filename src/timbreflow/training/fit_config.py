@@ -20,7 +20,8 @@ class FitConfig:
         weight_decay: of matrices and kernels; biases, gains and other vectors are not decayed.
         grad_clip: largest norm of the whole gradient; 0 = do not clip.
         ema_decay: d of ema <- d ema + (1 - d) weights, lowered in the first steps to (1 + n) / (10 + n).
-        precision: "bfloat16" runs the forward pass under autocast; weights and optimizer stay float32.
+        precision: "bfloat16" runs the forward pass under autocast; weights and optimizer stay float32. "float64" trains
+            in double precision, codebooks aside: slow, for comparing trainings whose codes rounding would change.
         log_every: steps between two calls of the metric logger.
         validate_every: steps between two validations (the last step is always validated).
         checkpoint_every: steps between two checkpoints.
@@ -37,7 +38,7 @@ class FitConfig:
     weight_decay: float
     grad_clip: float
     ema_decay: float
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["float32", "bfloat16", "float64"]
     log_every: int
     validate_every: int
     checkpoint_every: int

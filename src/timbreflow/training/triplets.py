@@ -42,6 +42,12 @@ class TripletBatch:
         """The same batch on another device."""
         return TripletBatch(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
 
+    def double(self) -> "TripletBatch":
+        """The same batch with features in float64."""
+        return TripletBatch(
+            *(tensor.double() if tensor.is_floating_point() else tensor for tensor in vars(self).values())
+        )
+
 
 class Triplets:
     """Triplets of one split, numbered: triplet n is a function of the seed and n.

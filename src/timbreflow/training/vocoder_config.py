@@ -60,7 +60,9 @@ class VocoderTraining:
     comparison_clips: int
 
     def __post_init__(self) -> None:
-        """Refuse empty sets."""
+        """Refuse empty sets, and double precision, which the losses' filters do not have."""
+        if self.fit.precision == "float64":
+            raise TimbreflowError("train_vocoder.fit.precision is float64; use float32 or bfloat16 in params.yaml.")
         for name in ("crop_frames", "validation_crops", "comparison_clips"):
             if getattr(self, name) < 1:
                 raise TimbreflowError(
