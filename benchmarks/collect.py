@@ -10,7 +10,9 @@ machine slows all of them alike:
 
 `way_of_2021` is `pretty_midi.PrettyMIDI` of each file of a sample, and says how many of them hold the same notes in our
 tables. Memory is the sum of the peaks (VmHWM) of all processes of ours, in fresh ones, at a tenth of the files and at
-all of them. CPU time counts all processes. The last line is JSON.
+all of them. The last line is JSON. Ratios are files a second of ours over those of the other way, which is always one
+process: those that begin with `clock_` count seconds on the clock, so our workers count for us and other work on the
+machine against us; those that begin with `cpu_` count the CPU time of all processes, which is a core against a core.
 """
 
 import argparse
@@ -138,11 +140,11 @@ def measure(work: Path, n_files: int, workers: int, seed: int, repeats: int) -> 
         "median_cpu_seconds": {"ours": round(ours["cpu"], 2), "symusic": round(bare["cpu"], 2)},
         "files_per_second": round(n_files / ours["seconds"]),
         "cpu_ms_per_file": round(1000 * ours["cpu"] / n_files, 3),
-        "ratio_to_symusic": round(bare["seconds"] / ours["seconds"], 3),
-        "ratio_to_symusic_in_memory": round(bare["parsing"] / ours["seconds"], 3),
-        "ratio_to_symusic_per_core": round(bare["cpu"] / ours["cpu"], 3),
-        "speedup_over_2021": round(sample["seconds_per_file"] * n_files / ours["seconds"], 1),
-        "speedup_over_2021_per_core": round(sample["cpu_per_file"] * n_files / ours["cpu"], 1),
+        "clock_ratio_to_one_symusic_process": round(bare["seconds"] / ours["seconds"], 3),
+        "clock_ratio_to_symusic_in_memory": round(bare["parsing"] / ours["seconds"], 3),
+        "cpu_ratio_to_symusic": round(bare["cpu"] / ours["cpu"], 3),
+        "clock_speedup_over_2021": round(sample["seconds_per_file"] * n_files / ours["seconds"], 1),
+        "cpu_speedup_over_2021": round(sample["cpu_per_file"] * n_files / ours["cpu"], 1),
         "same_notes_as_pretty_midi": f"{sample['same']:.0f} of {sample['files']:.0f}",
         "same_but_note_ends": f"{sample['same_but_ends']:.0f} of {sample['files']:.0f}",
         "peak_memory_mb": {

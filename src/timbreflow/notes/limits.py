@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from timbreflow.notes.pieces import Piece, Reject, Track
+from timbreflow.notes.tables import Notes
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class ReadLimits:
         if n_bytes > self.max_bytes:
             raise Reject("too_large", f"it has {n_bytes} bytes; the limit is {self.max_bytes}.")
 
-    def check_piece(self, tracks: Sequence[Track]) -> Piece:
+    def check_piece(self, tracks: Sequence[Track], joined: Notes | None = None) -> Piece:
         """A piece of these tracks, or `Reject` where they are too few, too many or too long."""
         if not tracks:
             raise Reject("no_notes", "it holds no notes.")
@@ -41,7 +42,7 @@ class ReadLimits:
             raise Reject("drums_only", "all its notes are drums.")
         if pitched < self.min_notes:
             raise Reject("too_few_notes", f"it holds {pitched} notes beside drums; the least is {self.min_notes}.")
-        piece = Piece(tuple(tracks))
+        piece = Piece(tuple(tracks), joined)
         if piece.n_notes > self.max_notes:
             raise Reject("too_large", f"it holds {piece.n_notes} notes; the limit is {self.max_notes}.")
         if not math.isfinite(piece.duration):

@@ -15,6 +15,7 @@ import symusic
 
 from timbreflow.notes.limits import ReadLimits
 from timbreflow.notes.pieces import Piece, Reject, Track
+from timbreflow.notes.raw_notes import RAW_NOTE, raw_notes
 from timbreflow.notes.tables import Notes
 
 _HEADER_BYTES = 14
@@ -48,10 +49,10 @@ def read_midi(data: bytes, limits: ReadLimits) -> Piece:
         _check_ticks(data, score, limits.max_ticks)
         if len(score.tempos) and score.tempos.numpy()["mspq"].min() <= 0:
             raise Reject("broken", "it sets a tempo of 0 microseconds per quarter note.")
-        tracks = _tracks(score.to("second").tracks)
+        tracks, joined = _tracks(score.to("second").tracks)
     except (RuntimeError, ValueError, UnicodeDecodeError, OverflowError) as error:
         raise Reject("broken", f"it is not a readable MIDI file ({_first_line(error)}).") from error
-    return limits.check_piece(tracks)
+    return limits.check_piece(tracks, joined)
 
 
 def _check_ticks(data: bytes, score: Any, max_ticks: int) -> None:
@@ -66,30 +67,32 @@ def _check_ticks(data: bytes, score: Any, max_ticks: int) -> None:
         raise Reject("too_many_ticks", f"it runs past tick {max_ticks}, the limit.")
 
 
-def _tracks(tracks: Any) -> list[Track]:
+def _tracks(tracks: Any) -> tuple[list[Track], Notes]:
     """Tracks of symusic in seconds, those left out in which no note can be heard; sorted all at once."""
-    columns = [track.notes.numpy() for track in tracks]
-    if not columns:
-        return []
-    onset, duration, pitch, velocity = (
-        np.concatenate([column[name] for column in columns]) for name in ("time", "duration", "pitch", "velocity")
-    )
-    number = np.repeat(np.arange(len(columns)), [len(column["time"]) for column in columns])
+    parts = [raw_notes(track.notes) for track in tracks]
+    rows = np.frombuffer(b"".join(parts), RAW_NOTE)
+    number = np.repeat(np.arange(len(parts)), [len(part) // RAW_NOTE.itemsize for part in parts])
+    onset, duration, velocity = (np.ascontiguousarray(rows[name]) for name in ("time", "duration", "velocity"))
     kept = (duration > 0) & (velocity > 0) & (onset >= 0)
     if not kept.all():
-        number, onset, duration, pitch, velocity = (
-            column[kept] for column in (number, onset, duration, pitch, velocity)
-        )
+        number, rows, onset = number[kept], rows[kept], onset[kept]
     # The bits of positive floats have the order of the floats.
-    first = number << 40 | (onset + np.float32(0)).view(np.int32).astype(np.int64) << 8 | pitch
-    order = np.argsort(first, kind="stable")
-    if (np.diff(first[order]) == 0).any():
-        order = np.lexsort((duration.view(np.int32).astype(np.int64) << 8 | velocity, first))
-    notes = (onset[order], duration[order], pitch[order].astype(np.uint8), velocity[order].astype(np.uint8))
-    ends = np.searchsorted(number, np.arange(len(columns) + 1))
-    return [
+    key = (onset + np.float32(0)).view(np.int32).astype(np.int64)
+    key <<= 8
+    key |= rows["pitch"]
+    key |= number << 40
+    order = np.argsort(key, kind="stable")
+    key, rows = key[order], rows.take(order)  # eight times as fast as rows[order]
+    twins = key[1:] == key[:-1]
+    if twins.any():
+        _sort_twins(rows, key, twins)
+    notes = Notes(*(np.ascontiguousarray(rows[name]) for name in ("time", "duration", "pitch", "velocity")))
+    notes = Notes(notes.onset, notes.duration, notes.pitch.view(np.uint8), notes.velocity.view(np.uint8))
+    ends = np.searchsorted(number, np.arange(len(parts) + 1)).tolist()
+    columns = (notes.onset, notes.duration, notes.pitch, notes.velocity)
+    heard = [
         Track(
-            Notes(*(column[begin:end] for column in notes)),
+            Notes(*(column[begin:end] for column in columns)),
             int(track.program),
             bool(track.is_drum),
             track.name.replace("\x00", "").strip(),
@@ -97,6 +100,23 @@ def _tracks(tracks: Any) -> list[Track]:
         for track, begin, end in zip(tracks, ends, ends[1:], strict=False)
         if end > begin
     ]
+    return heard, notes
+
+
+def _sort_twins(rows: np.ndarray, key: np.ndarray, twins: np.ndarray) -> None:
+    """Put notes that begin together on one key in the order of duration and velocity, in place.
+
+    Args:
+        rows: [n] of `RAW_NOTE`, sorted by `key`.
+        key: [n] int64, of track, onset and pitch.
+        twins: [n - 1] bool, whether a note has the key of the next.
+    """
+    among = np.zeros(len(rows), bool)
+    among[1:] = twins
+    among[:-1] |= twins
+    some = rows[among]
+    second = np.ascontiguousarray(some["duration"]).view(np.int32).astype(np.int64) << 8 | some["velocity"]
+    rows[among] = some[np.lexsort((second, key[among]))]
 
 
 def _unwrap(data: bytes) -> bytes:
@@ -149,12 +169,20 @@ def _last_tick(data: bytes) -> int:
     one is most often the end of a tempo and the delta behind it; those count only where together they could wrap.
     """
     values = np.frombuffer(data, np.uint8)
-    high = values >= 0x80
-    pairs = high[1:-1] & ~high[2:] & (values[:-2] > 0x80)
-    bound = np.count_nonzero(pairs) * 2**21 + len(data) // 3 * 2**14
-    long = np.flatnonzero(high[1:-2] & high[2:-1] & ~high[3:] & (values[:-3] > 0x80))
-    for place, shift in enumerate((21, 14, 7, 0)):
-        bound += int(((values[long + place] & 0x7F).astype(np.int64) << shift).sum())
+    # Two bytes of a delta with their upper bit set, found as numbers of 16 bits at even and odd places.
+    high = np.concatenate(
+        [
+            2 * np.flatnonzero((np.frombuffer(data, "<u2", (len(data) - odd) // 2, odd) & 0x8080) == 0x8080) + odd
+            for odd in (0, 1)
+        ]
+    )
+    high = high[(values[high] > 0x80) & (high < len(data) - 2)]
+    third = values[high + 2] < 0x80
+    bound = np.count_nonzero(third) * 2**21 + len(data) // 3 * 2**14
+    long = np.sort(high[~third & (high < len(data) - 3)])
+    long = long[values[long + 3] < 0x80]
+    if len(long):
+        bound += int(((values[long[:, None] + np.arange(4)] & 0x7F) @ np.array([2**21, 2**14, 2**7, 1])).sum())
     if bound < 2**31:
         long = np.array([at for at in long.tolist() if data.rfind(_TEMPO, max(at - 5, 0), at) < 0], np.int64)
         if len(long) == 0:

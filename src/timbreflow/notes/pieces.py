@@ -1,7 +1,7 @@
 """A piece of music as every reader gives it, before it becomes rows of the note tables."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from typing import Literal
@@ -61,13 +61,20 @@ class Piece:
 
     Numbers of tracks are worked out for all of them at once: a file of Lakh has ten short tracks, and each call of
     numpy costs a microsecond, a fiftieth of what parsing one of them does.
+
+    Attributes:
+        tracks: at least one.
+        joined: the notes of all tracks, track after track, where the reader has them so.
     """
 
     tracks: tuple[Track, ...]
+    joined: Notes | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def notes(self) -> Notes:
         """The notes of all tracks, track after track."""
+        if self.joined is not None:
+            return self.joined
         parts = [track.notes for track in self.tracks]
         return Notes(
             *(
@@ -79,7 +86,7 @@ class Piece:
     @cached_property
     def ends(self) -> list[int]:
         """Where each track ends in `notes`."""
-        return list(accumulate(len(track.notes) for track in self.tracks))
+        return list(accumulate(self._counts))
 
     @property
     def n_notes(self) -> int:
@@ -94,8 +101,8 @@ class Piece:
     @property
     def mean_pitches(self) -> list[float]:
         """Mean pitch of each track."""
-        sums = np.add.reduceat(self.notes.pitch, self._starts, dtype=np.int64)
-        return [int(total) / count for total, count in zip(sums, np.diff(self.ends, prepend=0), strict=True)]
+        sums = np.add.reduceat(self._whole_numbers[2], self._starts)
+        return [total / count for total, count in zip(sums.tolist(), self._counts, strict=True)]
 
     @property
     def voices(self) -> list[float]:
@@ -106,11 +113,15 @@ class Piece:
         latest = np.empty_like(end)
         for first, after in zip(self._starts, self.ends, strict=True):
             np.maximum.accumulate(end[first:after], out=latest[first:after])
-        before = np.concatenate([[0.0], latest[:-1]])
+        before = np.empty_like(end)
+        before[1:] = latest[:-1]
         before[self._starts] = 0.0
-        covered = (latest - before) - np.maximum(onset - before, 0.0)
-        sounding, played = (np.add.reduceat(values, self._starts) for values in (covered, end - onset))
-        return [float(sum_ / time) if time > 0 else 1.0 for sum_, time in zip(played, sounding, strict=True)]
+        covered = latest - before
+        np.subtract(onset, before, out=before)
+        covered -= np.maximum(before, 0.0, out=before)
+        end -= onset
+        sounding, played = (np.add.reduceat(values, self._starts).tolist() for values in (covered, end))
+        return [sum_ / time if time > 0 else 1.0 for sum_, time in zip(played, sounding, strict=True)]
 
     @cached_property
     def piece_id(self) -> str:
@@ -119,24 +130,47 @@ class Piece:
         Times count in whole ms, and tracks in an order of their own; file name, titles, programs and the order of
         tracks do not count. Copies of one piece must share an id, or they could end up on both sides of a split.
         """
-        onset = np.rint(self.notes.onset.astype(np.float64) * 1000).astype("<i8")
-        duration = np.rint(self.notes.duration.astype(np.float64) * 1000).astype("<i8")
-        columns = (onset, duration, self.notes.pitch.astype("<i8"), self.notes.velocity.astype("<i8"))
-        # Nearly always they are in order already: only rounding can put a note before its neighbour.
-        steps, smaller = np.diff(onset << 7 | columns[2]), np.diff(duration << 7 | columns[3])
-        wrong = np.flatnonzero((steps < 0) | ((steps == 0) & (smaller < 0)))
+        rows, ends = self._whole_numbers, np.array(self.ends)
+        before_smaller = _before_smaller(rows)
+        numbers = np.searchsorted(ends, before_smaller, side="right")
+        unordered = set(numbers[before_smaller + 1 < ends[numbers]].tolist())
         digests = []
-        for first, after in zip(self._starts, self.ends, strict=True):
-            rows = [column[first:after] for column in columns]
-            if np.searchsorted(wrong, first) < np.searchsorted(wrong, after - 1):
-                order = np.lexsort((rows[3], rows[1], rows[2], rows[0]))
-                rows = [row[order] for row in rows]
-            digest = hashlib.sha256()
-            for row in rows:
-                digest.update(np.ascontiguousarray(row).data)
-            digests.append(digest.digest())
+        for number, (first, after) in enumerate(zip(self._starts, self.ends, strict=True)):
+            track = rows[:, first:after]
+            if number in unordered:
+                track = track[:, np.lexsort((track[3], track[1], track[2], track[0]))]
+            digests.append(hashlib.sha256(track.tobytes()).digest())
         return hashlib.sha256(b"".join(sorted(digests))).hexdigest()[:16]
+
+    @cached_property
+    def _whole_numbers(self) -> np.ndarray:
+        """Onset and duration in ms, pitch, velocity of all notes: [4, n] little-endian int64."""
+        rows = np.empty((4, len(self.notes)), "<i8")
+        for row, seconds in zip(rows, (self.notes.onset, self.notes.duration), strict=False):
+            milliseconds = seconds.astype(np.float64)
+            milliseconds *= 1000
+            row[:] = np.rint(milliseconds, out=milliseconds)
+        rows[2], rows[3] = self.notes.pitch, self.notes.velocity
+        return rows
+
+    @property
+    def _counts(self) -> list[int]:
+        return [len(track.notes) for track in self.tracks]
 
     @property
     def _starts(self) -> list[int]:
         return [0, *self.ends[:-1]]
+
+
+def _before_smaller(rows: np.ndarray) -> np.ndarray:
+    """Which notes stand before a smaller one, for times in whole ms: the last of most tracks, and few others.
+
+    Args:
+        rows: [4, n] onset, duration, pitch, velocity.
+    """
+    key = rows[0] << 7
+    key |= rows[2]
+    at = np.flatnonzero(key[1:] <= key[:-1])
+    first, second = rows[:, at], rows[:, at + 1]
+    smaller = (second[1] << 7 | second[3]) < (first[1] << 7 | first[3])
+    return at[(key[at + 1] < key[at]) | smaller]
