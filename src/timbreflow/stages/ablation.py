@@ -74,7 +74,7 @@ ROWS: dict[str, Row] = {
     "pairs_self_supervised": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.pairs": "self_supervised"}),
     "pairs_mixed": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.pairs": "mixed"}),
     "one_style_token": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.model.style.n_tokens": 1}),
-    "invariance": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.losses.invariance": 0.2}),
+    "invariance": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.losses.invariance": 0.05}),
     "no_roll_hint": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.model.content.roll_hint": 0}),
     "varied_timbres": Row("vqvae_base", "", data="varied"),
     "plain_timbres": Row("vqvae_base", "varied_timbres", data="plain"),
@@ -84,7 +84,7 @@ ROWS: dict[str, Row] = {
     "noise_0.05": Row("glow", "reference_glow", {"train_glow.noise": 0.05}),
     "noise_0.2": Row("glow", "reference_glow", {"train_glow.noise": 0.2}),
     "temperature_0": Row("glow", "reference_glow", {"evaluate.temperature": 0.0}),
-    "temperature_0.333": Row("glow", "reference_glow", {"evaluate.temperature": 0.333}),
+    "temperature_0.5": Row("glow", "reference_glow", {"evaluate.temperature": 0.5}),
     "temperature_1": Row("glow", "reference_glow", {"evaluate.temperature": 1.0}),
 }
 """Every row, in the order of the table."""
