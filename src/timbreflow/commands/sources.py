@@ -14,21 +14,32 @@ app.command(corpus)
 
 @app.command(help_epilogue="For example\n\n    timbreflow collect music21 ~/midi lmd_full.tar.gz --out notes")
 def collect(*sources: str, out: Path) -> None:
-    """Read MIDI files, folders, archives or named corpora into note tables.
+    """Read MIDI files, folders, archives or named corpora into note tables, or recordings into clips.
 
     Args:
-        sources: .mid, .midi, .kar, .zip, .tar, .tar.gz, a folder, or a name of `timbreflow corpus list`.
-        out: folder for pieces*.parquet, tracks*.parquet, notes*.parquet and rejects*.parquet.
+        sources: .mid, .midi, .kar, .zip, .tar, .tar.gz, a folder, or a name of `timbreflow corpus list`; or, for
+            training without notes, .wav, .flac, .ogg, .mp3 and folders of them.
+        out: folder for pieces*.parquet, tracks*.parquet, notes*.parquet and rejects*.parquet; of recordings, for
+            clips, manifest.parquet and rejects.parquet.
     """
     from timbreflow.config import load_params
+    from timbreflow.stages import collect_audio
     from timbreflow.stages.collect_midi import collect as collect_sources
     from timbreflow.stages.layout import Layout
 
     if not sources:
         raise TimbreflowError("Name at least one source, such as a folder of MIDI files or music21.")
     root = project_root()
-    config = load_params(root / "params.yaml").collect_midi
-    report = collect_sources(sources, out, config, corpora=Layout(root).corpora)
+    params = load_params(root / "params.yaml")
+    recorded = [collect_audio.holds_recordings(source) for source in sources]
+    if any(recorded) and not all(recorded):
+        raise TimbreflowError(f"{sources[recorded.index(True)]} holds recordings, others notes; collect them apart.")
+    if any(recorded):
+        render = params.render_triples
+        cut = collect_audio.Cut(render.sample_rate, render.clip_seconds, params.validate_data.silent_rms_dbfs)
+        report = collect_audio.collect(sources, out, cut, render.splits)
+    else:
+        report = collect_sources(sources, out, params.collect_midi, corpora=Layout(root).corpora)
     print(report.summary)
 
 

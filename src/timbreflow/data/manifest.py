@@ -1,6 +1,6 @@
 """The tables beside the audio shards: one row a clip, one row a note."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,9 @@ SQUARE = (
 )
 """Content, style and target of the four triples of a square, by the roles of its clips: with notes A or B and timbre i
 or j, content is Ai, style Bj, target Aj and counterpart Bi."""
+
+RECORDED = -1
+"""Program of a clip that was cut from a recording."""
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -154,6 +157,11 @@ def write_clip_notes(audio_root: Path, rows: Iterable[Mapping[str, Any]] | pd.Da
     write_table(Path(audio_root) / "clip_notes.parquet", rows, CLIP_NOTES_SCHEMA)
 
 
+def are_recordings(clips: pd.DataFrame) -> bool:
+    """Whether the clips of a manifest or mel index were cut from recordings: pairs of style and target, no notes."""
+    return len(clips) > 0 and bool((clips["program"] == RECORDED).all())
+
+
 def triple_positions(clips: pd.DataFrame, split: str) -> pd.DataFrame:
     """Which rows make a triple.
 
@@ -166,15 +174,24 @@ def triple_positions(clips: pd.DataFrame, split: str) -> pd.DataFrame:
         row numbers of `clips`.
 
     Raises:
-        TimbreflowError: the split is empty, or a triple lacks a role or has one twice.
+        TimbreflowError: the split is empty, a triple lacks a role or has one twice, or the clips are of recordings.
     """
+    if are_recordings(clips):
+        raise TimbreflowError(
+            "The clips in data/audio are of recordings, which make no triples; only train_vqvae with "
+            "pairs: self_supervised can use them."
+        )
+    return _positions(clips, split, ROLES)
+
+
+def _positions(clips: pd.DataFrame, split: str, roles: Sequence[str]) -> pd.DataFrame:
     part = clips[clips["split"] == split]
     if part.empty:
         raise TimbreflowError(f"The split {split} holds no clips; raise its triples in params.yaml and render again.")
     if part.duplicated(["triple_id", "role"]).any():
         raise TimbreflowError(f"A triple of the split {split} has one role twice; run render_triples again.")
     rows = pd.Series(part.index.to_numpy(), index=pd.MultiIndex.from_frame(part[["triple_id", "role"]]))
-    table = rows.unstack("role").reindex(columns=list(ROLES))
+    table = rows.unstack("role").reindex(columns=list(roles))
     if table.isna().to_numpy().any():
         incomplete = table.index[table.isna().any(axis=1)][0]
         raise TimbreflowError(f"The triple {incomplete} of the split {split} lacks a role; run render_triples again.")
@@ -204,6 +221,8 @@ class TripleRows:
 def triple_rows(clips: pd.DataFrame, split: str) -> TripleRows:
     """All triples of a split: one of each triple_id, or four where a counterpart closes the square.
 
+    In a pair of clips of one recording the target is the content too.
+
     Args:
         clips: manifest or mel index, with triple_id, split and role, and a plain 0..n-1 index.
         split: train, validation, test or test_seen.
@@ -211,6 +230,10 @@ def triple_rows(clips: pd.DataFrame, split: str) -> TripleRows:
     Raises:
         TimbreflowError: the split is empty, or a triple lacks a role or has one twice.
     """
+    if are_recordings(clips):
+        pairs = _positions(clips, split, ("style", "target"))
+        target = pairs["target"].to_numpy()
+        return TripleRows(pairs.index.tolist(), target, pairs["style"].to_numpy(), target)
     table = triple_positions(clips, split)
     content, style, target = (table[role].to_numpy() for role in ROLES)
     fourth = clips[(clips["split"] == split) & (clips["role"] == COUNTERPART)]

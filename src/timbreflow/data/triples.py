@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from timbreflow.audio.features import FeatureConfig
 from timbreflow.data.levels import Levels
-from timbreflow.data.manifest import read_clip_notes, triple_rows
+from timbreflow.data.manifest import are_recordings, read_clip_notes, triple_rows
 from timbreflow.data.mels import MelShards, read_mel_index, read_statistics
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import stable_hash
@@ -149,13 +149,19 @@ class Triples(Dataset[TripleBatch], ABC):
         rows: row numbers of `clips`, in the order of the items.
         triple_ids: ids in the order of the items.
         timbres: timbre ids in the order of the timbre index.
+        held_out_pairs: pairs to validate with: true triples, unless the clips are of recordings, which have none.
 
     Raises:
-        TimbreflowError: a file is missing, the split is empty, or a triple is incomplete.
+        TimbreflowError: a file is missing, the split is empty, a triple is incomplete, or the clips are of recordings
+            and pairs is not "self_supervised".
     """
 
     def __init__(self, clips: pd.DataFrame, audio: Path, features: FeatureConfig, *, split: str, pairs: Pairs) -> None:
         self.features = features
+        self._recorded = are_recordings(clips)
+        if self._recorded and pairs != "self_supervised":
+            raise TimbreflowError(f"{audio} holds recordings, which have no triples; set pairs to self_supervised.")
+        self.held_out_pairs: Pairs = "self_supervised" if self._recorded else "triples"
         self.rows = triple_rows(clips, split)
         self.triple_ids = self.rows.ids
         self._self_supervised = np.array([is_self_supervised(name, pairs) for name in self.triple_ids])
@@ -177,7 +183,7 @@ class Triples(Dataset[TripleBatch], ABC):
         rows, target_rows = self.rows.content[places], self.rows.target[places]
         target = self.load(target_rows)
         rolls = np.zeros((len(places), 128, self.n_frames(target)), bool)
-        for row, roll in zip(rows, rolls, strict=True):
+        for row, roll in zip(rows, rolls, strict=True) if not self._recorded else ():
             notes = self._notes.of(self._clip_ids[row])
             notes.piano_roll(roll.shape[-1], self.features.seconds_per_frame, out=roll)
         return TripleBatch(

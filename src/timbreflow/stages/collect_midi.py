@@ -72,7 +72,7 @@ def finish(config: CollectConfig, *, layout: Layout) -> StageReport:
     missing = [folder for folder in folders if not folder.exists()]
     if missing:
         raise TimbreflowError(f"{len(missing)} of {len(folders)} shards are missing, such as {missing[0]}; run again.")
-    with _disk(layout.notes), atomic_directory(layout.notes) as temporary:
+    with writing(layout.notes), atomic_directory(layout.notes) as temporary:
         totals = merge_shards([shard.plan for shard in shards], folders, temporary, config)
     metrics = _metrics(totals)
     path = layout.results(STAGE) / "metrics.json"
@@ -112,16 +112,16 @@ def collect(
     plans = plan_shards(config, root=root, corpora=Layout(root).corpora if corpora is None else corpora)
     out.parent.mkdir(parents=True, exist_ok=True)
     workers = worker_count() if workers is None else workers
-    with _scratch(out, f"{stable_hash(asdict(config), fingerprint(plans)):016x}") as scratch:
+    with unfinished(out, f"{stable_hash(asdict(config), fingerprint(plans)):016x}") as scratch:
         folders = [scratch / f"{number:05d}" for number in range(len(plans))]
         _collect_all(plans, folders, config, workers)
-        with _disk(out), atomic_directory(out) as temporary:
+        with writing(out), atomic_directory(out) as temporary:
             totals = merge_shards(plans, folders, temporary, config)
     return _report(totals, {"tables": out})
 
 
 @contextmanager
-def _disk(folder: Path) -> Iterator[None]:
+def writing(folder: Path) -> Iterator[None]:
     """Turn what the system refuses while `folder` is written into one sentence."""
     try:
         yield
@@ -133,7 +133,7 @@ def _disk(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _scratch(out: Path, key: str) -> Iterator[Path]:
+def unfinished(out: Path, key: str) -> Iterator[Path]:
     """The folder of unfinished work beside `out`, for one process at a time: kept where the work fails, removed after.
 
     Args:

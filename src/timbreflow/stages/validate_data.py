@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from timbreflow.data.manifest import are_recordings
 from timbreflow.data.splits import program_split
 from timbreflow.files import sha256_file, write_json
 from timbreflow.rendering.config import RenderConfig
@@ -17,10 +18,12 @@ from timbreflow.rendering.programs import PITCHED_PROGRAMS
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import MetricLogger, StageReport, ignore_metrics
 from timbreflow.validation.config import Promise, ValidationConfig
+from timbreflow.validation.recordings import recording_suites, recording_tables
 from timbreflow.validation.run import InvalidData, Outcome, run_suites
 from timbreflow.validation.suites import build_suites
 from timbreflow.validation.tables import (
     clip_table,
+    level_table,
     mel_table,
     note_table,
     piece_table,
@@ -52,22 +55,29 @@ def run(
     # First of all: whatever happens below, the data of now has not passed.
     (results / "passed.json").unlink(missing_ok=True)
     promise = promised(render)
-    clips = clip_table(layout.audio, config, promise)
-    notes = note_table(layout.audio, clips)
-    statistics, settings = statistics_table(layout.mels)
-    tables = {
-        "manifest": clips,
-        "triples": triple_table(clips, notes),
-        "splits": split_table(clips, promise),
-        "pieces": piece_table(clips),
-        "timbres": timbre_table(clips, promise),
-        "clip_notes": notes,
-        "mels": mel_table(layout.mels, clips),
-        "statistics": statistics,
-    }
+    clips = level_table(layout.audio, config)
+    if are_recordings(clips):
+        statistics, settings = statistics_table(layout.mels)
+        tables = recording_tables(clips, layout.mels, statistics)
+        suites = recording_suites(config, promise.n_samples, settings)
+    else:
+        clips = clip_table(layout.audio, config, promise)
+        notes = note_table(layout.audio, clips)
+        statistics, settings = statistics_table(layout.mels)
+        tables = {
+            "manifest": clips,
+            "triples": triple_table(clips, notes),
+            "splits": split_table(clips, promise),
+            "pieces": piece_table(clips),
+            "timbres": timbre_table(clips, promise),
+            "clip_notes": notes,
+            "mels": mel_table(layout.mels, clips),
+            "statistics": statistics,
+        }
+        suites = build_suites(config, promise, settings)
     outcome = run_suites(
         tables,
-        build_suites(config, promise, settings),
+        suites,
         workdir=layout.scratch(STAGE, "great_expectations"),
         docs=results / "data_docs",
     )

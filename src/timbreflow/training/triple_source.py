@@ -29,7 +29,7 @@ class TripleSource:
 
     Attributes:
         batches: n -> endless batches from batch number n.
-        validation: the same batches at each reading; always true triples, whatever training uses.
+        validation: the same batches at each reading; true triples where there are any, whatever training uses.
         features: settings of the features.
         normalizer: their statistics.
     """
@@ -85,7 +85,8 @@ def open_source(
     stored = TripleDataset(mels, audio, split="train", pairs=config.pairs)
     if stored.features != wanted:
         raise TimbreflowError(f"{mels} was made with other audio settings than params.yaml has; run extract_mels.")
-    held_out = TripleDataset(mels, audio, split="validation")
+    _require_notes(stored, config)
+    held_out = TripleDataset(mels, audio, split="validation", pairs=stored.held_out_pairs)
     chosen = _rendered(wanted, stored.normalizer, config, rendering) if config.on_the_fly else stored
     return TripleSource(
         batches=lambda start: _cropped(_load(chosen, config, device, start), config, start),
@@ -93,6 +94,12 @@ def open_source(
         features=wanted,
         normalizer=stored.normalizer,
     )
+
+
+def _require_notes(dataset: Triples, config: VQVAETraining | GlowTraining) -> None:
+    """Refuse recordings where notes are to be learned: without any known, silence would be."""
+    if dataset.held_out_pairs == "self_supervised" and config.losses.roll > 0:
+        raise TimbreflowError("Recordings have no notes to learn; set losses.roll to 0, as train_vqvae.paper has it.")
 
 
 def _rendered(
@@ -116,7 +123,8 @@ def _computed(
 ) -> TripleSource:
     """Spectra that are not stored: 1025 bins would take eight times the room of the mels, and decoding is quick."""
     sound = AudioTripleDataset(audio, features, split="train", pairs=config.pairs)
-    held_out = AudioTripleDataset(audio, features, split="validation")
+    _require_notes(sound, config)
+    held_out = AudioTripleDataset(audio, features, split="validation", pairs=sound.held_out_pairs)
     extractor = FeatureExtractor(features).to(device)
     normalizer = fit_normalizer(sound, extractor, n_triples=STATISTICS_TRIPLES, device=device)
     chosen = _rendered(features, None, config, rendering) if config.on_the_fly else sound

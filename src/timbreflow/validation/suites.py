@@ -29,11 +29,11 @@ def build_suites(config: ValidationConfig, promise: Promise, settings: dict[str,
         "manifest": _manifest(config, promise, promise.n_samples / settings["sample_rate"]),
         "triples": _triples(),
         "splits": _splits(promise),
-        "pieces": [_only("groups", ["train", "validation", "test"])],
-        "timbres": [_only("sides", ["train", "test"])],
+        "pieces": [only("groups", ["train", "validation", "test"])],
+        "timbres": [only("sides", ["train", "test"])],
         "clip_notes": _clip_notes(),
-        "mels": _mels(settings["n_features"], promise.n_samples // settings["hop_length"]),
-        "statistics": _statistics(settings["n_features"]),
+        "mels": mels_suite(settings["n_features"], promise.n_samples // settings["hop_length"]),
+        "statistics": statistics_suite(settings["n_features"]),
     }
     return {name: gx.ExpectationSuite(name=name, expectations=list(suite)) for name, suite in suites.items()}
 
@@ -42,28 +42,28 @@ def _manifest(config: ValidationConfig, promise: Promise, seconds: float) -> "li
     sides = [("train", "train"), ("validation", "train"), ("test_seen", "train"), ("test", "test")]
     return [
         gxe.ExpectTableColumnsToMatchSet(column_set=[*MANIFEST_SCHEMA.names, *DERIVED_CLIP_COLUMNS], exact_match=True),
-        *_present(MANIFEST_SCHEMA.names),
+        *present(MANIFEST_SCHEMA.names),
         gxe.ExpectColumnValuesToBeUnique(column="clip_id"),
         gxe.ExpectCompoundColumnsToBeUnique(column_list=["triple_id", "role"]),
         gxe.ExpectCompoundColumnsToBeUnique(column_list=["shard", "offset"]),
-        _only("split", SPLITS),
-        _only("role", [*ROLES, COUNTERPART]),
-        _between("offset", 0, None),
-        _between("nbytes", 1, None),
-        _between("start", 0, None),
-        _between("duration", seconds - SINGLE_PRECISION, seconds + SINGLE_PRECISION),
-        _between("n_samples", promise.n_samples, promise.n_samples),
-        _between("n_onsets", promise.min_onsets, None),
-        _between("transposition", -promise.transposition, promise.transposition),
-        _between("bank", 0, None),
-        _between("program", 0, 127),
-        _between("n_layers", 1, max(1, promise.max_layers)),
-        _between("n_effects", 0, 3),
-        _between("peak", 0, 1),
-        _between("rms", 0, 1),
-        _between("gain_db", -200, 200),
-        _only("silent", [False], mostly=1 - config.max_silent_fraction),
-        _only("clipped", [False], mostly=1 - config.max_clipped_fraction),
+        only("split", SPLITS),
+        only("role", [*ROLES, COUNTERPART]),
+        between("offset", 0, None),
+        between("nbytes", 1, None),
+        between("start", 0, None),
+        between("duration", seconds - SINGLE_PRECISION, seconds + SINGLE_PRECISION),
+        between("n_samples", promise.n_samples, promise.n_samples),
+        between("n_onsets", promise.min_onsets, None),
+        between("transposition", -promise.transposition, promise.transposition),
+        between("bank", 0, None),
+        between("program", 0, 127),
+        between("n_layers", 1, max(1, promise.max_layers)),
+        between("n_effects", 0, 3),
+        between("peak", 0, 1),
+        between("rms", 0, 1),
+        between("gain_db", -200, 200),
+        only("silent", [False], mostly=1 - config.max_silent_fraction),
+        only("clipped", [False], mostly=1 - config.max_clipped_fraction),
         gxe.ExpectColumnMeanToBeBetween(column="rms_dbfs", min_value=config.min_mean_rms_dbfs),
         gxe.ExpectColumnPairValuesToBeInSet(column_A="split", column_B="timbre_side", value_pairs_set=sides),
     ]
@@ -72,9 +72,9 @@ def _manifest(config: ValidationConfig, promise: Promise, seconds: float) -> "li
 def _triples() -> "list[Expectation]":
     promises = ("same_notes", "same_timbre", "other_timbre", "other_notes", "square")
     return [
-        _only("roles", ["+".join(sorted(ROLES)), "+".join(sorted([*ROLES, COUNTERPART]))]),
-        _between("n_splits", 1, 1),
-        *(_only(promise, [True]) for promise in promises),
+        only("roles", ["+".join(sorted(ROLES)), "+".join(sorted([*ROLES, COUNTERPART]))]),
+        between("n_splits", 1, 1),
+        *(only(promise, [True]) for promise in promises),
     ]
 
 
@@ -90,46 +90,51 @@ def _clip_notes() -> "list[Expectation]":
         gxe.ExpectTableColumnsToMatchSet(
             column_set=[*CLIP_NOTES_SCHEMA.names, *DERIVED_NOTE_COLUMNS], exact_match=True
         ),
-        *_present(CLIP_NOTES_SCHEMA.names),
-        _only("known_clip", [True]),
-        _between("onset", 0, None),
+        *present(CLIP_NOTES_SCHEMA.names),
+        only("known_clip", [True]),
+        between("onset", 0, None),
         gxe.ExpectColumnPairValuesAToBeGreaterThanB(column_A="clip_seconds", column_B="onset"),
         gxe.ExpectColumnValuesToBeBetween(column="duration", min_value=0, strict_min=True),
-        _between("pitch", 0, 127),
-        _between("velocity", 1, 127),
+        between("pitch", 0, 127),
+        between("velocity", 1, 127),
     ]
 
 
-def _mels(n_features: int, n_frames: int) -> "list[Expectation]":
+def mels_suite(n_features: int, n_frames: int) -> "list[Expectation]":
+    """Of `mel_table`: every clip has finite features [n_features, n_frames] that are not constant."""
     return [
-        _only("indexed", [True]),
+        only("indexed", [True]),
         gxe.ExpectColumnValuesToBeUnique(column="clip_id"),
         gxe.ExpectCompoundColumnsToBeUnique(column_list=["shard", "row"]),
-        _only("in_manifest", [True]),
-        _only("finite", [True]),
-        _between("n_features", n_features, n_features),
-        _between("n_frames", n_frames, n_frames),
+        only("in_manifest", [True]),
+        only("finite", [True]),
+        between("n_features", n_features, n_features),
+        between("n_frames", n_frames, n_frames),
         gxe.ExpectColumnValuesToBeBetween(column="std", min_value=0, strict_min=True),
     ]
 
 
-def _statistics(n_features: int) -> "list[Expectation]":
+def statistics_suite(n_features: int) -> "list[Expectation]":
+    """Of `statistics_table`: a mean and a positive deviation of each feature."""
     # Half precision ends at 65504, so a mean beyond it cannot be of stored values.
     return [
         gxe.ExpectTableRowCountToEqual(value=n_features),
-        *_present(["mean", "std"]),
-        _between("mean", -65504, 65504),
+        *present(["mean", "std"]),
+        between("mean", -65504, 65504),
         gxe.ExpectColumnValuesToBeBetween(column="std", min_value=0, strict_min=True, max_value=65504),
     ]
 
 
-def _present(columns: Sequence[str]) -> "list[Expectation]":
+def present(columns: Sequence[str]) -> "list[Expectation]":
+    """No value is missing."""
     return [gxe.ExpectColumnValuesToNotBeNull(column=column) for column in columns]
 
 
-def _only(column: str, values: Sequence[object], *, mostly: float = 1.0) -> "Expectation":
+def only(column: str, values: Sequence[object], *, mostly: float = 1.0) -> "Expectation":
+    """All values, or the share `mostly`, are among these."""
     return gxe.ExpectColumnValuesToBeInSet(column=column, value_set=list(values), mostly=mostly)
 
 
-def _between(column: str, low: float | None, high: float | None) -> "Expectation":
+def between(column: str, low: float | None, high: float | None) -> "Expectation":
+    """All values lie in [low, high]; None is no bound."""
     return gxe.ExpectColumnValuesToBeBetween(column=column, min_value=low, max_value=high)

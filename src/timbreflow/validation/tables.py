@@ -23,7 +23,19 @@ START_PRECISION = 1e-3
 
 
 def clip_table(audio: Path, config: ValidationConfig, promise: Promise) -> pd.DataFrame:
-    """The manifest with rms_dbfs, silent, clipped and timbre_side ("train", "test", or "mixed" for layers of both).
+    """`level_table` with timbre_side ("train", "test", or "mixed" for layers of both).
+
+    Raises:
+        TimbreflowError: the manifest is missing or lacks a column.
+    """
+    clips = level_table(audio, config)
+    sides = {text: _timbre_side(text, promise) for text in clips["timbre"].dropna().unique()}
+    clips["timbre_side"] = clips["timbre"].map(sides)
+    return clips
+
+
+def level_table(audio: Path, config: ValidationConfig) -> pd.DataFrame:
+    """The manifest with rms_dbfs, silent and clipped.
 
     Raises:
         TimbreflowError: the manifest is missing or lacks a column.
@@ -33,8 +45,6 @@ def clip_table(audio: Path, config: ValidationConfig, promise: Promise) -> pd.Da
         clips["rms_dbfs"] = 20 * np.log10(clips["rms"].to_numpy(dtype=np.float64))
     clips["silent"] = ~(clips["rms_dbfs"] >= config.silent_rms_dbfs)
     clips["clipped"] = clips["peak"] >= config.clipped_peak
-    sides = {text: _timbre_side(text, promise) for text in clips["timbre"].dropna().unique()}
-    clips["timbre_side"] = clips["timbre"].map(sides)
     return clips
 
 
