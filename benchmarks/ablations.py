@@ -2,8 +2,8 @@
 
 Each arm changes one setting of the preset cpu-long, trains for equal steps below .scratch/ablations/ROW (killed, the
 same command goes on), is examined on the frozen test sets, and leaves ROW.json and per_clip/ROW.csv in the output
-folder and a run in MLflow. The rows plain_timbres and varied_timbres need the data of `--prepare`: equally many squares
-of clips without and with layers, synthesis parameters and equalizer.
+folder and a run in MLflow. `--prepare` renders what they are trained on from the notes of this checkout: squares of
+clips with layers, synthesis parameters and equalizer, and as many without them for the row plain_timbres.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.list:
             for name, row in ablation.ROWS.items():
                 changes = ", ".join(f"{key} = {value}" for key, value in row.changes.items())
-                print(f"{name:24}{changes or (row.data + ' data' if row.data else 'nothing changed')}")
+                print(f"{name:24}{changes or ('plain data' if row.data == 'plain' else 'nothing changed')}")
             return 0
         params = _params(options.params)
         if options.prepare:
@@ -57,11 +57,10 @@ def run_row(options: argparse.Namespace, params: Params) -> None:
     """Train and examine one arm inside an MLflow run."""
     row = ablation.ROWS[options.row]
     layout = Layout(options.root)
-    data = _prepared(layout, row.data).root if row.data else options.data or options.root
+    data = _prepared(layout, row.data).root
     passed = data / "results" / "validate_data" / "passed.json"
     if not passed.is_file():
-        hint = "run this command with --prepare" if row.data else "run validate_data, or name other --data"
-        raise TimbreflowError(f"{passed} is missing, so there is no data to train on; {hint}.")
+        raise TimbreflowError(f"{passed} is missing, so there is no data to train on; run this command with --prepare.")
     reference = ablation.changed(params, ablation.short_training(row.section, options.steps))
     params = ablation.changed(reference, row.changes)
     if row.changes and params == reference:
@@ -120,11 +119,10 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("row", nargs="?", metavar="ROW", choices=list(ablation.ROWS), help="one of --list")
     parser.add_argument("--list", action="store_true", help="say which rows there are")
     parser.add_argument("--table", action="store_true", help="write OUT/table.md from the rows that exist")
-    parser.add_argument("--prepare", action="store_true", help="render the data of plain_timbres and varied_timbres")
+    parser.add_argument("--prepare", action="store_true", help="render the data of all rows")
     parser.add_argument("--squares", type=_positive, default=3000, help="squares of either (%(default)s)")
     parser.add_argument("--steps", type=_positive, default=1500, help="of each training (%(default)s)")
     parser.add_argument("--clips", type=_positive, default=60, help="triples of each test set (%(default)s)")
-    parser.add_argument("--data", type=Path, help="folder with data/ and results/validate_data; this checkout")
     parser.add_argument("--out", type=Path, help="folder of the figures; results/ablations")
     parser.add_argument("--params", type=Path, help="a params.yaml for the reference; the preset cpu-long")
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout (%(default)s)")

@@ -94,7 +94,7 @@ def write_table(out: Path, names: Sequence[str], *, samples: int, seed: int) -> 
 
 def comparable(arm: Mapping[str, Any], reference: Mapping[str, Any]) -> bool:
     """Whether two arms differ in nothing but the changed setting."""
-    shared = COMMON if arm["data"] else (*COMMON, "data_digest")
+    shared = (*COMMON, "data_digest") if arm["data"] == reference["data"] else COMMON
     return all(arm[name] == reference[name] for name in shared)
 
 
