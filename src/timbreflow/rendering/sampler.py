@@ -100,21 +100,25 @@ class Sampler:
     """Instruments played from recordings of their single notes.
 
     Args:
-        folders: name of an entry of INSTRUMENTS -> folder of its recordings.
+        folders: name of an instrument -> folder of its recordings.
         sample_rate: of the sound that is made, in Hz.
+        instruments: what may be played.
 
     Raises:
-        TimbreflowError: a folder holds no recordings, or a name is not in INSTRUMENTS.
+        TimbreflowError: a folder holds no recordings, or a name is not among the instruments.
     """
 
-    def __init__(self, folders: Mapping[str, Path], *, sample_rate: int) -> None:
+    def __init__(
+        self, folders: Mapping[str, Path], *, sample_rate: int, instruments: Mapping[str, Instrument] = INSTRUMENTS
+    ) -> None:
         self.sample_rate = sample_rate
-        unknown = sorted(set(folders) - set(INSTRUMENTS))
+        unknown = sorted(set(folders) - set(instruments))
         if unknown:
             raise TimbreflowError(
-                f"{unknown[0]} is no instrument of the sampler; choose from {', '.join(INSTRUMENTS)}."
+                f"{unknown[0]} is no instrument of the sampler; choose from {', '.join(instruments)}."
             )
-        self._recordings = {name: list_recordings(path, INSTRUMENTS[name]) for name, path in folders.items()}
+        self._instruments = instruments
+        self._recordings = {name: list_recordings(path, instruments[name]) for name, path in folders.items()}
         self._decoded: dict[Path, tuple[np.ndarray, int]] = {}
         self._samples: dict[tuple[str, int], tuple[np.ndarray, int]] = {}
 
@@ -124,7 +128,7 @@ class Sampler:
         Raises:
             TimbreflowError: the instrument is not loaded.
         """
-        instrument = INSTRUMENTS[name]
+        instrument = self._instruments[name]
         return instrument.lowest <= pitch <= instrument.highest and abs(self._nearest(name, pitch) - pitch) <= REACH
 
     def play(self, notes: Notes, name: str, *, seconds: float) -> np.ndarray:

@@ -1,0 +1,173 @@
+"""Transfers between instruments from outside the project, of which nobody here chose or heard a recording.
+
+Recordings of seven instruments (npm packages `tonejs-instrument-*-mp3`, which no training and no test set uses) play
+notes of the frozen test sets through the sampler. A pair is content and style; the target, the content's notes by the
+style's instrument, is known and not given to anybody. Half of the contents are clips of the set artificial, the other
+half are played by another of the seven. All pairs go through `timbreflow transfer --pairs`, as a user would send them.
+
+The last lines are JSON, one a model: the share of pairs whose output is nearer to the style than the content was (MFCC
+cosine distance), the chroma similarity to the target, and the LSD to the target over that of the content copied.
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from timbreflow.audio.files import read_audio, write_audio
+from timbreflow.data.manifest import read_manifest
+from timbreflow.data.shards import AudioShards
+from timbreflow.data.testsets import SAMPLE_RATE, read_released
+from timbreflow.errors import TimbreflowError
+from timbreflow.evaluation.checks import chroma_similarity
+from timbreflow.evaluation.lsd import lsd
+from timbreflow.evaluation.timbre import mfcc_distance
+from timbreflow.notes.tables import Notes
+from timbreflow.rendering.clips import RMS_DBFS
+from timbreflow.rendering.sampler import Instrument, Sampler
+
+ROOT = Path(__file__).resolve().parents[1]
+SECONDS = 8.0
+OUTSIDE = {
+    "saxophone": Instrument(65, 49, 87, False),
+    "harp": Instrument(46, 31, 100, True),
+    "clarinet": Instrument(71, 50, 91, False),
+    "trombone": Instrument(57, 40, 72, False),
+    "bassoon": Instrument(70, 34, 72, False),
+    "guitar-acoustic": Instrument(25, 40, 84, True),
+    "harmonium": Instrument(20, 36, 84, True),
+}
+Sound = NDArray[np.float32]
+
+
+def main() -> int:
+    """Draw the pairs, transfer them with each model and print the figures; 2 after an error, which is one sentence."""
+    options = _options()
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            sampler = Sampler(
+                {name: fetch(name, options.recordings) for name in OUTSIDE},
+                sample_rate=SAMPLE_RATE,
+                instruments=OUTSIDE,
+            )
+            pairs = draw(sampler, options.root, options.pairs, np.random.default_rng(options.seed))
+            with open(folder / "pairs.csv", "w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                writer.writerow(["id", "content", "style"])
+                for number, sounds in enumerate(pairs):
+                    for role in ("content", "style"):
+                        write_audio(folder / f"{number}-{role}.wav", sounds[role], SAMPLE_RATE)
+                    writer.writerow([number, f"{number}-content.wav", f"{number}-style.wav"])
+            for model in options.models:
+                made = folder / Path(model).name
+                command = [str(Path(sys.executable).with_name("timbreflow")), "transfer"]
+                command += ["--pairs", str(folder / "pairs.csv"), "-o", str(made), "--model", model]
+                subprocess.run(command, cwd=options.root, check=True)
+                print(json.dumps({"model": model, **figures(pairs, made)}))
+    except TimbreflowError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def fetch(instrument: str, root: Path) -> Path:
+    """The folder of an instrument's recordings, got by `npm pack` where it is not here yet."""
+    place = root / instrument
+    if not (place / "package").is_dir():
+        package = f"tonejs-instrument-{instrument}-mp3"
+        with tempfile.TemporaryDirectory() as downloads:
+            command = ["npm", "pack", "--silent", package]
+            done = subprocess.run(command, cwd=downloads, capture_output=True, text=True, check=False)
+            archives = list(Path(downloads).glob("*.tgz"))
+            if done.returncode or not archives:
+                raise TimbreflowError(
+                    f"npm could not pack {package} ({done.stderr.strip()[-200:]}); check the network."
+                )
+            with tarfile.open(archives[0]) as archive:
+                archive.extractall(place, filter="data")
+    return place / "package"
+
+
+def draw(sampler: Sampler, root: Path, count: int, rng: np.random.Generator) -> list[dict[str, Sound]]:
+    """Content, style and target of each pair, [N] float32 of one level."""
+    released = read_released(root / "released" / "testsets", "artificial")
+    built = root / "data" / "testsets" / "artificial"
+    if not (built / "manifest.parquet").is_file():
+        raise TimbreflowError(f"{built} is missing; run `timbreflow testset build artificial`.")
+    audio = AudioShards(built, sample_rate=SAMPLE_RATE)
+    notes = released.notes()
+    clips = read_manifest(built)
+    clips = clips[clips["clip_id"].isin(list(notes))]
+    contents = clips[clips["role"] == "content"].to_dict("records")
+    others = clips[clips["role"] == "style"].to_dict("records")
+    names = list(OUTSIDE)
+    pairs: list[dict[str, Sound]] = []
+    while len(pairs) < count:
+        number = len(pairs)
+        name = names[number % len(names)]
+        content, style = contents[rng.integers(len(contents))], others[rng.integers(len(others))]
+        target = play(sampler, name, notes[content["clip_id"]])
+        example = play(sampler, name, notes[style["clip_id"]]) if style["piece_id"] != content["piece_id"] else None
+        if number % 2:
+            source = play(
+                sampler, names[(number + 1 + rng.integers(len(names) - 1)) % len(names)], notes[content["clip_id"]]
+            )
+        else:
+            source = audio.read(content["shard"], content["offset"], content["nbytes"])
+        if target is not None and example is not None and source is not None:
+            pairs.append({"content": source, "style": example, "target": target})
+    return pairs
+
+
+def play(sampler: Sampler, name: str, notes: Notes) -> Sound | None:
+    """The notes by an instrument, levelled as clips of the test sets; None where it does not play them all."""
+    sounding = np.stack([notes.onset, notes.onset + notes.duration])
+    several = bool((np.sort(sounding[0])[1:] < np.sort(sounding[1])[:-1] - 0.05).any())
+    if (several and not OUTSIDE[name].chords) or not all(sampler.reaches(name, int(p)) for p in set(notes.pitch)):
+        return None
+    sound = sampler.play(notes, name, seconds=SECONDS)
+    gain = min(10 ** (RMS_DBFS / 20) / np.sqrt(np.mean(np.square(sound))), 0.99 / np.abs(sound).max())
+    return np.asarray(sound * gain, dtype=np.float32)
+
+
+def figures(pairs: list[dict[str, Sound]], made: Path) -> dict[str, float]:
+    """Means over all pairs; the LSD is a ratio of means."""
+    nearer, chroma, ours, copied = [], [], [], []
+    for number, sounds in enumerate(pairs):
+        output = read_audio(made / f"{number}.wav", sample_rate=SAMPLE_RATE)[0].mean(axis=0)
+        style, target = sounds["style"], sounds["target"]
+        nearer.append(mfcc_distance(output, style) < mfcc_distance(sounds["content"], style))
+        chroma.append(chroma_similarity(output, target))
+        ours.append(lsd(output, target))
+        copied.append(lsd(sounds["content"], target))
+    return {
+        "pairs": len(pairs),
+        "nearer_to_style": round(float(np.mean(nearer)), 3),
+        "chroma": round(float(np.mean(chroma)), 3),
+        "lsd": round(float(np.mean(ours)), 2),
+        "lsd_over_content": round(float(np.mean(ours) / np.mean(copied)), 3),
+    }
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Transfer between instruments from outside the project.")
+    parser.add_argument("--pairs", type=int, default=40, help="how many (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the drawing (%(default)s)")
+    parser.add_argument("--models", nargs="+", default=["vqvae", "glow"], help="for `transfer --model`")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the checkout (%(default)s)")
+    parser.add_argument("--recordings", type=Path, help="folder of the recordings; data/corpora/outside")
+    options = parser.parse_args()
+    options.recordings = options.recordings or options.root / "data" / "corpora" / "outside"
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
