@@ -10,6 +10,7 @@ from timbreflow.rendering.clips import PEAK, RMS_DBFS
 from timbreflow.rendering.sampler import (
     ATTACK_DB,
     INSTRUMENTS,
+    Instrument,
     Sampler,
     list_recordings,
     recorded_pitch,
@@ -108,3 +109,11 @@ def test_bad_folders_and_names_are_one_sentence(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "C5.mp3", np.zeros(RATE), RATE)
     with pytest.raises(TimbreflowError, match="silent"):
         Sampler({FLUTE: tmp_path}, sample_rate=RATE).play(Notes.of([0.0], [1.0], [72], [90]), FLUTE, seconds=1.0)
+
+
+def test_it_plays_the_instruments_it_is_given(tmp_path: Path) -> None:
+    _record(tmp_path, "C5", 72)
+    with pytest.raises(TimbreflowError, match="kazoo is no instrument"):
+        Sampler({"kazoo": tmp_path}, sample_rate=RATE)
+    sampler = Sampler({"kazoo": tmp_path}, sample_rate=RATE, instruments={"kazoo": Instrument(75, 71, 80, False)})
+    assert [pitch for pitch in range(128) if sampler.reaches("kazoo", pitch)] == [71, 72, 73, 74, 75]
