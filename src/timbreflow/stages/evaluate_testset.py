@@ -208,7 +208,7 @@ def _stored(
         except TimbreflowError as error:
             if strict:
                 raise
-            notes.append(f"{LABELS[system]} is left out: {error}")
+            notes.append(f"{LABELS[system]} is left out: {error}".replace(f"{layout.root}/", ""))
         else:
             tables[system] = scores.table
     return tables, notes
