@@ -1,4 +1,4 @@
-"""`timbreflow register`, `promote` and `release`: from trained weights to champions and to git."""
+"""`timbreflow register`, `promote`, `average` and `release`: from trained weights to champions and to git."""
 
 import sys
 from functools import partial
@@ -35,6 +35,26 @@ def register(*, check: bool = False, released: bool = False) -> None:
     )
     for candidate in found:
         print(register_candidate(candidate, root=root))
+
+
+@app.command
+def average(folder: Path, other: Path, out: Path, *, parts: list[str] | None = None) -> None:
+    """Store the mean of two trainings' weights.
+
+    Args:
+        folder: of the weights that give all that is not averaged.
+        other: of weights of the same model, such as those that the training began with.
+        out: folder to make.
+        parts: of the model, such as flow; all without it.
+    """
+    from timbreflow.errors import TimbreflowError
+    from timbreflow.models.average import average as average_bundles
+    from timbreflow.models.bundle import load_bundle, save_bundle
+
+    if out.exists():
+        raise TimbreflowError(f"{out} exists; name another folder.")
+    bundle = average_bundles(load_bundle(folder), load_bundle(other), parts=parts or ())
+    print(f"Stored in {out}: sha256 {save_bundle(out, bundle)}")
 
 
 @app.command

@@ -1,0 +1,41 @@
+"""The mean of two trainings' weights.
+
+Weights that one training reached from the other's often have a mean that is better than either in some respect
+(Wortsman et al., 2022, "Model soups").
+"""
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import torch
+
+from timbreflow.errors import TimbreflowError
+from timbreflow.models.build import config_to_dict
+from timbreflow.models.bundle import ModelBundle
+
+
+@torch.no_grad()
+def average(bundle: ModelBundle, other: ModelBundle, *, parts: Collection[str] = ()) -> ModelBundle:
+    """A model with the mean of two models' weights, in place in the first; integers and statistics stay the first's.
+
+    Args:
+        bundle: the model that gives all that is not averaged.
+        other: a model of the same shape.
+        parts: first words of the names of weights to average, such as "flow"; empty for all.
+
+    Raises:
+        TimbreflowError: the models differ in kind or shape, or a part is unknown.
+    """
+    if bundle.kind != other.kind or config_to_dict(bundle.model.config) != config_to_dict(other.model.config):
+        raise TimbreflowError("The models differ in kind or in settings; only weights of the same model have a mean.")
+    names = {name: name.split(".")[0] for name in bundle.model.state_dict()}
+    unknown = sorted(set(parts) - set(names.values()))
+    if unknown:
+        raise TimbreflowError(
+            f"The model has no part {unknown[0]!r}; choose from {', '.join(sorted(set(names.values())))}."
+        )
+    others = other.model.state_dict()
+    for name, value in bundle.model.state_dict().items():
+        if value.is_floating_point() and (not parts or names[name] in parts):
+            value.lerp_(others[name], 0.5)
+    return replace(bundle, training={**bundle.training, "averaged": sorted(parts) or "all weights"})
