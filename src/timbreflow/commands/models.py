@@ -45,7 +45,7 @@ def average(folder: Path, other: Path, out: Path, *, parts: list[str] | None = N
         folder: of the weights that give all that is not averaged.
         other: of weights of the same model, such as those that the training began with.
         out: folder to make.
-        parts: of the model, such as flow; all without it.
+        parts: of the model, such as flow, an option each; all without it.
     """
     from timbreflow.errors import TimbreflowError
     from timbreflow.models.average import average as average_bundles
