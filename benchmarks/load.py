@@ -7,8 +7,9 @@ Three figures in one run, on data that the house's own stages render below --dat
 - `way_of_2021`: the same three clips of each triple as 24-bit WAV (as the 2021 renders were) through `librosa.load` and
   `librosa.stft`, magnitude, log(1 + x), one thread; `way_of_2021_16_bit` the same with 16-bit files. They take turns
   with ours, over the same triples, with files in memory (the page cache);
-- `wait`: share of the time in which a training would wait for data, with the loader as a CUDA training has it
-  (processes that read ahead), when each step is a pause of 5 ms. Beside it the same without reading ahead.
+- `wait`: share of the time in which a training would wait for data, with the loader as the trainings have it (a thread
+  that reads ahead), when each step is a pause of 5 ms. Beside it the same with loader processes, and without reading
+  ahead.
 
 Each way runs in one thread. Its seconds are those of the core that it used (`time.process_time`), which other work on
 the machine changes little; `elapsed` gives the figures by the clock on the wall. `ratio_to_memory_copy` compares with a
@@ -117,8 +118,9 @@ def measure(layout: Layout, folder: Path, options: argparse.Namespace) -> dict[s
         "wait": {
             "pause_ms": options.pause,
             "workers": options.workers,
-            "share": _wait(stored, size, options, options.workers),
-            "share_without_reading_ahead": _wait(stored, size, options, 0),
+            "share": _wait(_batches(stored, size), options),
+            "share_with_processes": _wait(_batches(stored, size, options.workers), options),
+            "share_without_reading_ahead": _wait(_one_by_one(stored, size), options),
         },
     }
 
@@ -185,10 +187,13 @@ def _way_of_2021(files: list[tuple[Path, Path, Path]], items: list[int]) -> None
     np.stack(spectra)
 
 
-def _wait(dataset: TripleDataset, size: int, options: argparse.Namespace, workers: int) -> float:
+def _one_by_one(dataset: TripleDataset, size: int) -> Iterator[TripleBatch]:
+    return (dataset.collate(dataset.__getitems__(items)) for items in StepSampler(len(dataset), size, SEED))
+
+
+def _wait(loader: Iterator[TripleBatch], options: argparse.Namespace) -> float:
     """Median share of the time that a loop of pauses spends waiting for its batches."""
-    loader = _batches(dataset, size, workers)
-    for _ in range(2 * max(workers, 1) + 2):  # the first batches come when the workers have started
+    for _ in range(2 * options.workers + 2):  # the first batches come when the workers have started
         next(loader)
     shares = []
     for _ in range(options.repeats):

@@ -1,6 +1,9 @@
 """The order of examples is a function of seed and step."""
 
-from itertools import islice
+import threading
+import time
+from collections.abc import Iterator
+from itertools import count, islice
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.data.tiny_audio import FEATURES, write_tiny_audio
 from timbreflow.data.audio_triples import AudioTripleDataset
-from timbreflow.data.sampling import StepSampler, make_loader
+from timbreflow.data.sampling import ReadAhead, StepSampler, make_loader
 from timbreflow.errors import TimbreflowError
 
 
@@ -59,3 +62,41 @@ def test_an_ordered_pass_ends_with_the_short_batch(tmp_path: Path) -> None:
     batches = list(make_loader(dataset, 3, seed=0, shuffle=False))
     assert [len(batch) for batch in batches] == [3, 1]
     assert torch.equal(batches[1].target[0], dataset[3].target)
+
+
+def test_batches_are_read_while_others_are_used_and_no_further_than_asked() -> None:
+    begun: list[int] = []
+
+    def batches() -> Iterator[int]:
+        for number in count():
+            begun.append(number)
+            yield number
+
+    stream = iter(ReadAhead(batches(), depth=2))
+    assert [next(stream), next(stream)] == [0, 1]
+    deadline = time.monotonic() + 5
+    while len(begun) < 5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    assert begun == [0, 1, 2, 3, 4], "two used, two ready, one that waits to be put there"
+
+
+def test_a_pass_that_is_given_up_leaves_no_thread() -> None:
+    before = threading.active_count()
+    stream = iter(ReadAhead(count()))
+    next(stream)
+    assert threading.active_count() == before + 1
+    stream.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
+
+
+def test_an_error_of_the_reader_comes_where_its_batch_was_due() -> None:
+    def batches() -> Iterator[int]:
+        yield 1
+        raise TimbreflowError("the shard is gone")
+
+    stream = iter(ReadAhead(batches()))
+    assert next(stream) == 1
+    with pytest.raises(TimbreflowError, match="the shard is gone"):
+        next(stream)
+    assert list(ReadAhead([1, 2, 3])) == [1, 2, 3]

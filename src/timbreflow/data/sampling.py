@@ -1,6 +1,8 @@
 """The order in which training sees its examples: a function of the seed and the step alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from queue import Full, Queue
+from threading import Event, Thread
 from typing import Any, Literal, Protocol
 
 import torch
@@ -68,6 +70,58 @@ class StepSampler(Sampler[list[int]]):
             yield batch[self.part]
 
 
+class ReadAhead:
+    """Reads the next batches in a thread while this one is used, in the same order.
+
+    Reading stored mels is copying, which lets go of Python's lock; a loader process would pickle them on top of that.
+
+    Args:
+        batches: what is read; each pass starts a thread, which ends with the pass, or when the pass is given up.
+        depth: batches that lie ready at most.
+    """
+
+    def __init__(self, batches: Iterable[Any], depth: int = 2) -> None:
+        self._batches = batches
+        self._depth = depth
+
+    def __iter__(self) -> Iterator[Any]:
+        ready: Queue[tuple[str, Any]] = Queue(self._depth)
+        given_up = Event()
+
+        def read() -> None:
+            try:
+                for batch in self._batches:
+                    if not put("batch", batch):
+                        return
+                put("end", None)
+            except BaseException as error:
+                put("error", error)
+
+        def put(kind: str, value: Any) -> bool:
+            while not given_up.is_set():
+                try:
+                    ready.put((kind, value), timeout=0.1)
+                    return True
+                except Full:
+                    pass
+            return False
+
+        thread = Thread(target=read, name="read-ahead", daemon=True)
+        thread.start()
+        try:
+            while True:
+                kind, value = ready.get()
+                if kind == "batch":
+                    yield value
+                elif kind == "error":
+                    raise value
+                else:
+                    return
+        finally:
+            given_up.set()
+            thread.join()
+
+
 def make_loader(
     dataset: Examples,
     batch_size: int,
@@ -78,14 +132,14 @@ def make_loader(
     device: torch.device | str = "cpu",
     start_step: int = 0,
     start_method: Literal["fork", "spawn"] | None = None,
-) -> DataLoader[Any]:
+) -> Iterable[Any]:
     """Batches of a dataset of triples.
 
     Args:
         dataset: a TripleDataset, AudioTripleDataset or RenderedTriples.
         batch_size: B; where several processes train together, each is given its part of a shuffled batch.
         seed: decides the order, with the step alone.
-        workers: loader processes; 0 loads in this one, which is fast enough for stored mels.
+        workers: loader processes; 0 loads in a thread of this one, which is fast enough for stored mels.
         shuffle: True gives endless shuffled batches from start_step; False one ordered pass, last batch short.
         device: where batches go; on cuda they are put into pinned memory.
         start_step: step to begin with when training resumes.
@@ -110,4 +164,5 @@ def make_loader(
     if not shuffle:
         return DataLoader(dataset, batch_size=batch_size, **common)  # type: ignore[arg-type]  # torch asks for its base
     sampler = StepSampler(len(dataset), batch_size, seed, start_step, part=part(batch_size))
-    return DataLoader(dataset, batch_sampler=sampler, **common)  # type: ignore[arg-type]
+    loader: DataLoader[Any] = DataLoader(dataset, batch_sampler=sampler, **common)  # type: ignore[arg-type]
+    return loader if workers else ReadAhead(loader)

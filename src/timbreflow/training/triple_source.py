@@ -147,12 +147,15 @@ def _load(
     dataset: Triples | RenderedTriples, config: VQVAETraining | GlowTraining, device: torch.device, start: int
 ) -> Iterable[Any]:
     renders = isinstance(dataset, RenderedTriples)
+    if renders:  # takes longer than a step, so that it must go on beside the model even on the CPU
+        workers = max(1, worker_count() // local_process_count())
+    else:  # stored features are only copied, for which a thread is faster than a process that pickles them
+        workers = 0 if isinstance(dataset, TripleDataset) else loader_workers(device)
     return make_loader(
         dataset,
         config.fit.batch_size,
         seed=config.fit.seed,
-        # Rendering takes longer than a step, so that it must go on beside the model even on the CPU.
-        workers=max(1, worker_count() // local_process_count()) if renders else loader_workers(device),
+        workers=workers,
         device=device,
         start_step=start,
         start_method="spawn" if renders else None,
