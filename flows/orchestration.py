@@ -19,6 +19,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
+from safetensors import SafetensorError
 
 from flows import ROOT, lifetime
 from flows.runners import chosen_runner, run_all
@@ -132,7 +133,7 @@ def publish(stage: str, report: StageReport) -> None:
 
 
 def entry(flow: Flow[Any, Any], *arguments: Any, sharded: bool = False, shared: bool = False) -> None:
-    """Run a flow as a command: tagged with its parent, and a TimbreflowError as one sentence and exit code 2.
+    """Run a flow as a command: tagged with its parent; errors, also the system's, as one sentence and code 2.
 
     Args:
         flow: the flow.
@@ -157,9 +158,19 @@ def entry(flow: Flow[Any, Any], *arguments: Any, sharded: bool = False, shared: 
             lifetime.mark_dead_runs_as_crashed()
             with _joined() if shared else nullcontext():
                 flow(*arguments)
-    except TimbreflowError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (TimbreflowError, OSError, SafetensorError) as error:
+        print(f"error: {error if isinstance(error, TimbreflowError) else _refused(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _refused(error: OSError | SafetensorError) -> str:
+    """What the system refused, most often room on the disk, in one sentence."""
+    place = getattr(error, "filename", None) or "A file"
+    reason = " ".join((getattr(error, "strerror", None) or str(error)).split())
+    return (
+        f"{place} cannot be written or read ({reason}); make room on the disk or mend its permissions, and run again: "
+        "what was finished is kept."
+    )
 
 
 def _joined() -> AbstractContextManager[None]:
