@@ -39,6 +39,15 @@ def test_all_weights_without_parts_and_no_integers() -> None:
         assert value.dtype == before[name].dtype
 
 
+def test_a_share_of_one_takes_the_parts_over_and_others_are_refused() -> None:
+    other = _glow(move=1.0)
+    taken = average(_glow(), other, parts=["flow"], share=1.0)
+    for name, value in taken.model.named_parameters():
+        assert torch.equal(value, other.model.state_dict()[name]) == name.startswith("flow."), name
+    with pytest.raises(TimbreflowError, match="share of the other model is 1.5"):
+        average(_glow(), other, share=1.5)
+
+
 @pytest.mark.parametrize(
     ("other", "parts", "words"),
     [

@@ -38,7 +38,7 @@ def register(*, check: bool = False, released: bool = False) -> None:
 
 
 @app.command
-def average(folder: Path, other: Path, out: Path, *, parts: list[str] | None = None) -> None:
+def average(folder: Path, other: Path, out: Path, *, parts: list[str] | None = None, share: float = 0.5) -> None:
     """Store the mean of two trainings' weights.
 
     Args:
@@ -46,6 +46,7 @@ def average(folder: Path, other: Path, out: Path, *, parts: list[str] | None = N
         other: of weights of the same model, such as those that the training began with.
         out: folder to make.
         parts: of the model, such as flow, an option each; all without it.
+        share: of the other weights in the mean; 1 takes them over.
     """
     from timbreflow.errors import TimbreflowError
     from timbreflow.models.average import average as average_bundles
@@ -53,7 +54,7 @@ def average(folder: Path, other: Path, out: Path, *, parts: list[str] | None = N
 
     if out.exists():
         raise TimbreflowError(f"{out} exists; name another folder.")
-    bundle = average_bundles(load_bundle(folder), load_bundle(other), parts=parts or ())
+    bundle = average_bundles(load_bundle(folder), load_bundle(other), parts=parts or (), share=share)
     print(f"Stored in {out}: sha256 {save_bundle(out, bundle)}")
 
 

@@ -15,17 +15,20 @@ from timbreflow.models.bundle import ModelBundle
 
 
 @torch.no_grad()
-def average(bundle: ModelBundle, other: ModelBundle, *, parts: Collection[str] = ()) -> ModelBundle:
+def average(bundle: ModelBundle, other: ModelBundle, *, parts: Collection[str] = (), share: float = 0.5) -> ModelBundle:
     """A model with the mean of two models' weights, in place in the first; integers and statistics stay the first's.
 
     Args:
         bundle: the model that gives all that is not averaged.
         other: a model of the same shape.
         parts: first words of the names of weights to average, such as "flow"; empty for all.
+        share: of the other model, 0 to 1; 1 takes the parts over.
 
     Raises:
-        TimbreflowError: the models differ in kind or shape, or a part is unknown.
+        TimbreflowError: the models differ in kind or shape, a part is unknown, or the share is no share.
     """
+    if not 0 <= share <= 1:
+        raise TimbreflowError(f"The share of the other model is {share}; it must lie between 0 and 1.")
     if bundle.kind != other.kind or config_to_dict(bundle.model.config) != config_to_dict(other.model.config):
         raise TimbreflowError("The models differ in kind or in settings; only weights of the same model have a mean.")
     names = {name: name.split(".")[0] for name in bundle.model.state_dict()}
@@ -37,5 +40,5 @@ def average(bundle: ModelBundle, other: ModelBundle, *, parts: Collection[str] =
     others = other.model.state_dict()
     for name, value in bundle.model.state_dict().items():
         if value.is_floating_point() and (not parts or names[name] in parts):
-            value.lerp_(others[name], 0.5)
+            value.lerp_(others[name], share)
     return replace(bundle, training={**bundle.training, "averaged": sorted(parts) or "all weights"})
