@@ -1,14 +1,12 @@
 """A full disk in every writing stage: one sentence, nothing half-written, and after room is made the stage goes on."""
 
-import os
 import re
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from checkout import Checkout
+
+from tests.small_disk import small_disk
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -31,24 +29,10 @@ NO_SCRATCH = ("evaluate", "validate_data")
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
-    if os.geteuid() != 0:
-        pytest.skip("a small file system needs the rights to mount one")
     checkout = Checkout(tmp_path_factory.mktemp("full") / "checkout")
     assert checkout.run("timbreflow", "ui").returncode == 0
     yield checkout
     checkout.run("timbreflow", "stop")
-
-
-@contextmanager
-def small_disk(folder: Path, kilobytes: int) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
-    if subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("a small file system needs the rights to mount one")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.mark.parametrize("stage", STAGES)

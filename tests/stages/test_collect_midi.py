@@ -3,7 +3,6 @@
 import fcntl
 import io
 import json
-import os
 import subprocess
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 import pretty_midi
 import pytest
 
+from tests.small_disk import small_disk
 from timbreflow.errors import TimbreflowError
 from timbreflow.notes import collect, parts
 from timbreflow.notes.collect import CollectConfig
@@ -159,19 +159,14 @@ def test_two_at_once_into_one_folder(layout: Layout) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 128 kB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("a small file system needs the rights to mount one")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with small_disk(tmp_path / "disk", 128):
+        yield tmp_path / "disk"
 
 
 def test_a_full_disk_is_one_sentence_and_the_next_run_goes_on(
-    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts, "BATCH_FILES", 2)
     with tarfile.open(tmp_path / "songs.tar", "w") as archive:
@@ -180,18 +175,18 @@ def test_a_full_disk_is_one_sentence_and_the_next_run_goes_on(
             data = song(number)
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
-    source, out = [str(tmp_path / "songs.tar")], small_disk / "out"
+    source, out = [str(tmp_path / "songs.tar")], disk / "out"
     with pytest.raises(TimbreflowError, match="cannot be written .*make room on its disk") as caught:
         collect_midi.collect(source, out, CONFIG, workers=1)
     assert str(caught.value).count("\n") == 0
     assert not out.exists()
-    finished = {path: path.stat().st_mtime_ns for path in small_disk.glob(".out-unfinished/*/*/*/notes-*")}
+    finished = {path: path.stat().st_mtime_ns for path in disk.glob(".out-unfinished/*/*/*/notes-*")}
     assert 0 < len(finished) < 20
-    subprocess.run(["mount", "-o", "remount,size=10m", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,size=10m", str(disk)], check=True)
     report = collect_midi.collect(source, out, CONFIG, workers=1)
     assert report.metrics["n_pieces"] == 40
     assert {path.stat().st_mtime_ns for path in out.glob("notes-*")} >= set(finished.values())
-    assert [path.name for path in small_disk.iterdir()] == ["out"]
+    assert [path.name for path in disk.iterdir()] == ["out"]
     collect_midi.collect(source, tmp_path / "unbroken", CONFIG, workers=1)
     for path in (tmp_path / "unbroken").iterdir():
         assert (out / path.name).read_bytes() == path.read_bytes()
