@@ -39,13 +39,13 @@ TRACKS = pa.schema(
     ]
 )
 NOTES = pa.schema(
-    [
-        ("piece_id", pa.string()),
-        ("track", pa.int16()),
-        ("onset", pa.float32()),  # s
-        ("duration", pa.float32()),  # s
-        ("pitch", pa.uint8()),
-        ("velocity", pa.uint8()),
+    [  # never null, which makes writing them take two thirds of the time
+        pa.field("piece_id", pa.string(), nullable=False),
+        pa.field("track", pa.int16(), nullable=False),
+        pa.field("onset", pa.float32(), nullable=False),  # s
+        pa.field("duration", pa.float32(), nullable=False),  # s
+        pa.field("pitch", pa.uint8(), nullable=False),
+        pa.field("velocity", pa.uint8(), nullable=False),
     ]
 )
 REJECTS = pa.schema([("source", pa.string()), ("path", pa.string()), ("reason", pa.string()), ("detail", pa.string())])

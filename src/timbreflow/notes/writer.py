@@ -77,7 +77,7 @@ class PartRows:
             for name in ("onset", "duration", "pitch", "velocity")
         ]
         arrays = [pa.DictionaryArray.from_arrays(numbers, ids), np.repeat(tracks, sizes), *columns]
-        return pa.table(arrays, names=NOTES.names)
+        return pa.table(arrays, schema=NOTES.set(0, NOTES.field(0).with_type(arrays[0].type)))
 
 
 class TableWriter:
