@@ -114,22 +114,26 @@ def in_milliseconds(
 @numba.njit(cache=True)
 def numbers_of_tracks(
     onset: np.ndarray, duration: np.ndarray, pitch: np.ndarray, ends: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean pitch of each track, and the mean number of notes sounding while any sounds: [tracks] float64 each.
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Of each track the mean pitch, and the mean number of notes sounding while any sounds; the end of the last note.
 
     Args:
         onset: [n] float32, in s, sorted in each track.
         duration: [n] float32, in s.
         pitch: [n] uint8.
         ends: where each track ends.
+
+    Returns:
+        [tracks] float64 twice, and s in the precision of the notes.
     """
     pitches, voices = np.empty(len(ends), np.float64), np.empty(len(ends), np.float64)
-    begin = 0
+    begin, last = 0, np.float32(0)
     for track in range(len(ends)):
         sounding, played, latest, total = 0.0, 0.0, 0.0, 0
         for i in range(begin, ends[track]):
             start = np.float64(onset[i])
             end = start + np.float64(duration[i])
+            last = max(last, np.float32(onset[i] + duration[i]))
             played += end - start
             total += pitch[i]
             # A stretch of sound ends where the latest end so far lies before the next onset.
@@ -139,7 +143,7 @@ def numbers_of_tracks(
         voices[track] = played / sounding if sounding > 0 else 1.0
         pitches[track] = total / max(ends[track] - begin, 1)
         begin = ends[track]
-    return pitches, voices
+    return pitches, voices, float(last)
 
 
 @numba.njit(cache=True)

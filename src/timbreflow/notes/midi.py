@@ -57,12 +57,24 @@ def read_midi(data: bytes, limits: ReadLimits) -> Piece:
 def _check_ticks(data: bytes, score: Any, max_ticks: int) -> None:
     """Raise `Reject` for a file that runs past `max_ticks`, by events without notes or around 32 bits too."""
     values = np.frombuffer(data, np.uint8)
-    end = max(
-        (last_tick(values[start : start + length]) for label, start, length in _chunks(data) if label == b"MTrk"),
-        default=0,
-    )
-    if max(end, int(score.end())) > max_ticks:
+    end = int(score.end())
+    if _may_run_long(values):
+        ends = (last_tick(values[at : at + length]) for label, at, length in _chunks(data) if label == b"MTrk")
+        end = max(end, *ends)
+    if end > max_ticks:
         raise Reject("too_many_ticks", f"it runs past tick {max_ticks}, the limit.")
+
+
+def _may_run_long(values: np.ndarray) -> bool:
+    """Whether a file could hold a delta of 2^21 ticks, or enough smaller ones to pass 2^31.
+
+    A delta of four bytes has three in a row with their upper bit set, one of three bytes has two. A look costs a
+    twentieth of a walk over all events, and few files need the walk.
+    """
+    pairs = values[1:] & values[:-1]
+    triples = pairs[1:] & values[:-2]
+    n_pairs = np.count_nonzero(pairs >= 0x80)
+    return bool(triples.max(initial=0) >= 0x80) or n_pairs * 2**21 + len(values) // 2 * 2**14 >= 2**31
 
 
 def _tracks(tracks: Any) -> tuple[list[Track], Notes]:

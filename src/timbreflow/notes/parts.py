@@ -10,6 +10,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -79,18 +80,23 @@ class _Shard:
 
     def run(self, batches: Iterator[list[Item]], workers: int) -> None:
         parts = (self._part(number, items) for number, items in enumerate(batches))
-        try:
-            ready = next(parts, None)
-            while ready is not None or self._busy:
-                if ready is not None and (ready.ids is not None or len(self._busy) < workers):
-                    self._begin(ready)
-                    ready = next(parts, None)  # while others read theirs
-                else:
-                    self._hear()
-        finally:
-            for part in self._busy:
-                if part.reading is not None:
-                    part.reading.close()
+        _start(self._limits, workers)
+        # Unpacking goes on in a thread, so that no process waits for it with an answer that nobody hears.
+        with ThreadPoolExecutor(1) as unpacking:
+            try:
+                coming: Future[_Part | None] | None = unpacking.submit(next, parts, None)
+                while coming is not None or self._busy:
+                    if coming is not None and len(self._busy) < workers:
+                        part = coming.result()
+                        coming = None if part is None else unpacking.submit(next, parts, None)
+                        if part is not None:
+                            self._begin(part)
+                    else:
+                        self._hear()
+            finally:
+                for part in self._busy:
+                    if part.reading is not None:
+                        part.reading.close()
 
     def _part(self, number: int, items: list[Item]) -> _Part:
         folder = self._folder / f"{number:05d}"
@@ -195,6 +201,12 @@ def _batches(items: Iterable[Item], max_bytes: int) -> Iterator[list[Item]]:
 
 _idle: list[tuple[int, Reading]] = []  # with the process that may use it; starting one takes half a second
 _lock = threading.Lock()
+
+
+def _start(limits: ProcessLimits, workers: int) -> None:
+    """Have as many processes ready: they start side by side, while the first files are unpacked."""
+    for reading in [_lease(limits) for _ in range(workers)]:
+        _give_back(reading)
 
 
 def _lease(limits: ProcessLimits) -> Reading:

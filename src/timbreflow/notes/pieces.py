@@ -94,10 +94,10 @@ class Piece:
         """Number of notes of all tracks."""
         return self.ends[-1]
 
-    @cached_property
+    @property
     def duration(self) -> float:
         """End of the last note, in s."""
-        return float((self.notes.onset + self.notes.duration).max())
+        return self._numbers[2]
 
     @property
     def mean_pitches(self) -> list[float]:
@@ -126,10 +126,10 @@ class Piece:
         return hashlib.sha256(b"".join(sorted(digests))).hexdigest()[:16]
 
     @cached_property
-    def _numbers(self) -> tuple[list[float], list[float]]:
+    def _numbers(self) -> tuple[list[float], list[float], float]:
         notes = self.notes
-        pitches, voices = numbers_of_tracks(notes.onset, notes.duration, notes.pitch, np.array(self.ends))
-        return pitches.tolist(), voices.tolist()
+        pitches, voices, last = numbers_of_tracks(notes.onset, notes.duration, notes.pitch, np.array(self.ends))
+        return pitches.tolist(), voices.tolist(), last
 
     @property
     def _counts(self) -> list[int]:

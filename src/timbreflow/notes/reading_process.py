@@ -14,9 +14,11 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
+from typing import IO
 
 from timbreflow.files import atomic_directory
 from timbreflow.notes.limits import ProcessLimits
@@ -51,10 +53,11 @@ class Reading:
     def __init__(self, limits: ProcessLimits) -> None:
         self.connection, theirs = Pipe()
         self.limits = limits
-        with tempfile.TemporaryFile() as file, theirs:
+        self._box = _shared_file()
+        with _shared_file() as file, theirs:
             os.ftruncate(file.fileno(), 8)
             self._progress = mmap.mmap(file.fileno(), 8)
-            handles = (theirs.fileno(), file.fileno())
+            handles = (theirs.fileno(), file.fileno(), self._box.fileno())
             self._process = subprocess.Popen(
                 [*_COMMAND, *map(str, handles)],
                 pass_fds=handles,
@@ -65,10 +68,14 @@ class Reading:
             self.connection.send(limits)
 
     def send_batch(self, batch: Batch) -> None:
-        """Have it read some files."""
+        """Have it read some files, whose bytes lie in shared memory: a pipe would cost a sixth of all the work."""
         self._progress[:] = _BETWEEN_FILES.to_bytes(8, "little", signed=True)
+        self._box.seek(0)
+        self._box.writelines(item.data for item in batch.items)
+        self._box.flush()
+        sizes = [len(item.data) for item in batch.items]
         with suppress(OSError):
-            self.connection.send(batch)
+            self.connection.send((replace(batch, items=[replace(item, data=b"") for item in batch.items]), sizes))
 
     def send_folder(self, folder: Path, twins: dict[int, str]) -> None:
         """Have it write the tables of its batch, without the files that `twins` names with the first of their kind."""
@@ -98,8 +105,16 @@ class Reading:
     def close(self) -> None:
         """End the process, whatever it does."""
         self.connection.close()
+        self._box.close()
         self._process.kill()
         self._process.wait()
+
+
+def _shared_file() -> IO[bytes]:
+    """An unnamed file that a child may inherit; in memory where the system has such (Linux)."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("timbreflow"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 def ran_out_of_time(status: int) -> bool:
@@ -115,11 +130,20 @@ def main() -> None:
         limits: ProcessLimits = connection.recv()
         _limit_memory(limits.max_memory)
         while True:
-            batch: Batch = connection.recv()
+            batch = _with_bytes(*connection.recv(), box=int(sys.argv[3]))
             read = _read(batch, limits, progress)
             connection.send([None if isinstance(piece, Reject) else piece.piece_id for piece in read])
             folder, twins = connection.recv()
             connection.send(_write(batch, read, folder, twins))
+
+
+def _with_bytes(batch: Batch, sizes: list[int], *, box: int) -> Batch:
+    """The batch with the bytes of its files, which lie one behind the other in a shared file."""
+    starts = accumulate(sizes, initial=0)
+    items = [
+        replace(item, data=os.pread(box, *place)) for item, *place in zip(batch.items, sizes, starts, strict=False)
+    ]
+    return replace(batch, items=items)
 
 
 def _read(batch: Batch, limits: ProcessLimits, progress: mmap.mmap) -> list[Piece | Reject]:

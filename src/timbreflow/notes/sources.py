@@ -8,9 +8,12 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from isal import igzip, isal_zlib
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import stable_hash
@@ -33,7 +36,16 @@ _MOST_HEADER_BYTES = 1_000_000
 
 ContainerKind = Literal["file", "zip", "tar", "wad"]
 # What the readers of archives raise on damaged ones; zlib.error and lzma's derive from Exception alone.
-_ARCHIVE_ERRORS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
+_ARCHIVE_ERRORS = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    isal_zlib.error,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True)
@@ -240,9 +252,38 @@ class _Member(tarfile.TarInfo):
         return member
 
 
+class _Unpacked:
+    """A .gz file that ends where it was cut, so that tarfile still gives what was read before."""
+
+    def __init__(self, file: igzip.IGzipFile) -> None:
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes."""
+        try:
+            return bytes(self._file.read(size))
+        except EOFError:
+            return b""
+
+
+@contextmanager
+def _open_tar(path: str) -> Iterator[tarfile.TarFile]:
+    """A tar to be read from its beginning; gzip by ISA-L, which takes a third of zlib's time."""
+    with open(path, "rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    if packed:
+        with igzip.IGzipFile(path, "rb") as gz:
+            whole_or_cut: Any = _Unpacked(gz)
+            with tarfile.open(fileobj=whole_or_cut, mode="r|", tarinfo=_Member) as tar:
+                yield tar
+    else:
+        with tarfile.open(path, "r|*", tarinfo=_Member) as tar:
+            yield tar
+
+
 def _tar_items(container: Container, max_bytes: int, share: Share) -> Iterator[Item]:
     index = -1
-    with tarfile.open(container.path, "r|*", tarinfo=_Member) as archive:
+    with _open_tar(container.path) as archive:
         while (member := archive.next()) is not None:
             archive.members = []  # type: ignore[attr-defined]  # or it would grow to 180 MB for Lakh
             label = f"{container.label}/{member.name}"

@@ -8,13 +8,16 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from timbreflow.errors import TimbreflowError
+
+if TYPE_CHECKING:  # processes that read music start in two thirds of the time without it
+    import pandas as pd
 
 PIECES = pa.schema(
     [
@@ -155,8 +158,10 @@ class NoteTables:
 
     _KEPT_NOTES = 30_000_000  # 10 bytes each: 300 MB at most, so that a process that walks all of Lakh stays small
 
-    def __init__(self, folder: Path, tables: dict[int, tuple[pd.DataFrame, pd.DataFrame]]) -> None:
+    def __init__(self, folder: Path, tables: "dict[int, tuple[pd.DataFrame, pd.DataFrame]]") -> None:
         """Use `NoteTables.read`; `tables` are pieces and tracks by number of their files."""
+        import pandas as pd
+
         self.folder = folder
         self.pieces = pd.concat([pieces for pieces, _ in tables.values()], ignore_index=True)
         self.tracks = pd.concat([tracks for _, tracks in tables.values()], ignore_index=True)
@@ -236,14 +241,16 @@ class NoteTables:
         return notes
 
 
-def read_rejects(folder: Path) -> pd.DataFrame:
+def read_rejects(folder: Path) -> "pd.DataFrame":
     """All `rejects-*.parquet` of a folder as one table, columns of `REJECTS`."""
+    import pandas as pd
+
     paths = sorted(Path(folder).glob("rejects-?????.parquet"))
     tables = [REJECTS.empty_table().to_pandas(), *(_read_table(path, REJECTS) for path in paths)]
     return pd.concat(tables, ignore_index=True)
 
 
-def _read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
+def _read_table(path: Path, schema: pa.Schema) -> "pd.DataFrame":
     try:
         return _open(path, schema).read().to_pandas()
     except (OSError, pa.ArrowInvalid) as error:
