@@ -15,14 +15,14 @@ from timbreflow.models.vqvae import VQVAE, VQVAEConfig
 FEATURES = FeatureConfig("log_mel", 16000, 1024, 1000, 500, 40, 40.0, 8000.0, 0.01)
 CONTENT = ContentConfig("residual", 8, 2, 1, False, 0, 0)
 QUANTIZER = QuantizerConfig(16, 8, 1, "euclidean", 0.9, 0.1, 1)
-STYLE = StyleConfig("tokens", 8, 8, 2, False, 1, 0, 0, 0.0)
+STYLE = StyleConfig("tokens", 8, 8, 2, 1, 0, 0, 0.0)
 
 
 def build(kind: str) -> torch.nn.Module:
     torch.manual_seed(1)
     if kind == "vqvae":
-        return VQVAE(VQVAEConfig(40, CONTENT, QUANTIZER, STYLE, "film", 16, 1, 0, 0.0))
-    return Glow(GlowConfig(40, CONTENT, QUANTIZER, STYLE, 0, 0, 0, 16, 1, 2, 1, 16, 1, 3, 2.0, True, 0.0))
+        return VQVAE(VQVAEConfig(40, CONTENT, QUANTIZER, STYLE, "film", 16, 1, 0.0))
+    return Glow(GlowConfig(40, CONTENT, QUANTIZER, STYLE, 0, 0, 16, 1, 2, 1, 16, 1, 3, 2.0, True, 0.0))
 
 
 def save_bundles(folder: Path) -> dict[str, Path]:

@@ -29,9 +29,7 @@ def _quantizer(heads: int, dim: int = 8) -> QuantizerConfig:
 
 
 _CONTENT = ContentConfig("residual", width=16, downsample=2, n_blocks=1, instance_norm=False, roll_width=8, roll_hint=4)
-_STYLE = StyleConfig(
-    "tokens", width=16, dim=8, n_tokens=2, frame_tokens=False, n_blocks=1, chunk_frames=8, roll_bins=1, noise=0.05
-)
+_STYLE = StyleConfig("tokens", width=16, dim=8, n_tokens=2, n_blocks=1, chunk_frames=8, roll_bins=1, noise=0.05)
 _BASE = VQVAEConfig(
     n_features=M,
     content=_CONTENT,
@@ -40,7 +38,6 @@ _BASE = VQVAEConfig(
     decoder="film",
     width=16,
     n_blocks=2,
-    n_far_blocks=0,
     condition_dropout=0.1,
 )
 _PAPER = VQVAEConfig(
@@ -49,13 +46,10 @@ _PAPER = VQVAEConfig(
         "strided", width=16, downsample=4, n_blocks=0, instance_norm=False, roll_width=0, roll_hint=0
     ),
     quantizer=_quantizer(1, 16),
-    style=StyleConfig(
-        "gru", width=16, dim=16, n_tokens=1, frame_tokens=False, n_blocks=0, chunk_frames=0, roll_bins=0, noise=0.0
-    ),
+    style=StyleConfig("gru", width=16, dim=16, n_tokens=1, n_blocks=0, chunk_frames=0, roll_bins=0, noise=0.0),
     decoder="gru",
     width=16,
     n_blocks=0,
-    n_far_blocks=0,
     condition_dropout=0.0,
 )
 _GLOW = GlowConfig(
@@ -65,7 +59,6 @@ _GLOW = GlowConfig(
     style=_STYLE,
     decoder_width=0,
     decoder_blocks=0,
-    decoder_far_blocks=0,
     context_width=16,
     n_context_blocks=1,
     n_levels=2,
@@ -83,14 +76,7 @@ _TRANSFER: dict[str, tuple[str, VQVAEConfig | GlowConfig]] = {
     "base": ("vqvae", _BASE),
     "paper": ("vqvae", _PAPER),
     "glow": ("glow", _GLOW),
-    "base_looking_up": ("vqvae", replace(_BASE, style=replace(_STYLE, frame_tokens=True), n_far_blocks=2)),
     "glow_with_decoder": ("glow", replace(_GLOW, decoder_width=24, decoder_blocks=1)),
-    "glow_looking_up": (
-        "glow",
-        replace(
-            _GLOW, style=replace(_STYLE, frame_tokens=True), decoder_width=24, decoder_blocks=1, decoder_far_blocks=1
-        ),
-    ),
     "glow_one_level": ("glow", replace(_GLOW, n_levels=1, style_norm=False)),
     "base_other_rates": (
         "vqvae",

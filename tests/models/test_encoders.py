@@ -48,7 +48,7 @@ def test_content_code_is_in_step_with_the_clip() -> None:
 @pytest.mark.parametrize(("encoder", "tokens"), [("tokens", 3), ("gru", 1)])
 @pytest.mark.parametrize("frames", [1, 7, 40])
 def test_style_takes_any_length(encoder: str, tokens: int, frames: int) -> None:
-    config = StyleConfig(encoder, 8, 4, tokens, False, 1, 8, 2, 0.1)  # type: ignore[arg-type]
+    config = StyleConfig(encoder, 8, 4, tokens, 1, 8, 2, 0.1)  # type: ignore[arg-type]
     model = StyleEncoder(config, n_features=6)
     assert model(torch.randn(2, 6, frames)).shape == (2, tokens, 4)
     model.eval()
@@ -105,9 +105,8 @@ def test_change_rate_round_trip() -> None:
         lambda: ContentConfig("residual", 8, 3, 1, False, 0, 0),
         lambda: ContentConfig("strided", 8, 1, 1, False, 0, 0),
         lambda: ContentConfig("residual", 8, 2, 1, False, 0, 4),
-        lambda: StyleConfig("gru", 8, 4, 2, False, 1, 8, 2, 0.1),
-        lambda: StyleConfig("tokens", 8, 4, 0, False, 1, 8, 2, 0.1),
-        lambda: StyleConfig("gru", 8, 4, 1, True, 1, 8, 2, 0.1),
+        lambda: StyleConfig("gru", 8, 4, 2, 1, 8, 2, 0.1),
+        lambda: StyleConfig("tokens", 8, 4, 0, 1, 8, 2, 0.1),
     ],
 )
 def test_impossible_shapes_are_refused(make: Callable[[], object]) -> None:

@@ -109,9 +109,9 @@ def write_models(layout: Layout, features: FeatureConfig) -> None:
     normalizer = Normalizer(raw.mean(dim=1), raw.std(dim=1) + 0.5)
     content = ContentConfig("residual", 16, 2, 1, False, 0, 0)
     quantizer = QuantizerConfig(16, 8, 1, "euclidean", 0.99, 0.0, 1)
-    style = StyleConfig("tokens", 16, 8, 2, False, 1, 16, 0, 0.0)
-    vqvae = VQVAEConfig(features.n_features, content, quantizer, style, "film", 16, 1, 0, 0.0)
-    glow = GlowConfig(features.n_features, content, quantizer, style, 0, 0, 0, 16, 1, 2, 2, 16, 1, 3, 2.0, True, 0.0)
+    style = StyleConfig("tokens", 16, 8, 2, 1, 16, 0, 0.0)
+    vqvae = VQVAEConfig(features.n_features, content, quantizer, style, "film", 16, 1, 0.0)
+    glow = GlowConfig(features.n_features, content, quantizer, style, 0, 0, 16, 1, 2, 2, 16, 1, 3, 2.0, True, 0.0)
     for name, kind, model in (
         ("vqvae-base", "vqvae", VQVAE(vqvae)),
         ("vqvae-paper", "vqvae", VQVAE(vqvae)),

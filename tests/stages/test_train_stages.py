@@ -42,17 +42,7 @@ CONTENT = ContentConfig(
 QUANTIZER = QuantizerConfig(
     codebook_size=16, code_dim=8, heads=1, distance="euclidean", decay=0.9, dead_code_threshold=0.2, kmeans_iters=3
 )
-STYLE = StyleConfig(
-    encoder="tokens",
-    width=16,
-    dim=8,
-    n_tokens=2,
-    frame_tokens=False,
-    n_blocks=1,
-    chunk_frames=8,
-    roll_bins=1,
-    noise=0.01,
-)
+STYLE = StyleConfig(encoder="tokens", width=16, dim=8, n_tokens=2, n_blocks=1, chunk_frames=8, roll_bins=1, noise=0.01)
 BASE = VQVAETraining(
     features="log_mel",
     pairs="mixed",
@@ -64,7 +54,6 @@ BASE = VQVAETraining(
         decoder="film",
         width=16,
         n_blocks=1,
-        n_far_blocks=0,
         condition_dropout=0.1,
     ),
     fit=small.FIT,
@@ -86,7 +75,6 @@ PAPER = VQVAETraining(
         decoder="gru",
         width=16,
         n_blocks=1,
-        n_far_blocks=0,
         condition_dropout=0.0,
     ),
     fit=small.FIT,
@@ -106,7 +94,6 @@ GLOW = GlowTraining(
         style=STYLE,
         decoder_width=0,
         decoder_blocks=0,
-        decoder_far_blocks=0,
         context_width=16,
         n_context_blocks=1,
         n_levels=2,

@@ -25,17 +25,7 @@ CONTENT = ContentConfig(
 QUANTIZER = QuantizerConfig(
     codebook_size=32, code_dim=16, heads=1, distance="euclidean", decay=0.9, dead_code_threshold=0.5, kmeans_iters=5
 )
-STYLE = StyleConfig(
-    encoder="tokens",
-    width=16,
-    dim=8,
-    n_tokens=2,
-    frame_tokens=False,
-    n_blocks=1,
-    chunk_frames=8,
-    roll_bins=0,
-    noise=0.0,
-)
+STYLE = StyleConfig(encoder="tokens", width=16, dim=8, n_tokens=2, n_blocks=1, chunk_frames=8, roll_bins=0, noise=0.0)
 WEIGHTS = AuxiliaryWeights(
     commitment=0.25, roll=0.1, roll_pos_weight=5.0, invariance=0.1, contrastive=0.1, contrastive_temperature=0.2
 )
@@ -52,7 +42,6 @@ def vqvae() -> VQVAE:
             decoder="film",
             width=32,
             n_blocks=2,
-            n_far_blocks=0,
             condition_dropout=0.0,
         )
     )
@@ -68,7 +57,6 @@ def glow() -> Glow:
             style=STYLE,
             decoder_width=24,
             decoder_blocks=1,
-            decoder_far_blocks=0,
             context_width=24,
             n_context_blocks=1,
             n_levels=2,

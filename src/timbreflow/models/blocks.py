@@ -50,13 +50,6 @@ def group_norm(channels: int, *, instance: bool = False, affine: bool = True) ->
     return nn.GroupNorm(channels if instance else math.gcd(8, channels), channels, affine=affine)
 
 
-def start_as_identity(layer: nn.Conv1d) -> None:
-    """Set the last layer of a residual branch to zero, so that the branch adds nothing until it is trained."""
-    nn.init.zeros_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-
-
 class ResidualBlock(nn.Module):
     """norm, GELU, dilated convolution, norm, GELU, convolution, added to the input; keeps the number of frames."""
 

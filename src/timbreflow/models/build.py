@@ -21,14 +21,8 @@ _KINDS: dict[str, tuple[type[nn.Module], type[Any]]] = {
 }
 
 ADDED_KEYS: dict[str, dict[str, Any]] = {
-    "vqvae": {"content": {"roll_hint": 0}, "style": {"frame_tokens": False}, "n_far_blocks": 0},
-    "glow": {
-        "content": {"roll_hint": 0},
-        "style": {"frame_tokens": False},
-        "decoder_width": 0,
-        "decoder_blocks": 0,
-        "decoder_far_blocks": 0,
-    },
+    "vqvae": {"content": {"roll_hint": 0}},
+    "glow": {"content": {"roll_hint": 0}, "decoder_width": 0, "decoder_blocks": 0},
 }
 """Keys that bundles of format 1 may lack, because they were written before these came, with the value that is off:
 kind to key to value, or to a section's. A key that cannot be switched off needs a new format instead."""

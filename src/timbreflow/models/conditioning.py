@@ -1,7 +1,6 @@
 """Classifier-free style of condition dropout: a decoder that has seen each condition missing leans on neither alone."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from timbreflow.parallel import own, whole
@@ -20,11 +19,10 @@ class ConditionDropout(nn.Module):
         self.null_tokens = nn.Parameter(torch.zeros(1, n_tokens, token_dim))
 
     def forward(self, code: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, D, t], [B, K, D] or [B, K + S, D] -> the same shapes; a hidden style has zeros for tokens of frames."""
+        """[B, D, t], [B, K, D] -> the same shapes."""
         if not self.training or self.probability == 0:
             return code, tokens
         drop = own(torch.rand(2, whole(code.shape[0]), 1, 1, device=code.device) < self.probability, dim=1)
-        null_tokens = F.pad(self.null_tokens, (0, 0, 0, tokens.shape[1] - self.null_tokens.shape[1]))
         return torch.where(drop[0], self.null_code.to(code.dtype), code), torch.where(
-            drop[1], null_tokens.to(tokens.dtype), tokens
+            drop[1], self.null_tokens.to(tokens.dtype), tokens
         )

@@ -62,8 +62,7 @@ class StyleConfig:
             state is the one token).
         width: channels.
         dim: length of a token, D.
-        n_tokens: pooled tokens, K ("gru" always has one).
-        frame_tokens: S more tokens follow these, one for every 4 frames of the clip, for the look-ups of decoder "film".
+        n_tokens: tokens, K ("gru" always has one).
         n_blocks: residual blocks ("gru" ignores it).
         chunk_frames: in training the clip is cut into chunks of so many frames that are shuffled, so that no melody
             passes; 0 leaves the clip in order.
@@ -75,7 +74,6 @@ class StyleConfig:
     width: int
     dim: int
     n_tokens: int
-    frame_tokens: bool
     n_blocks: int
     chunk_frames: int
     roll_bins: int
@@ -83,8 +81,6 @@ class StyleConfig:
 
     def __post_init__(self) -> None:
         """Refuse a gru with several tokens."""
-        if self.encoder == "gru" and self.frame_tokens:
-            raise TimbreflowError("style.frame_tokens needs encoder tokens; mend it in params.yaml.")
         if self.n_tokens < 1 or (self.encoder == "gru" and self.n_tokens != 1):
             raise TimbreflowError(
                 f"style.n_tokens is {self.n_tokens}; use 1 with encoder gru and at least 1 with tokens in params.yaml."
@@ -174,7 +170,7 @@ def roll_bins(x: Tensor, largest: int) -> Tensor:
 
 
 class StyleEncoder(nn.Module):
-    """A reference clip as tokens: [B, M, S] -> [B, K, D], or [B, K + ceil(S / 4), D] with `frame_tokens`.
+    """A reference clip as tokens: [B, M, S] -> [B, K, D].
 
     The augmentations of `StyleConfig` run in training mode only, from torch's global generator.
     """
@@ -200,14 +196,9 @@ class StyleEncoder(nn.Module):
             tokens = tokens + config.noise * drawn_like(torch.randn_like, tokens)
         return tokens
 
-    def pooled(self, x: Tensor) -> Tensor:
-        """The pooled tokens alone: [B, M, S] -> [B, K, D]."""
-        tokens: Tensor = self(x)[:, : self.config.n_tokens]
-        return tokens
-
 
 class _TokenBody(nn.Module):
-    """Convolutions at a quarter of the rate; each pooled token is an attention-weighted mean over time."""
+    """Convolutions at a quarter of the rate; each token is an attention-weighted mean over time."""
 
     def __init__(self, config: StyleConfig, n_features: int) -> None:
         super().__init__()
@@ -218,9 +209,6 @@ class _TokenBody(nn.Module):
         self.scores = nn.Conv1d(width, config.n_tokens, 1)
         self.values = nn.Conv1d(width, config.n_tokens * config.dim, 1)
         self.norm = nn.LayerNorm(config.dim)
-        self.frames = None
-        if config.frame_tokens:
-            self.frames = nn.Sequential(nn.Linear(width, config.dim), nn.LayerNorm(config.dim))
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.stride(F.gelu(self.inlet(x)))
@@ -229,8 +217,7 @@ class _TokenBody(nn.Module):
         h = F.gelu(h)
         weights = self.scores(h).float().softmax(-1)  # [B, K, s]
         values = self.values(h).unflatten(1, (weights.shape[1], -1))  # [B, K, D, s]
-        pooled = self.norm((values * weights[:, :, None].to(values.dtype)).sum(-1))
-        return pooled if self.frames is None else torch.cat([pooled, self.frames(h.transpose(1, 2))], dim=1)
+        return self.norm((values * weights[:, :, None].to(values.dtype)).sum(-1))
 
 
 class _GruBody(nn.Module):

@@ -26,7 +26,6 @@ class VQVAEConfig:
         decoder: "film" (ours) or "gru" (2021 paper).
         width: channels of the decoder.
         n_blocks: FiLM blocks at the rate of the code ("gru" ignores it).
-        n_far_blocks: blocks of wide dilation after these ("gru" ignores it).
         condition_dropout: probability that a clip's content code, or its style, is hidden in training.
     """
 
@@ -37,17 +36,13 @@ class VQVAEConfig:
     decoder: Literal["film", "gru"]
     width: int
     n_blocks: int
-    n_far_blocks: int
     condition_dropout: float
 
     def __post_init__(self) -> None:
         """Refuse a gru decoder that has no rate to double or several tokens to concatenate."""
-        if self.decoder == "gru" and (
-            self.content.downsample == 1 or self.style.n_tokens != 1 or self.style.frame_tokens
-        ):
+        if self.decoder == "gru" and (self.content.downsample == 1 or self.style.n_tokens != 1):
             raise TimbreflowError(
-                "decoder gru needs content.downsample 2 or 4, style.n_tokens 1 and no style.frame_tokens; "
-                "mend them in params.yaml."
+                "decoder gru needs content.downsample 2 or 4 and style.n_tokens 1; mend them in params.yaml."
             )
 
 
@@ -63,7 +58,7 @@ class VQVAEOutput:
         perplexity: scalar.
         content_code: [B, D, t] quantised.
         content_encoded: [B, D, t] before quantisation.
-        style_tokens: [B, K, D] the pooled ones.
+        style_tokens: [B, K, D].
     """
 
     prediction: Tensor
@@ -107,9 +102,7 @@ class VQVAE(nn.Module):
                 token_dim=token_dim,
                 width=config.width,
                 n_blocks=config.n_blocks,
-                n_far_blocks=config.n_far_blocks,
                 n_strides=n_strides,
-                frame_tokens=config.style.frame_tokens,
             )
         else:
             self.decoder = GruDecoder(
@@ -142,7 +135,7 @@ class VQVAE(nn.Module):
             found.perplexity,
             found.code,
             found.encoded,
-            full_precision(tokens[:, : self.config.style.n_tokens]),
+            full_precision(tokens),
         )
 
     def transfer(

@@ -49,7 +49,7 @@ class VQVAEObjective:
             encoded=output.content_encoded,
             target_encoded=model.content_path.encoder(batch.target) if self.weights.invariance else None,
             style_tokens=output.style_tokens,
-            target_tokens=model.style_encoder.pooled(batch.target) if self.weights.contrastive else None,
+            target_tokens=model.style_encoder(batch.target) if self.weights.contrastive else None,
             timbre=batch.timbre,
         )
         loss = reconstruction + terms.pop("auxiliary")
@@ -125,7 +125,7 @@ class GlowObjective:
             encoded=output.content_encoded,
             target_encoded=model.content_path.encoder(batch.target) if self.weights.invariance else None,
             style_tokens=output.style_tokens,
-            target_tokens=model.style_encoder.pooled(batch.target) if self.weights.contrastive else None,
+            target_tokens=model.style_encoder(batch.target) if self.weights.contrastive else None,
             timbre=batch.timbre,
         )
         return {"loss": likelihood + terms.pop("auxiliary"), "glow/bits_per_dim": likelihood, **terms}

@@ -22,10 +22,6 @@ from timbreflow.training.fit_config import FitConfig
 from timbreflow.training.placing import BatchT, ModelT
 
 
-GROWN = ("decoder.lookups.", "decoder.far.", "style_encoder.body.frames.")
-"""Names of the weights without which a training may begin: they start as the identity, or are heard by nothing else."""
-
-
 def read_passed(path: Path) -> Any:
     """Content of passed.json, which validate_data writes only for data that passed.
 
@@ -53,9 +49,8 @@ def work_key(stage: str, passed: Any, *sections: Any) -> str:
 def begin_with(model: nn.Module, folder: Path, features: FeatureConfig) -> tuple[str, bool]:
     """Load the weights of an earlier training into a model of the same shape, to train on from there.
 
-    What has no weights, such as dropout, may differ. A decoder may have look-ups and far blocks that the earlier one had
-    not, since these start as the identity. A Glow with a decoder may also begin with a VQ-VAE of the same encoders and
-    decoder: the flow is then as it was.
+    What has no weights, such as dropout, may differ. A Glow with a decoder may also begin with a VQ-VAE of the same
+    encoders and decoder: the flow is then as it was.
 
     Args:
         model: changed in place.
@@ -63,7 +58,7 @@ def begin_with(model: nn.Module, folder: Path, features: FeatureConfig) -> tuple
         features: what the training reads; the bundle must have been trained on the same.
 
     Returns:
-        sha256 of the weights file, and whether it was of the same kind, so that a flow is begun too.
+        sha256 of the weights file, and whether it had all weights of the model.
 
     Raises:
         TimbreflowError: the bundle is unusable, of another shape, or of other features.
@@ -71,17 +66,15 @@ def begin_with(model: nn.Module, folder: Path, features: FeatureConfig) -> tuple
     bundle = load_bundle(folder)
     stored = bundle.model.state_dict()
     found, wanted = ({name: x.shape for name, x in state.items()} for state in (stored, model.state_dict()))
-    same = bundle.kind == kind_of(model)
-    lent = (bundle.kind, kind_of(model)) == ("vqvae", "glow")
-    grown = {name: shape for name, shape in wanted.items() if not (name not in found and name.startswith(GROWN))}
-    fits = found == grown if same else lent and found.items() <= wanted.items()
-    if bundle.features != features or not fits:
+    whole = found == wanted
+    lent = (bundle.kind, kind_of(model)) == ("vqvae", "glow") and found.items() <= wanted.items()
+    if bundle.features != features or not (whole or lent):
         raise TimbreflowError(
             f"{folder} holds a model of another shape or of other features than params.yaml asks for; "
             'give its settings to params.yaml, or set init_from to "".'
         )
-    model.load_state_dict(stored, strict=False)
-    return weights_sha256(folder), same
+    model.load_state_dict(stored, strict=whole)
+    return weights_sha256(folder), whole
 
 
 def train(

@@ -37,7 +37,6 @@ class GlowConfig:
         decoder_width: channels of a decoder like the VQ-VAE's, whose prediction is taken from x before the flow, which
             models what is left; 0 for none, where the flow models x itself.
         decoder_blocks: FiLM blocks of that decoder at the rate of the code.
-        decoder_far_blocks: its blocks of wide dilation after these.
         context_width: channels of the conditions.
         n_context_blocks: residual blocks between the code and the conditions.
         n_levels: levels of [squeeze, steps, split].
@@ -56,7 +55,6 @@ class GlowConfig:
     style: StyleConfig
     decoder_width: int
     decoder_blocks: int
-    decoder_far_blocks: int
     context_width: int
     n_context_blocks: int
     n_levels: int
@@ -70,12 +68,8 @@ class GlowConfig:
 
     def __post_init__(self) -> None:
         """Refuse kernels without a middle, empty flows, unbounded scales and decoders of less than nothing."""
-        if min(self.decoder_width, self.decoder_blocks, self.decoder_far_blocks) < 0:
-            raise TimbreflowError(
-                "glow: decoder_width, decoder_blocks and decoder_far_blocks must be 0 or more; mend them in params.yaml."
-            )
-        if self.style.frame_tokens and not self.decoder_width:
-            raise TimbreflowError("glow: style.frame_tokens needs a decoder that looks them up; set decoder_width.")
+        if self.decoder_width < 0 or self.decoder_blocks < 0:
+            raise TimbreflowError("glow: decoder_width and decoder_blocks must be 0 or more; mend them in params.yaml.")
         if self.kernel % 2 == 0 or self.n_levels < 1 or self.n_steps < 1 or self.n_layers < 1 or self.bound <= 0:
             raise TimbreflowError(
                 "glow: kernel must be odd, n_levels, n_steps and n_layers at least 1, bound above 0; "
@@ -100,7 +94,7 @@ class GlowOutput:
         roll_logits: [B, 128, T], or None without a note head.
         content_code: [B, D, t] quantised.
         content_encoded: [B, D, t] before quantisation.
-        style_tokens: [B, K, D] the pooled ones.
+        style_tokens: [B, K, D].
         conditions: for `Glow.sample` with these very conditions, without encoding again.
     """
 
@@ -166,9 +160,7 @@ class Glow(nn.Module):
                 token_dim=style.dim,
                 width=config.decoder_width,
                 n_blocks=config.decoder_blocks,
-                n_far_blocks=config.decoder_far_blocks,
                 n_strides=config.content.n_strides,
-                frame_tokens=style.frame_tokens,
             )
         self.condition_network = ConditionNetwork(
             n_features=config.n_features,
@@ -206,14 +198,13 @@ class Glow(nn.Module):
 
         Args:
             code: [B, D, ceil(frames / downsample)].
-            tokens: [B, K, D], or [B, K + S, D] with `StyleConfig.frame_tokens`; only the decoder sees the latter.
+            tokens: [B, K, D].
             frames: T of the features that will be modelled or sampled.
             mask: [B, T] bool, True where a frame counts; whole groups of 2 ** n_levels frames count when any does.
         """
         prediction = None if self.decoder is None else full_precision(self.decoder(code, tokens, frames))
         padded_mask = self._padded_mask(mask, code, frames)
-        pooled = tokens[:, : self.config.style.n_tokens]
-        return self.condition_network(code, pooled, frames=frames, mask=padded_mask, prediction=prediction)
+        return self.condition_network(code, tokens, frames=frames, mask=padded_mask, prediction=prediction)
 
     def likelihood(self, x: Tensor, conditions: Conditions) -> Likelihood:
         """Exact likelihood of x, [B, M, T], differentiable in the conditions (so a style can be fitted to a clip)."""
@@ -270,7 +261,7 @@ class Glow(nn.Module):
             roll_logits=None if found.roll_logits is None else full_precision(found.roll_logits),
             content_code=found.code,
             content_encoded=found.encoded,
-            style_tokens=full_precision(tokens[:, : self.config.style.n_tokens]),
+            style_tokens=full_precision(tokens),
             conditions=conditions,
         )
 
