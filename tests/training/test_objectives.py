@@ -27,7 +27,13 @@ QUANTIZER = QuantizerConfig(
 )
 STYLE = StyleConfig(encoder="tokens", width=16, dim=8, n_tokens=2, n_blocks=1, chunk_frames=8, roll_bins=0, noise=0.0)
 WEIGHTS = AuxiliaryWeights(
-    commitment=0.25, roll=0.1, roll_pos_weight=5.0, invariance=0.1, contrastive=0.1, contrastive_temperature=0.2
+    commitment=0.25,
+    roll=0.1,
+    roll_pos_weight=5.0,
+    invariance=0.1,
+    envelope=0.1,
+    contrastive=0.1,
+    contrastive_temperature=0.2,
 )
 
 
