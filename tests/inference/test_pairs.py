@@ -1,13 +1,18 @@
 """Tables of transfers."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from tests.inference.tiny import melody
 from timbreflow.errors import TimbreflowError
+from timbreflow.inference.batches import Lane, Lanes
+from timbreflow.inference.decoding import Voice
 from timbreflow.inference.pairs import read_pairs
 from timbreflow.inference.transfer import TimbreTransfer
 
@@ -73,6 +78,55 @@ def test_one_bad_pair_does_not_stop_the_others(bundles: dict[str, Path], folder:
     assert sorted(file.name for file in (folder / "out").iterdir()) == ["one.wav", "two.wav"]
     assert soundfile.info(folder / "out" / "two.wav").samplerate == 22050
     assert [line.split()[0] for line in heard] == ["wrote", "failed", "wrote"]
+
+
+@pytest.mark.parametrize("asked", [{}, {"mode": "convert"}, {"fit_style": 3}], ids=str)
+def test_pairs_share_batches_and_sound_as_alone(
+    bundles: dict[str, Path], folder: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]
+) -> None:
+    """Five contents of a second and one of three chunks: each has the noise that it has alone."""
+    names = ["long", *(f"short{number}" for number in range(5))]
+    for number, name in enumerate(names):
+        seconds = 17 if name == "long" else 1
+        soundfile.write(folder / f"{name}.wav", melody(seconds, 16000, seed=number), 16000)
+    session = TimbreTransfer.load(bundles["glow"])
+    sizes: list[int] = []
+    decode = session._decode
+    monkeypatch.setattr(session, "_decode", lambda chunks, voices: sizes.append(len(chunks)) or decode(chunks, voices))
+    rows = "".join(f"{name},{name}.wav,{'a.wav' if number % 2 else 'b.flac'}\n" for number, name in enumerate(names))
+    session.transfer_pairs(table(folder, f"id,content,style\n{rows}"), folder / "out", temperature=0.8, **asked)
+    # The long one's chunks are of another length than the short ones, which go four at a time.
+    assert sizes == [3, 4, 1]
+    for number, name in enumerate(names):
+        style = folder / ("a.wav" if number % 2 else "b.flac")
+        session.transfer_file(folder / f"{name}.wav", style, folder / "alone.wav", temperature=0.8, **asked)
+        (alone, _), (together, _) = (
+            soundfile.read(path) for path in (folder / "alone.wav", folder / f"out/{name}.wav")
+        )
+        np.testing.assert_allclose(together, alone, atol=2e-3)
+
+
+def test_a_content_that_breaks_in_the_middle_fails_alone() -> None:
+    def chunks(n_good: int) -> Iterator[np.ndarray]:
+        yield from (np.full(4, number, np.float32) for number in range(n_good))
+        raise TimbreflowError("the file ends too early.")
+
+    def whole(n: int) -> Iterator[np.ndarray]:
+        return iter([np.full(4, 10.0, np.float32)] * n)
+
+    voice = Voice(torch.zeros(1, 2, 3), 0.0, 0, torch.Generator())
+    lanes = Lanes(
+        lambda chunks, _: list(chunks),
+        at_once=4,
+        coming=[Lane(whole(1), voice), Lane(chunks(2), voice), Lane(whole(9), voice)],
+    )
+    heard: list[int | str] = []
+    for lane in lanes:
+        try:
+            heard.append(len(list(lanes.run(lane))))
+        except TimbreflowError as error:
+            heard.append(str(error))
+    assert heard == [1, "the file ends too early.", 9]
 
 
 def test_a_good_table_gives_all_files(bundles: dict[str, Path], folder: Path) -> None:

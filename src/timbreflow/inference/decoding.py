@@ -1,10 +1,11 @@
-"""How a transfer model is used: what is asked for, and the function that then turns features into features."""
+"""How a transfer model is used: what is asked for, and how features then become features."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import torch
 from torch import Generator, Tensor
 
 from timbreflow.errors import TimbreflowError
@@ -17,8 +18,40 @@ DEFAULT_TEMPERATURE = 0.25
 TransferMode = Literal["sample", "convert"]
 """sample: draw from the prior of the content. convert: encode the content under its own style, decode under the new."""
 
-Decoder = Callable[[Tensor, Generator], Tensor]
-"""Normalised features [B, M, T] of the content, source of the noise -> normalised features [B, M, T] of the result."""
+
+@dataclass(frozen=True, eq=False)
+class Voice:
+    """What one content is to sound like.
+
+    Attributes:
+        style: [1, M, S] normalised features of the reference.
+        temperature: of the samples.
+        seed: of all that is drawn.
+        noise: drawn from for each of the content's chunks in turn.
+        fitted: [1, K, D] tokens that take the place of the encoder's; None encodes `style`. Needs a flow.
+        own_style: [1, M, S'] features that tell the content's own timbre, to convert; None samples. Needs a flow.
+    """
+
+    style: Tensor
+    temperature: float
+    seed: int
+    noise: Generator
+    fitted: Tensor | None = None
+    own_style: Tensor | None = None
+
+    def joins(self, other: "Voice") -> bool:
+        """Whether chunks of both can be in one batch: they are asked for alike, and their styles are of one length."""
+        mine, theirs = (
+            (
+                voice.temperature,
+                voice.seed,
+                voice.style.shape,
+                voice.fitted is None,
+                None if voice.own_style is None else voice.own_style.shape,
+            )
+            for voice in (self, other)
+        )
+        return mine == theirs
 
 
 @dataclass(frozen=True)
@@ -66,37 +99,32 @@ class DecodingOptions:
             raise TimbreflowError(f"{wanted} needs a flow with an exact likelihood, and this is a {kind}; use a glow.")
 
 
-def make_decoder(
-    model: TransferModel, style: Tensor, *, fitted: Tensor | None, own_style: Tensor | None, temperature: float
-) -> Decoder:
-    """The function that decodes one content, chunk by chunk.
+@torch.inference_mode()
+def decode(model: TransferModel, features: Tensor, voices: Sequence[Voice]) -> Tensor:
+    """Decode a batch of contents, each in its voice.
 
     Args:
-        model: in evaluation mode; a Glow where `fitted` or `own_style` is given.
-        style: [1, M, S] normalised features of the reference.
-        fitted: [1, K, D] tokens that take the place of the encoder's; None encodes `style`.
-        own_style: [1, M, S'] features that tell the content's own timbre, to convert; None samples.
-        temperature: of the samples.
+        model: in evaluation mode; a Glow where voices are fitted or have a style of their own.
+        features: [B, M, T] normalised features of the contents.
+        voices: B that can be in one batch.
+
+    Returns:
+        [B, M, T] normalised features.
     """
-    if fitted is None and own_style is None:
-        return lambda features, generator: model.transfer(
-            features, style.expand(len(features), -1, -1), temperature=temperature, generator=generator
-        )
+    first = voices[0]
+    noise = [voice.noise for voice in voices]
+    style = torch.cat([voice.style for voice in voices])
+    if first.fitted is None and first.own_style is None:
+        return model.transfer(features, style, temperature=first.temperature, generator=noise)
     if not isinstance(model, Glow):
         raise TimbreflowError(
             f"A {type(model).__name__} has no likelihood to fit a style or to convert by; use a Glow."
         )
-    glow = model
-    tokens = glow.style_encoder(style) if fitted is None else fitted
-    if own_style is None:
-        return lambda features, generator: glow.transfer_with_tokens(
-            features, tokens.expand(len(features), -1, -1), temperature=temperature, generator=generator
-        )
-    own = glow.style_encoder(own_style)
-
-    def convert(features: Tensor, generator: Generator) -> Tensor:
-        del generator
-        batch = len(features)
-        return glow.convert_with_tokens(features, own.expand(batch, -1, -1), tokens.expand(batch, -1, -1))
-
-    return convert
+    if first.fitted is None:
+        tokens = model.style_encoder(style)
+    else:
+        tokens = torch.cat([voice.fitted for voice in voices if voice.fitted is not None])
+    if first.own_style is None:
+        return model.transfer_with_tokens(features, tokens, temperature=first.temperature, generator=noise)
+    own = torch.cat([voice.own_style for voice in voices if voice.own_style is not None])
+    return model.convert_with_tokens(features, model.style_encoder(own), tokens)

@@ -7,9 +7,8 @@ content -> mono at the feature rate, level of the training clips -> overlapping 
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import cast
 
@@ -20,8 +19,9 @@ from torch import Tensor
 from timbreflow.audio.features import FeatureExtractor
 from timbreflow.audio.files import AudioWriter
 from timbreflow.errors import TimbreflowError
+from timbreflow.inference.batches import Lane, Lanes
 from timbreflow.inference.chunks import ChunkPlan, cut, overlap_add
-from timbreflow.inference.decoding import DEFAULT_TEMPERATURE, Decoder, DecodingOptions, TransferMode, make_decoder
+from timbreflow.inference.decoding import DEFAULT_TEMPERATURE, DecodingOptions, TransferMode, Voice, decode
 from timbreflow.inference.pairs import read_pairs
 from timbreflow.inference.recordings import Recording, measure, open_recording, resampled
 from timbreflow.inference.style_fitting import FittedStyle, fit_style
@@ -67,6 +67,17 @@ class TransferResult:
     sample_rate: int
     channels: int
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """One transfer from file to file, checked and not yet run."""
+
+    content: Recording
+    style: Tensor
+    out: Path
+    options: DecodingOptions
+    lane: Lane
 
 
 class TimbreTransfer:
@@ -144,8 +155,8 @@ class TimbreTransfer:
         options = self._options(temperature, seed, mode, fit_style)
         music = self._measured(content, "the content", 0.0)
         features = self._style_features(self._measured(style, "the style", SHORTEST_STYLE_SECONDS))
-        parts = self._generate(music, features, options)
-        audio = np.concatenate(list(parts))
+        lanes = Lanes(self._decode, at_once=CHUNKS_AT_ONCE)
+        audio = np.concatenate(list(self._generate(music, lanes, self._lane(music, features, options))))
         square_sum = float(np.sum(np.square(audio, dtype=np.float64)))
         return limited(audio * np.float32(output_gain(music, square_sum)))
 
@@ -178,39 +189,9 @@ class TimbreTransfer:
                 its format does not take the content's rate and channels; the model is no flow and one is asked for.
                 Nothing is written then.
         """
-        out_path = Path(out_path)
         options = self._options(temperature, seed, mode, fit_style)
-        content = open_recording(content_path)
-        require_writable(out_path, content)
-        style = self._style_of(Path(style_path))
-        # The level is known only when all is generated: samples wait in an unnamed file beside the output, not in
-        # memory (nor in /tmp, which may be memory).
-        with scratch_beside(out_path) as waiting:
-            square_sum = 0.0
-            parts = self._generate(content, style, options, progress=progress)
-            for part in exactly(resampled(parts, self.sample_rate, content.sample_rate), content.n_samples):
-                square_sum += float(np.sum(np.square(part, dtype=np.float64)))
-                waiting.write(np.ascontiguousarray(part, dtype=np.float32).data)
-            gain = np.float32(output_gain(content, square_sum))
-            with AudioWriter(out_path, content.sample_rate, content.channels) as writer:
-                for block in read_back(waiting):
-                    writer.write(np.broadcast_to(limited(block * gain), (content.channels, len(block))))
-        notes: tuple[str, ...] = ()
-        if content.channels > 1:
-            notes = (f"The models are mono: all {content.channels} channels of {out_path} hold the same sound.",)
-        if options.fit_style:
-            fitted = self._fit(style, options)
-            notes += (
-                f"The style's likelihood went from {fitted.bits_per_dim_before:.3f} to "
-                f"{fitted.bits_per_dim_after:.3f} bits per dimension.",
-            )
-        return TransferResult(
-            path=out_path,
-            seconds=content.seconds,
-            sample_rate=content.sample_rate,
-            channels=content.channels,
-            notes=notes,
-        )
+        job = self._open(Path(content_path), Path(style_path), Path(out_path), options)
+        return self._finish(job, Lanes(self._decode, at_once=CHUNKS_AT_ONCE), progress=progress)
 
     def transfer_pairs(
         self,
@@ -241,27 +222,31 @@ class TimbreTransfer:
             TimbreflowError: the table cannot be used, and nothing was written; or some pairs failed, and all others
                 were written.
         """
-        self._options(temperature, seed, mode, fit_style)
+        options = self._options(temperature, seed, mode, fit_style)
         pairs = read_pairs(table)
+        jobs: dict[Lane, _Job] = {}
+
+        def lanes() -> Iterator[Lane]:
+            for pair in pairs:
+                try:
+                    job = self._open(pair.content, pair.style, Path(out_dir) / f"{pair.id}.wav", options)
+                except TimbreflowError as error:
+                    yield Lane(iter(()), None, failed=error)
+                else:
+                    jobs[job.lane] = job
+                    yield job.lane
+
         written, failures = [], []
-        for pair in pairs:
-            out = Path(out_dir) / f"{pair.id}.wav"
+        together = Lanes(self._decode, at_once=CHUNKS_AT_ONCE, coming=lanes())
+        for pair, lane in zip(pairs, together, strict=True):
             try:
-                self.transfer_file(
-                    pair.content,
-                    pair.style,
-                    out,
-                    temperature=temperature,
-                    seed=seed,
-                    mode=mode,
-                    fit_style=fit_style,
-                )
+                if lane.failed is not None:
+                    raise lane.failed
+                written.append(self._finish(jobs.pop(lane), together).path)
+                message = f"wrote {written[-1]}"
             except TimbreflowError as error:
                 failures.append(f"{pair.id}: {error}")
                 message = f"failed {failures[-1]}"
-            else:
-                written.append(out)
-                message = f"wrote {out}"
             if report is not None:
                 report(message)
         if failures:
@@ -269,6 +254,45 @@ class TimbreTransfer:
                 f"{len(failures)} of {len(pairs)} pairs failed, the others are in {out_dir}: {' | '.join(failures)}"
             )
         return written
+
+    def _open(self, content_path: Path, style_path: Path, out: Path, options: DecodingOptions) -> "_Job":
+        """A transfer that can be run: content, style and output are found to be usable, nothing is written."""
+        content = open_recording(content_path)
+        require_writable(out, content)
+        style = self._style_of(style_path)
+        return _Job(content, style, out, options, self._lane(content, style, options))
+
+    def _finish(self, job: "_Job", lanes: Lanes, *, progress: Progress | None = None) -> TransferResult:
+        """Run a transfer and write its file."""
+        content, out = job.content, job.out
+        # The level is known only when all is generated: samples wait in an unnamed file beside the output, not in
+        # memory (nor in /tmp, which may be memory).
+        with scratch_beside(out) as waiting:
+            square_sum = 0.0
+            parts = self._generate(content, lanes, job.lane, progress=progress)
+            for part in exactly(resampled(parts, self.sample_rate, content.sample_rate), content.n_samples):
+                square_sum += float(np.sum(np.square(part, dtype=np.float64)))
+                waiting.write(np.ascontiguousarray(part, dtype=np.float32).data)
+            gain = np.float32(output_gain(content, square_sum))
+            with AudioWriter(out, content.sample_rate, content.channels) as writer:
+                for block in read_back(waiting):
+                    writer.write(np.broadcast_to(limited(block * gain), (content.channels, len(block))))
+        notes: tuple[str, ...] = ()
+        if content.channels > 1:
+            notes = (f"The models are mono: all {content.channels} channels of {out} hold the same sound.",)
+        if job.options.fit_style:
+            fitted = self._fit(job.style, job.options)
+            notes += (
+                f"The style's likelihood went from {fitted.bits_per_dim_before:.3f} to "
+                f"{fitted.bits_per_dim_after:.3f} bits per dimension.",
+            )
+        return TransferResult(
+            path=out,
+            seconds=content.seconds,
+            sample_rate=content.sample_rate,
+            channels=content.channels,
+            notes=notes,
+        )
 
     def _options(self, temperature: float | None, seed: int, mode: TransferMode, fit_style: int) -> DecodingOptions:
         """What is asked for, checked against the model before anything is read or written."""
@@ -339,24 +363,24 @@ class TimbreTransfer:
         return self._fitted[key]
 
     @torch.inference_mode()
-    def _decoder(self, content: Recording, style: Tensor, options: DecodingOptions) -> Decoder:
-        return make_decoder(
-            self.model,
+    def _lane(self, content: Recording, style: Tensor, options: DecodingOptions) -> Lane:
+        voice = Voice(
             style,
+            options.temperature,
+            options.seed,
+            torch.Generator(self.device).manual_seed(options.seed),
             fitted=self._fit(style, options).tokens if options.fit_style else None,
             own_style=self._style_features(content) if options.mode == "convert" else None,
-            temperature=options.temperature,
         )
+        return Lane(cut(content.mono(self.sample_rate), self.plan), voice)
 
     def _generate(
-        self, content: Recording, style: Tensor, options: DecodingOptions, *, progress: Progress | None = None
+        self, content: Recording, lanes: Lanes, lane: Lane, *, progress: Progress | None = None
     ) -> Iterator[np.ndarray]:
         """Samples at the feature rate, [n] at a time, as long as the content and not yet at its level."""
         n_samples = max(1, round(content.n_samples * self.sample_rate / content.sample_rate))
-        chunks = cut(content.mono(self.sample_rate), self.plan)
-        made = self._run(chunks, self._decoder(content, style, options), seed=options.seed)
         done = 0
-        for part in overlap_add(made, self.plan, n_samples):
+        for part in overlap_add(lanes.run(lane), self.plan, n_samples):
             done += len(part)
             if progress is not None:
                 progress(done / n_samples)
@@ -368,16 +392,12 @@ class TimbreTransfer:
         loudest = math.log(config.win_length / 2) if config.kind == "log_mel" else math.log1p(config.win_length / 2)
         return features.clamp(max=loudest)
 
-    def _run(self, chunks: Iterator[np.ndarray], decode: Decoder, *, seed: int) -> Iterator[np.ndarray]:
-        hop = self.bundle.features.hop_length
-        generator = torch.Generator(self.device).manual_seed(seed)
-        while batch := list(islice(chunks, CHUNKS_AT_ONCE)):
-            n_samples = len(batch[0])
-            # A lone short chunk gets at least a second, in whole frames: encoders step over several frames at once.
-            padded = max(-(-n_samples // hop) * hop, -(-self.sample_rate // hop) * hop)
-            audio = np.stack([np.pad(chunk, (0, padded - n_samples)) for chunk in batch])
-            with torch.inference_mode():
-                features = self._features(audio)
-                made = decode(features, generator)
-                sound = self.invert(self._bounded(self.normalizer.denormalize(made)), seed=seed)
-            yield from sound.float().cpu().numpy()[:, :n_samples]
+    @torch.inference_mode()
+    def _decode(self, chunks: Sequence[np.ndarray], voices: Sequence[Voice]) -> np.ndarray:
+        """Sound of chunks of one length, [B, n]."""
+        hop, n_samples = self.bundle.features.hop_length, len(chunks[0])
+        # A lone short chunk gets at least a second, in whole frames: encoders step over several frames at once.
+        padded = max(-(-n_samples // hop) * hop, -(-self.sample_rate // hop) * hop)
+        features = self._features(np.stack([np.pad(chunk, (0, padded - n_samples)) for chunk in chunks]))
+        made = self._bounded(self.normalizer.denormalize(decode(self.model, features, voices)))
+        return self.invert(made, seed=voices[0].seed).float().cpu().numpy()[:, :n_samples]

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from timbreflow.errors import TimbreflowError
+from timbreflow.models.base import Noise
 from timbreflow.models.blocks import full_precision
 from timbreflow.models.conditioning import ConditionDropout
 from timbreflow.models.content import ContentPath
@@ -138,9 +139,7 @@ class VQVAE(nn.Module):
             full_precision(tokens),
         )
 
-    def transfer(
-        self, content: Tensor, style: Tensor, *, temperature: float = 0.0, generator: Generator | None = None
-    ) -> Tensor:
+    def transfer(self, content: Tensor, style: Tensor, *, temperature: float = 0.0, generator: Noise = None) -> Tensor:
         """See `TransferModel.transfer`; this model is deterministic, so temperature and generator change nothing."""
         del temperature, generator
         prediction: Tensor = self(content, style).prediction

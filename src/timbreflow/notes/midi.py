@@ -74,7 +74,7 @@ def _may_run_long(values: np.ndarray) -> bool:
     pairs = values[1:] & values[:-1]
     triples = pairs[1:] & values[:-2]
     n_pairs = np.count_nonzero(pairs >= 0x80)
-    return bool(triples.max(initial=0) >= 0x80) or n_pairs * 2**21 + len(values) // 2 * 2**14 >= 2**31
+    return bool(triples.max(initial=0) >= 0x80 or n_pairs * 2**21 + len(values) // 2 * 2**14 >= 2**31)
 
 
 def _tracks(tracks: Any) -> tuple[list[Track], Notes]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from isal import igzip, isal_zlib
 
@@ -36,11 +36,11 @@ _MOST_HEADER_BYTES = 1_000_000
 
 ContainerKind = Literal["file", "zip", "tar", "wad"]
 # What the readers of archives raise on damaged ones; zlib.error and lzma's derive from Exception alone.
-_ARCHIVE_ERRORS = (
+_ARCHIVE_ERRORS: tuple[type[Exception], ...] = (
     tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
-    isal_zlib.error,
+    cast("type[Exception]", isal_zlib.error),
     EOFError,
     OSError,
     RuntimeError,
@@ -229,7 +229,7 @@ def _zip_items(container: Container, max_bytes: int, share: Share) -> Iterator[I
             try:
                 with archive.open(member) as file:
                     data = file.read(max_bytes + 1)
-            except (*_ARCHIVE_ERRORS, NotImplementedError) as error:
+            except _ARCHIVE_ERRORS as error:
                 # Encrypted, of an unknown compression or damaged: the other members can still be read.
                 yield Item(label, b"", member.file_size, f"it cannot be read from the archive ({error}).")
                 continue

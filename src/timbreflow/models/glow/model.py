@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from timbreflow.errors import TimbreflowError
+from timbreflow.models.base import Noise
 from timbreflow.models.blocks import full_precision, pad_frames
 from timbreflow.models.conditioning import ConditionDropout
 from timbreflow.models.content import ContentCode, ContentPath
@@ -16,7 +17,7 @@ from timbreflow.models.encoders import ContentConfig, StyleConfig, StyleEncoder
 from timbreflow.models.glow.conditions import ConditionNetwork, Conditions
 from timbreflow.models.glow.coupling import CouplingConfig
 from timbreflow.models.glow.flow import Flow
-from timbreflow.models.glow.prior import gaussian_log_prob, sample_gaussian
+from timbreflow.models.glow.prior import gaussian_log_prob, sample_gaussians
 from timbreflow.models.quantizer import QuantizerConfig
 
 LARGEST_FEATURE = 10.0
@@ -222,14 +223,9 @@ class Glow(nn.Module):
         frames = x.new_full((len(x),), x.shape[-1]) if mask is None else mask.sum((1, 2)) * self.flow.multiple
         return Likelihood(z, log_det, log_prior, nll, nll / (frames * x.shape[1]).clamp_min(1))
 
-    def sample(
-        self, conditions: Conditions, *, temperature: float = 0.25, generator: Generator | None = None
-    ) -> Tensor:
+    def sample(self, conditions: Conditions, *, temperature: float = 0.25, generator: Noise = None) -> Tensor:
         """Draw features, [B, M, T]; differentiable, so that a loss can look at the sample of temperature 0."""
-        z = [
-            sample_gaussian(mean, log_sigma, temperature, generator)
-            for mean, log_sigma in zip(conditions.means, conditions.log_sigmas, strict=True)
-        ]
+        z = sample_gaussians(conditions.means, conditions.log_sigmas, temperature, generator)
         return self._whole(z, conditions)
 
     def forward(self, x: Tensor, content: Tensor, style: Tensor, *, mask: Tensor | None = None) -> GlowOutput:
@@ -265,9 +261,7 @@ class Glow(nn.Module):
             conditions=conditions,
         )
 
-    def transfer(
-        self, content: Tensor, style: Tensor, *, temperature: float = 0.25, generator: Generator | None = None
-    ) -> Tensor:
+    def transfer(self, content: Tensor, style: Tensor, *, temperature: float = 0.25, generator: Noise = None) -> Tensor:
         """See `TransferModel.transfer`: samples from the prior of the content, decoded under the style.
 
         Raises:
@@ -278,7 +272,7 @@ class Glow(nn.Module):
         )
 
     def transfer_with_tokens(
-        self, content: Tensor, tokens: Tensor, *, temperature: float = 0.25, generator: Generator | None = None
+        self, content: Tensor, tokens: Tensor, *, temperature: float = 0.25, generator: Noise = None
     ) -> Tensor:
         """As `transfer`, with a style that is given as tokens, [B, K, D], such as fitted ones.
 

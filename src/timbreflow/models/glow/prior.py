@@ -1,11 +1,13 @@
 """Where z comes from: a Gaussian whose mean and deviation the content decides."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from timbreflow.models.base import Noise
 from timbreflow.models.blocks import full_precision
 
 
@@ -38,10 +40,29 @@ def gaussian_log_prob(z: Tensor, mean: Tensor, log_sigma: Tensor, mask: Tensor |
     return density.sum((1, 2))
 
 
-def sample_gaussian(mean: Tensor, log_sigma: Tensor, temperature: float, generator: Generator | None) -> Tensor:
-    """The mean + temperature x sigma x noise; a temperature of 0 is the mean itself and draws nothing."""
+def sample_gaussians(
+    means: Sequence[Tensor], log_sigmas: Sequence[Tensor], temperature: float, noise: Noise
+) -> list[Tensor]:
+    """Mean + temperature x sigma x noise for each level; a temperature of 0 is the mean itself and draws nothing.
+
+    Args:
+        means: [B, C, t] each.
+        log_sigmas: of the same shapes.
+        temperature: 0 or more.
+        noise: one source for all, or one for each clip, which then gets the same noise alone and in any batch.
+    """
     if temperature == 0:
-        return mean
-    device = mean.device if generator is None else generator.device
-    noise = torch.randn(mean.shape, generator=generator, device=device, dtype=mean.dtype).to(mean.device)
-    return mean + temperature * log_sigma.exp() * noise
+        return list(means)
+    if noise is None or isinstance(noise, Generator):
+        drawn = [_draw(mean, noise) for mean in means]
+    else:
+        clips = [[_draw(mean[i : i + 1], source) for mean in means] for i, source in enumerate(noise)]
+        drawn = [torch.cat(level) for level in zip(*clips, strict=True)]
+    return [
+        mean + temperature * log_sigma.exp() * x for mean, log_sigma, x in zip(means, log_sigmas, drawn, strict=True)
+    ]
+
+
+def _draw(like: Tensor, source: Generator | None) -> Tensor:
+    device = like.device if source is None else source.device
+    return torch.randn(like.shape, generator=source, device=device, dtype=like.dtype).to(like.device)
