@@ -33,8 +33,8 @@ from timbreflow.inference.recordings import open_recording
 from timbreflow.notes.sources import clean_text, is_music
 from timbreflow.notes.tables import REJECTS
 from timbreflow.rendering.config import SplitFractions
-from timbreflow.stages.collect_midi import unfinished, writing
 from timbreflow.stages.report import StageReport
+from timbreflow.stages.unfinished import unfinished, writing
 from timbreflow.workers import worker_count
 
 _VERSION = 1

@@ -3,11 +3,9 @@
 Also the work of `timbreflow collect SOURCE… --out DIR`.
 """
 
-import fcntl
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from timbreflow.notes.collect import (
 from timbreflow.notes.tables import SCHEMAS
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import StageReport
+from timbreflow.stages.unfinished import unfinished, writing
 from timbreflow.workers import worker_count
 
 STAGE = "collect_midi"
@@ -118,41 +117,6 @@ def collect(
         with writing(out), atomic_directory(out) as temporary:
             totals = merge_shards(plans, folders, temporary, config)
     return _report(totals, {"tables": out})
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn what the system refuses while `folder` is written into one sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise TimbreflowError(
-            f"{folder} cannot be written ({error.strerror or error}); make room on its disk and start again, "
-            "what was read is kept."
-        ) from error
-
-
-@contextmanager
-def unfinished(out: Path, key: str) -> Iterator[Path]:
-    """The folder of unfinished work beside `out`, for one process at a time: kept where the work fails, removed after.
-
-    Args:
-        out: the folder to be made.
-        key: of the sources and limits; what was begun with others is removed.
-    """
-    folder = out.with_name(f".{out.name}-unfinished")
-    folder.mkdir(exist_ok=True)
-    with open(folder / "lock", "w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TimbreflowError(f"another process collects into {out}; wait for it, or name a new folder.") from None
-        for other in folder.iterdir():
-            if other.name not in (key, "lock"):
-                shutil.rmtree(other)
-        (folder / key).mkdir(parents=True, exist_ok=True)
-        yield folder / key
-        shutil.rmtree(folder)
 
 
 def _collect_all(plans: list[ShardPlan], folders: list[Path], config: CollectConfig, workers: int) -> None:
