@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -22,10 +23,10 @@ from timbreflow.stages.layout import Layout
 FEW = dataclasses.replace(CONFIG, triples=TripleCounts(train=6, validation=1, test=1, test_seen=1))
 
 
-def stored(root: Path, config: RenderConfig) -> Layout:
+def stored(root: Path, config: RenderConfig, storage: Literal["float16", "uint8"] = "float16") -> Layout:
     layout = layout_with_notes(root)
     run_all(render_triples, config, layout=layout)
-    run_all(extract_mels, ExtractConfig(batch_size=4, storage="float16"), small.MELS, layout=layout)
+    run_all(extract_mels, ExtractConfig(batch_size=4, storage=storage), small.MELS, layout=layout)
     return layout
 
 
@@ -38,13 +39,22 @@ def on_the_fly(
     layout: Layout, count: int, *, config: RenderConfig = FEW, pairs: Pairs = "triples", sound: bool = False
 ) -> RenderedTriples:
     normalizer = None if sound else read_statistics(layout.mels)[0]
+    levels = None if sound else TripleDataset(layout.mels, layout.audio, split="train").levels
     inputs = RenderInputs(config, layout.notes, layout.soundfonts)
-    return RenderedTriples(inputs, small.MELS, normalizer, split="train", count=count, pairs=pairs)
+    return RenderedTriples(inputs, small.MELS, normalizer, levels=levels, split="train", count=count, pairs=pairs)
 
 
 def assert_equal(one: TripleBatch, other: TripleBatch) -> None:
     for name in ("content", "style", "target", "content_roll"):
         assert torch.equal(getattr(one, name), getattr(other, name)), name
+
+
+def test_eight_bits_too(tmp_path: Path) -> None:
+    layout = stored(tmp_path, FEW, "uint8")
+    from_disk, rendered = TripleDataset(layout.mels, layout.audio, split="train"), on_the_fly(layout, 6)
+    assert from_disk.levels is not None
+    for number in range(6):
+        assert_equal(rendered[number], from_disk[number])
 
 
 @pytest.mark.parametrize("pairs", ["triples", "mixed", "self_supervised"])

@@ -1,6 +1,6 @@
 """Tables of transfers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,25 @@ def test_a_content_that_breaks_in_the_middle_fails_alone() -> None:
         except TimbreflowError as error:
             heard.append(str(error))
     assert heard == [1, "the file ends too early.", 9]
+
+
+def test_what_cannot_be_decoded_fails_alone_and_not_in_silence() -> None:
+    def decode(chunks: Sequence[np.ndarray], _: object) -> list[np.ndarray]:
+        if any(np.isnan(chunk).any() for chunk in chunks):
+            raise TimbreflowError("NaN.")
+        return list(chunks)
+
+    def lane(value: float) -> Lane:
+        return Lane(iter([np.full(4, value, np.float32)]), Voice(torch.zeros(1, 2, 3), 0.0, 0, torch.Generator()))
+
+    lanes = Lanes(decode, at_once=4, coming=[lane(1.0), lane(np.nan), lane(2.0)])
+    heard: list[float | str] = []
+    for one in lanes:
+        try:
+            heard.append(float(np.concatenate(list(lanes.run(one)))[0]))
+        except TimbreflowError as error:
+            heard.append(str(error))
+    assert heard == [1.0, "NaN.", 2.0]
 
 
 def test_a_good_table_gives_all_files(bundles: dict[str, Path], folder: Path) -> None:

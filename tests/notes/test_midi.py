@@ -11,6 +11,7 @@ import numpy as np
 import pretty_midi
 import pytest
 
+from timbreflow.notes import compiled
 from timbreflow.notes.limits import ReadLimits
 from timbreflow.notes.midi import read_midi
 from timbreflow.notes.pieces import Reject
@@ -120,6 +121,7 @@ def test_a_file_cut_anywhere_is_broken(limits: ReadLimits, song: Callable[..., b
 
 
 def test_a_file_that_claims_gigabytes_gets_none(limits: ReadLimits) -> None:
+    compiled.load()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     reason(BROKEN["claims 2 GB"], limits)
     reason(midi_file(one_note(0x0FFFFFFF) * 7 + END), limits)

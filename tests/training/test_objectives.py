@@ -1,5 +1,6 @@
 """Each term has a gradient where it belongs, goes down on one structured batch, and prefers what is right."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 
@@ -247,6 +248,24 @@ def test_the_envelope_tells_what_is_wrong_in_all_frames_from_what_is_in_one() ->
     # What is half as lively as the target has a wrong deviation, although each bin's mean is right.
     dull = target.mean(-1, keepdim=True) + 0.5 * (target - target.mean(-1, keepdim=True))
     assert float(envelope_loss(dull, target)) == pytest.approx(0.5, abs=0.1)
+
+
+def test_both_losses_hold_the_envelope() -> None:
+    batch = structured_batch()
+    for model, objective, share in (
+        (vqvae(), lambda weights: VQVAEObjective(reconstruction="l1", weights=weights), 1.0),
+        (glow(), lambda weights: GlowObjective(noise=0.1, l1=0.5, l1_every=1, weights=weights), 0.5),
+    ):
+        model.eval()
+        found = []
+        for envelope in (0.0, 2.0):
+            torch.manual_seed(0)
+            terms = objective(dataclasses.replace(WEIGHTS, envelope=envelope))(model, batch, step=0)
+            found.append({name: float(value.detach()) for name, value in terms.items()})
+        without, having = found
+        assert having["envelope"] > 0
+        assert "envelope" not in without
+        assert having["loss"] - without["loss"] == pytest.approx(2.0 * share * having["envelope"], rel=1e-3)
 
 
 def test_both_models_validate_the_same_l1() -> None:

@@ -1,7 +1,7 @@
 """Triples that are rendered when they are asked for: no disk, and as many as one likes, for the price of CPU.
 
 Item k is the triple that the stage render_triples would store as number k of its split, for the same settings and
-notes: the same clips, rounded to the same 16 bits, and features rounded to the same half precision.
+notes: the same clips, rounded to the same 16 bits, and features rounded as extract_mels stores them.
 """
 
 import os
@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from timbreflow.audio.features import FeatureConfig, FeatureExtractor, Normalizer
 from timbreflow.audio.files import to_int16
+from timbreflow.data.levels import Levels
 from timbreflow.data.manifest import SQUARE
 from timbreflow.data.renderer import RenderInputs, TripleRenderer
 from timbreflow.data.triples import Pairs, TripleBatch, is_self_supervised, stack
@@ -29,6 +30,7 @@ class RenderedTriples(Dataset[TripleBatch]):
         inputs: settings, notes and SoundFonts.
         features: of the models.
         normalizer: statistics of the features; None gives sound instead of features.
+        levels: of features that are stored in 8 bits; None where half precision is.
         split: train, validation, test or test_seen.
         count: number of triples, or with counterparts of squares; not bound by `render_triples.triples`.
         pairs: as in Triples.
@@ -40,6 +42,7 @@ class RenderedTriples(Dataset[TripleBatch]):
         features: FeatureConfig,
         normalizer: Normalizer | None,
         *,
+        levels: Levels | None = None,
         split: str,
         count: int,
         pairs: Pairs = "triples",
@@ -47,6 +50,7 @@ class RenderedTriples(Dataset[TripleBatch]):
         self.features = features
         self._inputs = inputs
         self._normalizer = normalizer
+        self._levels = levels
         self._extractor = FeatureExtractor(features).eval()
         self._split = split
         self._pairs = pairs
@@ -94,9 +98,11 @@ class RenderedTriples(Dataset[TripleBatch]):
 
     @torch.no_grad()
     def _features(self, sounds: list[Tensor]) -> Tensor:
-        """[3, M, T] float32, as they come back from half-precision shards."""
+        """[3, M, T] float32, as they come back from shards."""
         features: Tensor = self._extractor(torch.stack(sounds))
-        return features.half().float()
+        if self._levels is None:
+            return features.half().float()
+        return torch.from_numpy(self._levels.decode(self._levels.encode(features.numpy())))
 
 
 def _samples(clip: RenderedClip) -> Tensor:

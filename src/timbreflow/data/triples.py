@@ -229,6 +229,11 @@ class TripleDataset(Triples):
         self._shards = MelShards(mels)
         self._levels = Levels.of(features)
 
+    @property
+    def levels(self) -> Levels | None:
+        """Of features that are stored in 8 bits; None where half precision is."""
+        return self._levels if self._shards.shard(self._shard_names[0]).dtype == np.uint8 else None
+
     def load(self, rows: np.ndarray) -> Tensor:
         """Clips by their rows in the index: [B, M, T] normalised.
 

@@ -22,7 +22,7 @@ class Lane:
         chunks: [n] float32 each, what is left of the content.
         voice: what it is to sound like; None where it has failed before it began.
         made: sound of chunks that were decoded with those of a transfer before, [n] each.
-        failed: why the content cannot be read on; told when its own turn comes.
+        failed: why it cannot go on; told when its own turn comes.
     """
 
     chunks: Iterator[np.ndarray]
@@ -77,9 +77,9 @@ class Lanes:
         """Sound of the chunks of a lane, [n] each.
 
         Raises:
-            TimbreflowError: the content cannot be read to its end.
+            TimbreflowError: the content cannot be read to its end, or not be decoded.
         """
-        while lane.made or self._fill(lane):
+        while lane.made or (lane.failed is None and self._fill(lane)):
             yield lane.made.popleft()
         if lane.failed is not None:
             raise lane.failed
@@ -105,9 +105,17 @@ class Lanes:
                 break
             else:
                 batch.append((lane, lane.take()))
-        sounds = self._decode(
-            [chunk for _, chunk in batch], [lane.voice for lane, _ in batch if lane.voice is not None]
-        )
-        for (lane, _), sound in zip(batch, sounds, strict=True):
+        try:
+            self._make(batch)
+        except TimbreflowError:
+            for lane in dict.fromkeys(lane for lane, _ in batch):  # only what is at fault may fail
+                try:
+                    self._make([(one, chunk) for one, chunk in batch if one is lane])
+                except TimbreflowError as error:
+                    lane.failed = error
+        return bool(first.made)
+
+    def _make(self, batch: list[tuple[Lane, np.ndarray]]) -> None:
+        voices = [lane.voice for lane, _ in batch if lane.voice is not None]
+        for (lane, _), sound in zip(batch, self._decode([chunk for _, chunk in batch], voices), strict=True):
             lane.made.append(sound)
-        return True

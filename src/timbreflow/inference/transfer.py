@@ -239,10 +239,11 @@ class TimbreTransfer:
         written, failures = [], []
         together = Lanes(self._decode, at_once=CHUNKS_AT_ONCE, coming=lanes())
         for pair, lane in zip(pairs, together, strict=True):
+            job = jobs.pop(lane, None)
             try:
-                if lane.failed is not None:
-                    raise lane.failed
-                written.append(self._finish(jobs.pop(lane), together).path)
+                if job is None or lane.failed is not None:
+                    raise lane.failed or TimbreflowError(f"{pair.content} cannot be opened.")
+                written.append(self._finish(job, together).path)
                 message = f"wrote {written[-1]}"
             except TimbreflowError as error:
                 failures.append(f"{pair.id}: {error}")

@@ -140,7 +140,7 @@ def _n_shares(archive: Container, files_per_shard: int) -> int:
 
 def fingerprint(shards: Iterable[ShardPlan]) -> list[list[str | int]]:
     """What tells one state of the sources from another: label, size and time of change of every file, as JSON."""
-    states: list[list[str | int]] = [["batches", BATCH_FILES, BATCH_BYTES]]
+    states: list[list[str | int]] = [["batches", BATCH_FILES, BATCH_BYTES, str(SCHEMAS["notes"])]]
     for shard in shards:
         states.append([clean_text(shard.source), shard.share.part, shard.share.parts])
         for container in shard.containers:

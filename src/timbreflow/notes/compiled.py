@@ -1,16 +1,17 @@
 """The loops over single notes and bytes, compiled: numpy would walk over a file of Lakh some fifty times.
 
-Compiled code lies in numba's cache beside this file, or in NUMBA_CACHE_DIR, so that only the first process compiles.
+Import it where it is called: numba takes a quarter of a second, which no command line should wait for.
 """
 
-import numba
 import numpy as np
+
+from timbreflow.compiling import compiled
 
 _MOST_MOVES = 16
 """Moves a note after which insertion gives up: files are nearly sorted, or not at all."""
 
 
-@numba.njit(cache=True)
+@compiled
 def _insert(first: np.ndarray, second: np.ndarray) -> bool:
     """Sort pairs of numbers in place, where that takes few moves; whether it did."""
     moves = _MOST_MOVES * len(first)
@@ -27,7 +28,7 @@ def _insert(first: np.ndarray, second: np.ndarray) -> bool:
     return True
 
 
-@numba.njit(cache=True)
+@compiled
 def _sort(first: np.ndarray, second: np.ndarray) -> None:
     """Sort pairs of numbers in place."""
     if not _insert(first, second):
@@ -36,7 +37,7 @@ def _sort(first: np.ndarray, second: np.ndarray) -> None:
             first[:], second[:] = first[order], second[order]
 
 
-@numba.njit(cache=True)
+@compiled
 def arrange(raw: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Notes that can be heard, each track sorted by onset, pitch, duration and velocity.
 
@@ -77,7 +78,7 @@ def arrange(raw: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return seconds[0], seconds[1], pitches, velocities, ends
 
 
-@numba.njit(cache=True)
+@compiled
 def in_milliseconds(
     onset: np.ndarray, duration: np.ndarray, pitch: np.ndarray, velocity: np.ndarray, ends: np.ndarray
 ) -> np.ndarray:
@@ -111,7 +112,7 @@ def in_milliseconds(
     return rows
 
 
-@numba.njit(cache=True)
+@compiled
 def numbers_of_tracks(
     onset: np.ndarray, duration: np.ndarray, pitch: np.ndarray, ends: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, float]:
@@ -146,7 +147,7 @@ def numbers_of_tracks(
     return pitches, voices, float(last)
 
 
-@numba.njit(cache=True)
+@compiled
 def _number(data: np.ndarray, position: int) -> tuple[int, int]:
     """A number of one to four bytes and the position after it, which lies behind the data where that ends too early."""
     value = 0
@@ -159,7 +160,7 @@ def _number(data: np.ndarray, position: int) -> tuple[int, int]:
     return value, position + 4
 
 
-@numba.njit(cache=True)
+@compiled
 def last_tick(events: np.ndarray) -> int:
     """Tick of the last event of one MTrk chunk: [n] uint8; ends where the chunk is damaged, which symusic reports."""
     tick, position, status = 0, 0, 0
@@ -177,3 +178,12 @@ def last_tick(events: np.ndarray) -> int:
         elif 0x80 <= status < 0xF0:
             position += 1 if status >> 4 in (0xC, 0xD) else 2
     return tick
+
+
+def load() -> None:
+    """Compile all of this, or load it from the cache: seconds that no file should be blamed for."""
+    raw = np.frombuffer(bytes(12), np.int32).reshape(1, 3)
+    onset, duration, pitch, velocity, ends = arrange(raw, np.array([1]))
+    in_milliseconds(onset, duration, pitch, velocity, ends)
+    numbers_of_tracks(onset, duration, pitch, ends)
+    last_tick(np.frombuffer(b"\0", np.uint8))

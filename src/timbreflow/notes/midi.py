@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import symusic
 
-from timbreflow.notes.compiled import arrange, last_tick
 from timbreflow.notes.limits import ReadLimits
 from timbreflow.notes.pieces import Piece, Reject, Track
 from timbreflow.notes.raw_notes import RAW_NOTE, raw_notes
@@ -59,6 +58,8 @@ def _check_ticks(data: bytes, score: Any, max_ticks: int) -> None:
     values = np.frombuffer(data, np.uint8)
     end = int(score.end())
     if _may_run_long(values):
+        from timbreflow.notes.compiled import last_tick
+
         ends = (last_tick(values[at : at + length]) for label, at, length in _chunks(data) if label == b"MTrk")
         end = max(end, *ends)
     if end > max_ticks:
@@ -79,6 +80,8 @@ def _may_run_long(values: np.ndarray) -> bool:
 
 def _tracks(tracks: Any) -> tuple[list[Track], Notes]:
     """Tracks of symusic in seconds, those left out in which no note can be heard; sorted all at once."""
+    from timbreflow.notes.compiled import arrange
+
     parts = [raw_notes(track.notes) for track in tracks]
     counts = np.array([len(part) // RAW_NOTE.itemsize for part in parts], np.int64)
     *columns, ends = arrange(np.frombuffer(b"".join(parts), np.int32).reshape(-1, 3), counts)

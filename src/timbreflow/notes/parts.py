@@ -80,8 +80,7 @@ class _Shard:
 
     def run(self, batches: Iterator[list[Item]], workers: int) -> None:
         parts = (self._part(number, items) for number, items in enumerate(batches))
-        _start(self._limits, workers)
-        # Unpacking goes on in a thread, so that no process waits for it with an answer that nobody hears.
+        # Unpacking goes on in a thread, a batch ahead, so that an answer is heard while the next files are unpacked.
         with ThreadPoolExecutor(1) as unpacking:
             try:
                 coming: Future[_Part | None] | None = unpacking.submit(next, parts, None)
@@ -203,17 +202,14 @@ _idle: list[tuple[int, Reading]] = []  # with the process that may use it; start
 _lock = threading.Lock()
 
 
-def _start(limits: ProcessLimits, workers: int) -> None:
-    """Have as many processes ready: they start side by side, while the first files are unpacked."""
-    for reading in [_lease(limits) for _ in range(workers)]:
-        _give_back(reading)
-
-
 def _lease(limits: ProcessLimits) -> Reading:
     with _lock:
-        for place, (owner, reading) in enumerate(_idle):
-            if owner == os.getpid() and reading.limits == limits and reading.alive:
-                del _idle[place]
+        for owner, reading in list(_idle):
+            if owner == os.getpid() and not reading.alive:
+                _idle.remove((owner, reading))
+                reading.close()
+            elif owner == os.getpid() and reading.limits == limits:
+                _idle.remove((owner, reading))
                 return reading
     return Reading(limits)
 

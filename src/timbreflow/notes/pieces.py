@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 
-from timbreflow.notes.compiled import in_milliseconds, numbers_of_tracks
 from timbreflow.notes.tables import Notes
 
 RejectReason = Literal[
@@ -116,6 +115,8 @@ class Piece:
         Times count in whole ms, and tracks in an order of their own; file name, titles, programs and the order of
         tracks do not count. Copies of one piece must share an id, or they could end up on both sides of a split.
         """
+        from timbreflow.notes.compiled import in_milliseconds
+
         notes = self.notes
         rows = in_milliseconds(notes.onset, notes.duration, notes.pitch, notes.velocity, np.array(self.ends))
         limits = [0, *self.ends]
@@ -127,6 +128,8 @@ class Piece:
 
     @cached_property
     def _numbers(self) -> tuple[list[float], list[float], float]:
+        from timbreflow.notes.compiled import numbers_of_tracks
+
         notes = self.notes
         pitches, voices, last = numbers_of_tracks(notes.onset, notes.duration, notes.pitch, np.array(self.ends))
         return pitches.tolist(), voices.tolist(), last

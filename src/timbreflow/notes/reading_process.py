@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from timbreflow.files import atomic_directory
+from timbreflow.notes import compiled
 from timbreflow.notes.limits import ProcessLimits
 from timbreflow.notes.pieces import Piece, Reject
 from timbreflow.notes.reading import read_piece
@@ -73,6 +74,7 @@ class Reading:
         self._box.seek(0)
         self._box.writelines(item.data for item in batch.items)
         self._box.flush()
+        self._box.truncate()
         sizes = [len(item.data) for item in batch.items]
         with suppress(OSError):
             self.connection.send((replace(batch, items=[replace(item, data=b"") for item in batch.items]), sizes))
@@ -104,10 +106,10 @@ class Reading:
 
     def close(self) -> None:
         """End the process, whatever it does."""
-        self.connection.close()
-        self._box.close()
         self._process.kill()
         self._process.wait()
+        self.connection.close()
+        self._box.close()
 
 
 def _shared_file() -> IO[bytes]:
@@ -128,6 +130,7 @@ def main() -> None:
     progress = mmap.mmap(int(sys.argv[2]), 8)
     with Connection(int(sys.argv[1])) as connection, suppress(EOFError, BrokenPipeError, ConnectionResetError):
         limits: ProcessLimits = connection.recv()
+        compiled.load()
         _limit_memory(limits.max_memory)
         while True:
             batch = _with_bytes(*connection.recv(), box=int(sys.argv[3]))

@@ -133,10 +133,9 @@ def _allpasses(audio: np.ndarray, coefficients: np.ndarray, feedback: np.float32
 
 @lru_cache(maxsize=1)
 def _compiled_allpasses() -> Callable[..., Any]:
-    import numba  # half a second, and only the phaser needs it
+    from timbreflow.compiling import compiled  # half a second, and only the phaser needs it
 
-    compiled: Callable[..., Any] = numba.njit(cache=True)(_allpasses)
-    return compiled
+    return compiled(_allpasses)
 
 
 @lru_cache(maxsize=8)

@@ -20,7 +20,7 @@ class AuxiliaryWeights:
         roll_pos_weight: what a sounding pitch counts in it, against 1 for a silent one (about 1 in 40 sounds).
         invariance: of `invariance_loss` of what the content encoder makes of the content and of the target, which play
             the same notes with different timbres. Their code has no other reason to forget the timbre.
-        envelope: of `envelope_loss` of what is predicted, beside its reconstruction error.
+        envelope: of `envelope_loss` of what is predicted, beside its reconstruction error; for a Glow times `l1`.
         contrastive: of the InfoNCE of the style tokens.
         contrastive_temperature: of its cosine similarities.
     """

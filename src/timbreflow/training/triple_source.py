@@ -10,6 +10,7 @@ import torch
 
 from timbreflow.audio.features import FeatureConfig, FeatureExtractor, Normalizer
 from timbreflow.data.audio_triples import AudioTripleDataset, fit_normalizer, to_features
+from timbreflow.data.levels import Levels
 from timbreflow.data.rendered_triples import RenderedTriples
 from timbreflow.data.renderer import RenderInputs
 from timbreflow.data.sampling import make_loader
@@ -87,7 +88,9 @@ def open_source(
         raise TimbreflowError(f"{mels} was made with other audio settings than params.yaml has; run extract_mels.")
     _require_notes(stored, config)
     held_out = TripleDataset(mels, audio, split="validation", pairs=stored.held_out_pairs)
-    chosen = _rendered(wanted, stored.normalizer, config, rendering) if config.on_the_fly else stored
+    chosen = (
+        _rendered(wanted, stored.normalizer, config, rendering, levels=stored.levels) if config.on_the_fly else stored
+    )
     return TripleSource(
         batches=lambda start: _cropped(_load(chosen, config, device, start), config, start),
         validation=_spread(held_out, config.validation_triples, config.fit.batch_size),
@@ -107,11 +110,15 @@ def _rendered(
     normalizer: Normalizer | None,
     config: VQVAETraining | GlowTraining,
     rendering: RenderInputs | None,
+    *,
+    levels: Levels | None = None,
 ) -> RenderedTriples:
     """Training triples on the fly: features, or sound where there is no normalizer."""
     if rendering is None:
         raise TimbreflowError("on_the_fly needs the settings and notes of render_triples; set it to 0 in params.yaml.")
-    return RenderedTriples(rendering, features, normalizer, split="train", count=config.on_the_fly, pairs=config.pairs)
+    return RenderedTriples(
+        rendering, features, normalizer, levels=levels, split="train", count=config.on_the_fly, pairs=config.pairs
+    )
 
 
 def _computed(

@@ -331,7 +331,7 @@ class Glow(nn.Module):
 
 def _usable(made: Tensor) -> Tensor:
     """What left the inverse flow, as features: few NaN mended, the others bounded."""
-    broken = float(made.isnan().float().mean())
+    broken = float(made.isnan().float().mean((1, 2)).max())  # of the clip that has the most
     if broken > MOST_NAN:
         raise TimbreflowError(
             f"The flow gave NaN in {broken:.0%} of its values; train it again or lower the temperature."
