@@ -34,13 +34,7 @@ from timbreflow.training.config import GlowTraining, TimbreMetricTraining, VQVAE
 
 RATE, SAMPLES = 16_000, 16_000
 LOSSES = AuxiliaryWeights(
-    commitment=0.25,
-    roll=0.5,
-    roll_pos_weight=10.0,
-    invariance=0.1,
-    envelope=0.1,
-    contrastive=0.1,
-    contrastive_temperature=0.1,
+    commitment=0.25, roll=0.5, roll_pos_weight=10.0, invariance=0.1, contrastive=0.1, contrastive_temperature=0.1
 )
 CONTENT = ContentConfig(
     encoder="residual", width=16, downsample=2, n_blocks=1, instance_norm=False, roll_width=8, roll_hint=4

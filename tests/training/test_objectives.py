@@ -1,6 +1,5 @@
 """Each term has a gradient where it belongs, goes down on one structured batch, and prefers what is right."""
 
-import dataclasses
 import math
 from collections.abc import Mapping
 
@@ -15,7 +14,7 @@ from timbreflow.models.glow.model import Glow, GlowConfig
 from timbreflow.models.quantizer import QuantizerConfig
 from timbreflow.models.triplet import TripletConfig, TripletNetwork
 from timbreflow.models.vqvae import VQVAE, VQVAEConfig
-from timbreflow.training.auxiliary import AuxiliaryWeights, contrastive_loss, envelope_loss, invariance_loss, roll_loss
+from timbreflow.training.auxiliary import AuxiliaryWeights, contrastive_loss, invariance_loss, roll_loss
 from timbreflow.training.objectives import GlowObjective, TripletObjective, VQVAEObjective
 from timbreflow.training.triplets import TripletBatch
 
@@ -28,13 +27,7 @@ QUANTIZER = QuantizerConfig(
 )
 STYLE = StyleConfig(encoder="tokens", width=16, dim=8, n_tokens=2, n_blocks=1, chunk_frames=8, roll_bins=0, noise=0.0)
 WEIGHTS = AuxiliaryWeights(
-    commitment=0.25,
-    roll=0.1,
-    roll_pos_weight=5.0,
-    invariance=0.1,
-    envelope=0.1,
-    contrastive=0.1,
-    contrastive_temperature=0.2,
+    commitment=0.25, roll=0.1, roll_pos_weight=5.0, invariance=0.1, contrastive=0.1, contrastive_temperature=0.2
 )
 
 
@@ -129,7 +122,6 @@ def test_vqvae_terms_go_down_together(reconstruction: str) -> None:
     assert set(first) == {
         "loss", "reconstruction", "vq/commitment_loss", "vq/perplexity", "roll/bce", "content/invariance",
         "style/contrastive",
-        "envelope",
     }  # fmt: skip
     assert last["reconstruction"] < 0.6 * first["reconstruction"]
     assert last["roll/bce"] < 0.7 * first["roll/bce"]
@@ -223,49 +215,12 @@ def test_each_glow_term_reaches_its_part(term: str, part: str) -> None:
 
 def test_terms_of_weight_zero_are_left_out() -> None:
     weights = AuxiliaryWeights(
-        commitment=0.5,
-        roll=0.0,
-        roll_pos_weight=1.0,
-        invariance=0.0,
-        envelope=0.0,
-        contrastive=0.0,
-        contrastive_temperature=0.1,
+        commitment=0.5, roll=0.0, roll_pos_weight=1.0, invariance=0.0, contrastive=0.0, contrastive_temperature=0.1
     )
     terms = VQVAEObjective(reconstruction="mse", weights=weights)(vqvae(), structured_batch(), step=0)
     assert set(terms) == {"loss", "reconstruction", "vq/commitment_loss", "vq/perplexity"}
     values = {name: float(value.detach()) for name, value in terms.items()}
     assert values["loss"] == pytest.approx(values["reconstruction"] + 0.5 * values["vq/commitment_loss"])
-
-
-def test_the_envelope_tells_what_is_wrong_in_all_frames_from_what_is_in_one() -> None:
-    target = torch.randn(3, 5, 64, generator=torch.Generator().manual_seed(0))
-    noise = torch.randn(3, 5, 64, generator=torch.Generator().manual_seed(1))
-    noise = 0.2 * (noise - noise.mean(-1, keepdim=True)) / noise.std(-1, keepdim=True)
-    assert float(envelope_loss(target, target)) == 0
-    # An offset in all frames is told whole; as much in turns of sign is hardly seen.
-    assert float(envelope_loss(target + 0.2, target)) == pytest.approx(0.2, abs=1e-5)
-    assert float(envelope_loss(target + noise, target)) < 0.05
-    # What is half as lively as the target has a wrong deviation, although each bin's mean is right.
-    dull = target.mean(-1, keepdim=True) + 0.5 * (target - target.mean(-1, keepdim=True))
-    assert float(envelope_loss(dull, target)) == pytest.approx(0.5, abs=0.1)
-
-
-def test_both_losses_hold_the_envelope() -> None:
-    batch = structured_batch()
-    for model, objective, share in (
-        (vqvae(), lambda weights: VQVAEObjective(reconstruction="l1", weights=weights), 1.0),
-        (glow(), lambda weights: GlowObjective(noise=0.1, l1=0.5, l1_every=1, weights=weights), 0.5),
-    ):
-        model.eval()
-        found = []
-        for envelope in (0.0, 2.0):
-            torch.manual_seed(0)
-            terms = objective(dataclasses.replace(WEIGHTS, envelope=envelope))(model, batch, step=0)
-            found.append({name: float(value.detach()) for name, value in terms.items()})
-        without, having = found
-        assert having["envelope"] > 0
-        assert "envelope" not in without
-        assert having["loss"] - without["loss"] == pytest.approx(2.0 * share * having["envelope"], rel=1e-3)
 
 
 def test_both_models_validate_the_same_l1() -> None:
@@ -335,16 +290,13 @@ def test_triplets_are_put_in_order() -> None:
     assert float(terms["triplet/accuracy"]) > 0.9
 
 
-@pytest.mark.parametrize(
-    "change", [{"roll": -1.0}, {"envelope": -1.0}, {"roll_pos_weight": 0.0}, {"contrastive_temperature": 0.0}]
-)
+@pytest.mark.parametrize("change", [{"roll": -1.0}, {"roll_pos_weight": 0.0}, {"contrastive_temperature": 0.0}])
 def test_senseless_weights_are_refused(change: dict[str, float]) -> None:
     values = {
         "commitment": 1.0,
         "roll": 1.0,
         "roll_pos_weight": 1.0,
         "invariance": 1.0,
-        "envelope": 1.0,
         "contrastive": 1.0,
         "contrastive_temperature": 0.1,
     }

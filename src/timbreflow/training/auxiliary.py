@@ -20,7 +20,6 @@ class AuxiliaryWeights:
         roll_pos_weight: what a sounding pitch counts in it, against 1 for a silent one (about 1 in 40 sounds).
         invariance: of `invariance_loss` of what the content encoder makes of the content and of the target, which play
             the same notes with different timbres. Their code has no other reason to forget the timbre.
-        envelope: of `envelope_loss` of what is predicted, beside its reconstruction error; for a Glow times `l1`.
         contrastive: of the InfoNCE of the style tokens.
         contrastive_temperature: of its cosine similarities.
     """
@@ -29,13 +28,12 @@ class AuxiliaryWeights:
     roll: float
     roll_pos_weight: float
     invariance: float
-    envelope: float
     contrastive: float
     contrastive_temperature: float
 
     def __post_init__(self) -> None:
         """Refuse weights that would reward mistakes."""
-        for name in ("commitment", "roll", "invariance", "envelope", "contrastive"):
+        for name in ("commitment", "roll", "invariance", "contrastive"):
             if getattr(self, name) < 0:
                 raise TimbreflowError(f"losses.{name} is {getattr(self, name)}; set it to 0 or more in params.yaml.")
         if self.roll_pos_weight <= 0 or self.contrastive_temperature <= 0:
@@ -83,19 +81,6 @@ def auxiliary_terms(
         )
         total = total + weights.contrastive * terms["style/contrastive"]
     return {**terms, "auxiliary": total}
-
-
-def envelope_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """How far each bin's mean and deviation over time are off: [B, M, T] twice -> scalar.
-
-    The error of a single frame hides what is wrong in all of them, which is the timbre: on validation triples a trained
-    VQ-VAE whose bins had the right means would have 1.7 dB less LSD. The deviation is the "global variance" of Toda,
-    Black and Tokuda (2007, *Voice Conversion Based on Maximum-Likelihood Estimation of Spectral Parameter Trajectory*),
-    whose loss makes predictions dull.
-    """
-    with torch.autocast(prediction.device.type, enabled=False):
-        first, second = (_statistics_over_time(clips.float()) for clips in (prediction, target))
-        return 2 * (first - second).abs().mean()
 
 
 def invariance_loss(first: Tensor, second: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from timbreflow.models.glow.model import Glow, GlowOutput
 from timbreflow.models.triplet import TripletNetwork
 from timbreflow.models.vqvae import VQVAE, VQVAEOutput
 from timbreflow.parallel import drawn_like
-from timbreflow.training.auxiliary import AuxiliaryWeights, auxiliary_terms, envelope_loss
+from timbreflow.training.auxiliary import AuxiliaryWeights, auxiliary_terms
 from timbreflow.training.triplets import TripletBatch
 
 
@@ -53,9 +53,6 @@ class VQVAEObjective:
             timbre=batch.timbre,
         )
         loss = reconstruction + terms.pop("auxiliary")
-        if self.weights.envelope:
-            terms["envelope"] = envelope_loss(output.prediction, batch.target)
-            loss = loss + self.weights.envelope * terms["envelope"]
         return {"loss": loss, "reconstruction": reconstruction, **terms}
 
 
@@ -64,14 +61,14 @@ FURTHEST = 100.0
 
 
 class GlowObjective:
-    """Exact likelihood of the noisy target, the auxiliary terms, and now and then the errors of a sample at T = 0.
+    """Exact likelihood of the noisy target, the auxiliary terms, and now and then the L1 of a sample at T = 0.
 
     A rendered target is a function of notes and timbre, so its likelihood given them has no upper bound. Gaussian
     noise of deviation `noise` on the normalised target gives it one; likelihoods hold at that noise only.
 
     Args:
         noise: standard deviation, in deviations of the features.
-        l1: weight of the L1 between the target and the transfer at temperature 0, and of its envelope's error.
+        l1: weight of the L1 between the target and the transfer at temperature 0.
         l1_every: steps from one such term to the next; the inverse pass costs about as much as the forward one.
         weights: of the auxiliary terms.
     """
@@ -97,9 +94,6 @@ class GlowObjective:
             sample = model.sample(output.conditions, temperature=0.0)
             terms["l1"] = F.l1_loss(sample.float().clamp(-FURTHEST, FURTHEST), batch.target)
             terms["loss"] = terms["loss"] + self.l1 * terms["l1"]
-            if self.weights.envelope:
-                terms["envelope"] = envelope_loss(sample.clamp(-FURTHEST, FURTHEST), batch.target)
-                terms["loss"] = terms["loss"] + self.l1 * self.weights.envelope * terms["envelope"]
         return terms
 
     def validate(self, model: Glow, batch: TripleBatch) -> dict[str, Tensor]:
