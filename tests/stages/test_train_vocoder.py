@@ -1,6 +1,7 @@
 """The vocoder's stage on a tiny data set: outputs, the verdict, repetition, refusals."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ SECTION = VocoderTraining(
     noise=0.1,
     validation_crops=3,
     comparison_clips=2,
+    init_from="",
 )
 
 
@@ -99,6 +101,18 @@ def test_the_same_weights_again_after_a_break(layout: Layout) -> None:
         train_vocoder.run(SECTION, small.MELS, layout=layout, log=die, device="cpu")
     train_vocoder.run(SECTION, small.MELS, layout=layout, log=ignore_metrics, device="cpu")
     assert weights_sha256(layout.model("vocoder")) == first
+
+
+def test_training_goes_on_from_given_weights(layout: Layout) -> None:
+    train_vocoder.run(SECTION, small.MELS, layout=layout, log=ignore_metrics, device="cpu")
+    earlier = layout.root / "earlier"
+    shutil.copytree(layout.model("vocoder"), earlier)
+    section = dataclasses.replace(SECTION, init_from="earlier", fit=dataclasses.replace(FIT, learning_rate=1e-9))
+    train_vocoder.run(section, small.MELS, layout=layout, log=ignore_metrics, device="cpu")
+    first, again = load_bundle(earlier), load_bundle(layout.model("vocoder"))
+    assert again.training["begun"] == weights_sha256(earlier)
+    for (key, old), new in zip(first.model.named_parameters(), again.model.parameters(), strict=True):
+        torch.testing.assert_close(old, new, msg=key, atol=1e-5, rtol=1e-4)
 
 
 class Remembered:

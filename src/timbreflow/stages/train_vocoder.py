@@ -24,7 +24,7 @@ from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import MetricLogger, StageReport
 from timbreflow.training.devices import loader_workers
 from timbreflow.training.fit import fit
-from timbreflow.training.products import read_passed, summarize, work_key, write_curves
+from timbreflow.training.products import begin_with, read_passed, summarize, work_key, write_curves
 from timbreflow.training.seeding import seed_everything
 from timbreflow.training.stft_discriminator import JudgedVocoder
 from timbreflow.training.vocoder_config import VocoderTraining
@@ -74,8 +74,12 @@ def run(
     ]
     seed_everything(seed, "model")
     model = Vocoder(config.model)
-    model.start_from(features, normalizer)
-    workdir = layout.scratch("train_vocoder", work_key("train_vocoder", passed, config, features))
+    begun = ""
+    if config.init_from:
+        begun, _ = begin_with(model, layout.root / config.init_from, features)
+    else:
+        model.start_from(features, normalizer)
+    workdir = layout.scratch("train_vocoder", work_key(f"train_vocoder{begun}", passed, config, features))
     result = fit(
         JudgedVocoder(model) if config.losses.adversarial else model,
         VocoderObjective(features, normalizer, losses=config.losses, noise=config.noise),
@@ -95,6 +99,7 @@ def run(
     record = {
         "section": dataclasses.asdict(config),
         "data": passed,
+        "begun": begun,
         "steps": result.steps,
         "best_step": result.best_step,
         "best_loss": result.best_loss,

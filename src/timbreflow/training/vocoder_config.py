@@ -49,6 +49,7 @@ class VocoderTraining:
             features that are never quite right, and a vocoder that trusts every digit passes their mistakes on.
         validation_crops: how many are scored at each validation.
         comparison_clips: whole validation clips that the vocoder is compared with Griffin-Lim on, at the end.
+        init_from: folder of weights to begin with, relative to the checkout; "" begins from the mel scale.
     """
 
     model: VocoderConfig
@@ -58,6 +59,7 @@ class VocoderTraining:
     noise: float
     validation_crops: int
     comparison_clips: int
+    init_from: str
 
     def __post_init__(self) -> None:
         """Refuse empty sets, and double precision, which the losses' filters do not have."""
