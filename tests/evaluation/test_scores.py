@@ -15,6 +15,7 @@ CONFIG = EvaluationConfig(
     systems=("vqvae_base", "glow"),
     max_triples=0,
     temperature=0.667,
+    contrast=1.05,
     seed=0,
     griffin_lim_iterations=8,
     griffin_lim_momentum=0.99,
@@ -25,6 +26,7 @@ CONFIG = EvaluationConfig(
 )
 MOVED: dict[str, Any] = {
     "temperature": 0.5,
+    "contrast": 1.0,
     "seed": 1,
     "griffin_lim_iterations": 9,
     "griffin_lim_momentum": 0.5,
@@ -54,11 +56,11 @@ def test_the_digest_changes_with_every_setting_that_moves_figures_and_no_other(n
     assert same == (name in STAYS)
 
 
-def test_the_temperature_is_no_part_of_the_digest_of_rows_that_do_not_draw(weights: Path) -> None:
+def test_temperature_and_contrast_are_no_part_of_the_digest_of_rows_that_do_not_draw(weights: Path) -> None:
     for name, value in MOVED.items():
         changed = replace(CONFIG, **{name: value})
         same = digest_of_metrics(weights, changed, drawn=False) == digest_of_metrics(weights, CONFIG, drawn=False)
-        assert same == (name == "temperature")
+        assert same == (name in ("temperature", "contrast"))
 
 
 def test_the_digest_changes_with_the_weights(weights: Path) -> None:

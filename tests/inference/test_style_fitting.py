@@ -129,7 +129,7 @@ def test_a_style_that_pairs_share_is_fitted_once(
         calls.append(1)
         return fit_style(*args, **settings)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("timbreflow.inference.transfer.fit_style", counting)
+    monkeypatch.setattr("timbreflow.inference.styles.fit_style", counting)
     written = session.transfer_pairs(tmp_path / "pairs.csv", tmp_path / "out", fit_style=2)
     assert len(written) == 2
     assert len(calls) == 1

@@ -15,6 +15,7 @@ from timbreflow.audio.features import FeatureConfig, Normalizer
 from timbreflow.audio.files import decode_audio
 from timbreflow.errors import TimbreflowError
 from timbreflow.inference.recordings import Recording
+from timbreflow.inference.styles import Styles
 from timbreflow.inference.transfer import TimbreTransfer
 from timbreflow.inference.writing import limited
 from timbreflow.models.bundle import ModelBundle
@@ -163,18 +164,18 @@ def test_styles_are_read_once_and_again_when_they_change(
     vqvae: TimbreTransfer, recordings: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
-    genuine = TimbreTransfer._style_features
+    genuine = Styles.features_of
 
-    def counting(self: TimbreTransfer, style: Recording) -> Tensor:
+    def counting(self: Styles, style: Recording) -> Tensor:
         calls.append(1)
         return genuine(self, style)
 
-    monkeypatch.setattr(TimbreTransfer, "_style_features", counting)
+    monkeypatch.setattr(Styles, "features_of", counting)
     for _ in range(3):
-        vqvae._style_of(recordings["style.flac"])
+        vqvae.styles.read(recordings["style.flac"])
     assert len(calls) == 1
     soundfile.write(recordings["style.flac"], melody(1.0, 22050), 22050)
-    vqvae._style_of(recordings["style.flac"])
+    vqvae.styles.read(recordings["style.flac"])
     assert len(calls) == 2
 
 
@@ -234,7 +235,7 @@ def test_an_output_that_cannot_be_is_refused_before_the_work(
     vqvae: TimbreTransfer, tmp_path: Path, out: str, rate: int, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = _write(tmp_path / "content.wav", melody(1, rate), rate)
-    monkeypatch.setattr(TimbreTransfer, "_style_of", lambda *_: pytest.fail("began to work"))
+    monkeypatch.setattr(Styles, "read", lambda *_: pytest.fail("began to work"))
     with pytest.raises(TimbreflowError, match=message):
         vqvae.transfer_file(content, content, tmp_path / "new" / out)
     assert not (tmp_path / "new").exists()

@@ -31,7 +31,7 @@ from timbreflow.evaluation.checks import (
 )
 from timbreflow.evaluation.clips import EvaluationClips
 from timbreflow.inference.style_fitting import fit_style
-from timbreflow.inference.transfer import USUAL_NOISE
+from timbreflow.inference.styles import USUAL_NOISE
 from timbreflow.models.bundle import ModelBundle, load_bundle
 from timbreflow.models.glow.model import Glow
 from timbreflow.stages.layout import Layout

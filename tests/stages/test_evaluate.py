@@ -36,6 +36,7 @@ CONFIG = EvaluationConfig(
     systems=("content_copied", "style_copied", "vqvae_paper", "vqvae_base", "glow", "oracle"),
     max_triples=0,
     temperature=0.667,
+    contrast=1.05,
     seed=1,
     griffin_lim_iterations=8,
     griffin_lim_momentum=0.99,

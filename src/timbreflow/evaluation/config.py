@@ -17,6 +17,7 @@ class EvaluationConfig:
         systems: rows of the table, names of `systems.SYSTEMS`.
         max_triples: triples taken of each set, in the order of their ids; 0 takes all.
         temperature: of models that sample.
+        contrast: of models on log-mels: 1 leaves their features as they are, more draws them away from the mean.
         seed: of sampling, of the phases that Griffin-Lim starts from and of the bootstrap.
         griffin_lim_iterations: iterations of Griffin-Lim for every row that is inverted.
         griffin_lim_momentum: momentum of fast Griffin-Lim, 0 to 1.
@@ -30,6 +31,7 @@ class EvaluationConfig:
     systems: tuple[str, ...]
     max_triples: int
     temperature: float
+    contrast: float
     seed: int
     griffin_lim_iterations: int
     griffin_lim_momentum: float
@@ -50,7 +52,7 @@ class EvaluationConfig:
         for name in ("batch_size", "bootstrap_samples", "griffin_lim_iterations"):
             if getattr(self, name) < 1:
                 raise TimbreflowError(f"evaluate.{name} is {getattr(self, name)}; set it to 1 or more in params.yaml.")
-        for name in ("max_triples", "temperature", "seed", "examples", "worst_examples"):
+        for name in ("max_triples", "temperature", "contrast", "seed", "examples", "worst_examples"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise TimbreflowError(f"evaluate.{name} is {getattr(self, name)}; set it to 0 or more in params.yaml.")
         if not 0 <= self.griffin_lim_momentum < 1:

@@ -30,6 +30,7 @@ class SystemContext:
         model_folder: maps a model's name (vqvae-base) to the folder of its weights.
         device: where models run.
         temperature: of models that sample.
+        contrast: of models on log-mels (see `Normalizer.denormalize`).
         inverter: makes the one inversion that all rows of these features share.
     """
 
@@ -37,6 +38,7 @@ class SystemContext:
     model_folder: Callable[[str], Path]
     device: torch.device
     temperature: float
+    contrast: float
     inverter: Callable[[FeatureConfig], Inverter]
 
 
@@ -135,6 +137,7 @@ class ModelSystem:
         self._extract = FeatureExtractor(bundle.features).to(context.device)
         self._invert = context.inverter(bundle.features)
         self._temperature = context.temperature
+        self._contrast = context.contrast if bundle.features.kind == "log_mel" else 1.0
         self._device = context.device
         self.parameters = sum(parameter.numel() for parameter in bundle.model.parameters())
 
@@ -148,7 +151,7 @@ class ModelSystem:
             temperature=self._temperature,
             generator=generator,
         )
-        return self._invert(self._normalizer.denormalize(normalised), seed=seed)
+        return self._invert(self._normalizer.denormalize(normalised, contrast=self._contrast), seed=seed)
 
 
 def _model(name: str) -> Callable[[SystemContext], System]:

@@ -4,9 +4,7 @@ content -> mono at the feature rate, level of the training clips -> overlapping 
 -> joined (see `chunks`) -> the content's rate -> level of the content -> file.
 """
 
-import hashlib
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +19,21 @@ from timbreflow.audio.files import AudioWriter
 from timbreflow.errors import TimbreflowError
 from timbreflow.inference.batches import Lane, Lanes
 from timbreflow.inference.chunks import ChunkPlan, cut, overlap_add
-from timbreflow.inference.decoding import DEFAULT_TEMPERATURE, DecodingOptions, TransferMode, Voice, decode
+from timbreflow.inference.decoding import (
+    DEFAULT_CONTRAST,
+    DEFAULT_TEMPERATURE,
+    DecodingOptions,
+    TransferMode,
+    Voice,
+    decode,
+)
 from timbreflow.inference.pairs import read_pairs
 from timbreflow.inference.recordings import Recording, measure, open_recording, resampled
-from timbreflow.inference.style_fitting import FittedStyle, fit_style
+from timbreflow.inference.styles import SHORTEST_STYLE_SECONDS, Styles
 from timbreflow.inference.vocoding import open_inverter, vocoder_beside
 from timbreflow.inference.writing import exactly, limited, output_gain, read_back, require_writable, scratch_beside
 from timbreflow.models.base import TransferModel
 from timbreflow.models.bundle import ModelBundle, load_bundle
-from timbreflow.models.glow.model import Glow
 
 CHUNK_SECONDS = 8.0
 """Length of the clips that the models were trained on."""
@@ -40,11 +44,6 @@ MAX_LAG_SECONDS = 0.002
 the joints 2.8 and 2.2 dB with a linear fade, 1.9 and 1.2 with equal power, .6 and .7 with chunks moved by at most 2 ms,
 which is what it is elsewhere. 12 ms does no better there and smears the timing (LSD 1.5 -> 2.3 dB)."""
 CHUNKS_AT_ONCE = 4
-SHORTEST_STYLE_SECONDS = 0.5
-LONGEST_STYLE_SECONDS = 16.0
-STYLES_KEPT = 32
-USUAL_NOISE = 0.1
-"""Noise on the features in the training of a flow whose bundle does not tell it."""
 
 Progress = Callable[[float], None]
 """Called with the fraction that is done, 0..1."""
@@ -113,8 +112,7 @@ class TimbreTransfer:
         self.extract = FeatureExtractor(bundle.features).to(self.device).eval()
         self.invert = open_inverter(bundle.features, vocoder, n_iter=n_iter, momentum=momentum)
         self.plan = self._plan()
-        self._styles: OrderedDict[tuple[str, int, int], Tensor] = OrderedDict()
-        self._fitted: OrderedDict[tuple[str, int, int], FittedStyle] = OrderedDict()
+        self.styles = Styles(bundle, self.features, frames=self.plan.length // bundle.features.hop_length)
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> "TimbreTransfer":
@@ -154,7 +152,7 @@ class TimbreTransfer:
         """
         options = self._options(temperature, seed, mode, fit_style)
         music = self._measured(content, "the content", 0.0)
-        features = self._style_features(self._measured(style, "the style", SHORTEST_STYLE_SECONDS))
+        features = self.styles.features_of(self._measured(style, "the style", SHORTEST_STYLE_SECONDS))
         lanes = Lanes(self._decode, at_once=CHUNKS_AT_ONCE)
         audio = np.concatenate(list(self._generate(music, lanes, self._lane(music, features, options))))
         square_sum = float(np.sum(np.square(audio, dtype=np.float64)))
@@ -260,7 +258,7 @@ class TimbreTransfer:
         """A transfer that can be run: content, style and output are found to be usable, nothing is written."""
         content = open_recording(content_path)
         require_writable(out, content)
-        style = self._style_of(style_path)
+        style = self.styles.read(style_path)
         return _Job(content, style, out, options, self._lane(content, style, options))
 
     def _finish(self, job: "_Job", lanes: Lanes, *, progress: Progress | None = None) -> TransferResult:
@@ -282,7 +280,7 @@ class TimbreTransfer:
         if content.channels > 1:
             notes = (f"The models are mono: all {content.channels} channels of {out} hold the same sound.",)
         if job.options.fit_style:
-            fitted = self._fit(job.style, job.options)
+            fitted = self.styles.fitted(job.style, job.options)
             notes += (
                 f"The style's likelihood went from {fitted.bits_per_dim_before:.3f} to "
                 f"{fitted.bits_per_dim_after:.3f} bits per dimension.",
@@ -318,50 +316,10 @@ class TimbreTransfer:
         block = audio[None].astype(np.float32)
         return measure(lambda: [block], self.sample_rate, name=name, minimum_seconds=minimum_seconds)
 
-    def _style_of(self, path: Path) -> Tensor:
-        """Features of a style file; those of the last few are kept, since many pairs may share one style."""
-        state = path.stat() if path.is_file() else None
-        key = (str(path.resolve()), state.st_mtime_ns, state.st_size) if state else ("", 0, 0)
-        if key not in self._styles:
-            recording = open_recording(path, minimum_seconds=SHORTEST_STYLE_SECONDS)
-            self._styles[key] = self._style_features(recording)
-            if len(self._styles) > STYLES_KEPT:
-                self._styles.popitem(last=False)
-        self._styles.move_to_end(key)
-        return self._styles[key]
-
-    @torch.inference_mode()
-    def _style_features(self, style: Recording) -> Tensor:
-        """[1, M, S] normalised; a short style is repeated until it is as long as the clips of the training."""
-        audio = style.excerpt(self.sample_rate, seconds=LONGEST_STYLE_SECONDS)
-        hop = self.bundle.features.hop_length
-        # Contents tell their own style too, and may be shorter than a frame.
-        features = self._features(np.pad(audio, (0, max(0, hop - len(audio))))[None])
-        wanted = self.plan.length // hop
-        repeats = -(-wanted // features.shape[-1])
-        # Frames are repeated, not samples: a seam in the sound would be a click, which has a timbre of its own.
-        return features.repeat(1, 1, repeats)[..., : max(wanted, features.shape[-1])]
-
-    def _features(self, audio: np.ndarray) -> Tensor:
+    def features(self, audio: np.ndarray) -> Tensor:
+        """[B, N] sound at the feature rate -> [B, M, T] normalised features on the device."""
         tensor = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32)).to(self.device)
         return self.normalizer.normalize(self.extract(tensor))
-
-    def _fit(self, style: Tensor, options: DecodingOptions) -> FittedStyle:
-        """The style's tokens after `options.fit_style` steps; those of the last few styles are kept."""
-        key = (hashlib.sha256(style.cpu().numpy().tobytes()).hexdigest(), options.fit_style, options.seed)
-        if key not in self._fitted:
-            section = self.bundle.training.get("section", {})
-            self._fitted[key] = fit_style(
-                cast(Glow, self.model),
-                style,
-                steps=options.fit_style,
-                noise=float(section.get("noise", USUAL_NOISE)),
-                generator=torch.Generator(self.device).manual_seed(options.seed),
-            )
-            if len(self._fitted) > STYLES_KEPT:
-                self._fitted.popitem(last=False)
-        self._fitted.move_to_end(key)
-        return self._fitted[key]
 
     @torch.inference_mode()
     def _lane(self, content: Recording, style: Tensor, options: DecodingOptions) -> Lane:
@@ -370,8 +328,8 @@ class TimbreTransfer:
             options.temperature,
             options.seed,
             torch.Generator(self.device).manual_seed(options.seed),
-            fitted=self._fit(style, options).tokens if options.fit_style else None,
-            own_style=self._style_features(content) if options.mode == "convert" else None,
+            fitted=self.styles.fitted(style, options).tokens if options.fit_style else None,
+            own_style=self.styles.features_of(content) if options.mode == "convert" else None,
         )
         return Lane(cut(content.mono(self.sample_rate), self.plan), voice)
 
@@ -399,6 +357,9 @@ class TimbreTransfer:
         hop, n_samples = self.bundle.features.hop_length, len(chunks[0])
         # A lone short chunk gets at least a second, in whole frames: encoders step over several frames at once.
         padded = max(-(-n_samples // hop) * hop, -(-self.sample_rate // hop) * hop)
-        features = self._features(np.stack([np.pad(chunk, (0, padded - n_samples)) for chunk in chunks]))
-        made = self._bounded(self.normalizer.denormalize(decode(self.model, features, voices)))
+        features = self.features(np.stack([np.pad(chunk, (0, padded - n_samples)) for chunk in chunks]))
+        # Converting gives back what is there, and has all of its contrast.
+        lacking = self.bundle.features.kind == "log_mel" and voices[0].own_style is None
+        contrast = DEFAULT_CONTRAST if lacking else 1.0
+        made = self._bounded(self.normalizer.denormalize(decode(self.model, features, voices), contrast=contrast))
         return self.invert(made, seed=voices[0].seed).float().cpu().numpy()[:, :n_samples]

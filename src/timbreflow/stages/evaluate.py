@@ -151,6 +151,7 @@ def _evaluate(
             model_folder=model_folder,
             device=where,
             temperature=config.temperature,
+            contrast=config.contrast,
             inverter=partial(
                 open_inverter,
                 vocoder=vocoder,

@@ -121,6 +121,7 @@ class Exam:
             model_folder=lambda name: require_weights(self._layout, name),
             device=self.device,
             temperature=self.config.temperature,
+            contrast=self.config.contrast,
             inverter=partial(
                 open_inverter,
                 vocoder=vocoder,

@@ -18,7 +18,7 @@ SETTINGS = {"repetition": 3, "polyphony": 4, "continuity": 3, "iterations": 30, 
 
 
 def context() -> SystemContext:
-    return SystemContext(FEATURES, Path, torch.device("cpu"), 0.0, partial(GriffinLimInverter, n_iter=4))
+    return SystemContext(FEATURES, Path, torch.device("cpu"), 0.0, 1.0, partial(GriffinLimInverter, n_iter=4))
 
 
 def tones(pitches: list[int], partials: list[float]) -> torch.Tensor:

@@ -25,7 +25,7 @@ RATE = 16000
 SECONDS = 4.0
 FONT = "TimGM6mb"
 FEATURES = FeatureConfig("log_mel", RATE, 2048, 2000, 500, 128, 20.0, 8000.0, 0.01)
-CONTEXT = SystemContext(FEATURES, Path, torch.device("cpu"), 0.0, partial(GriffinLimInverter, n_iter=4))
+CONTEXT = SystemContext(FEATURES, Path, torch.device("cpu"), 0.0, 1.0, partial(GriffinLimInverter, n_iter=4))
 FRACTIONS = SplitFractions(0.1, 0.1, 0.125, 0.2)
 PRESETS = [Preset(FONT, 0, program, "") for program in (0, 13, 19, 24, 48, 56, 73, 81)]
 MELODY = Notes.of([0.1, 0.8, 1.5, 2.2, 2.9], [0.6] * 5, [62, 66, 69, 74, 71], [90] * 5)

@@ -19,7 +19,7 @@ from timbreflow.evaluation.timbre import mfcc_distance
 
 RATE = 16000
 FEATURES = FeatureConfig("log_mel", RATE, 2048, 2000, 500, 128, 20.0, 8000.0, 0.01)
-CONTEXT = SystemContext(FEATURES, Path, torch.device("cpu"), 0.0, partial(GriffinLimInverter, n_iter=8))
+CONTEXT = SystemContext(FEATURES, Path, torch.device("cpu"), 0.0, 1.0, partial(GriffinLimInverter, n_iter=8))
 
 
 @pytest.fixture(scope="module")
