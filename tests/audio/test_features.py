@@ -124,10 +124,3 @@ def test_statistics_that_cannot_normalise_are_refused() -> None:
     ):
         with pytest.raises(TimbreflowError, match="run extract_mels again"):
             Normalizer.from_statistics(statistics)
-
-
-def test_contrast_is_the_distance_from_the_mean() -> None:
-    normalizer = Normalizer(mean=torch.tensor([1.0, -2.0]), std=torch.tensor([0.5, 2.0]))
-    features = torch.tensor([[[0.0, 1.0, -1.0], [0.0, 2.0, 0.5]]])
-    raw, stretched = (normalizer.denormalize(features, contrast=contrast) for contrast in (1.0, 1.5))
-    assert torch.allclose(stretched - normalizer.mean[:, None], 1.5 * (raw - normalizer.mean[:, None]))

@@ -52,16 +52,22 @@ def test_spectra_of_other_kinds_stay(tmp_path: Path) -> None:
 def test_transfers_have_the_contrast_that_is_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate = load_params(Path("params.yaml")).evaluate
     assert (evaluate.temperature, evaluate.contrast) == (DEFAULT_TEMPERATURE, DEFAULT_CONTRAST)
-    given: list[float] = []
-    denormalize = Normalizer.denormalize
+    folder = tiny.save_bundles(tmp_path)["vqvae"]
+    transfer = TimbreTransfer.load(folder)
+    given: list[Tensor] = []
 
-    def watched(self: Normalizer, features: Tensor, *, contrast: float = 1.0) -> Tensor:
-        given.append(contrast)
-        return denormalize(self, features, contrast=contrast)
+    def invert(features: Tensor, *, seed: int = 0) -> Tensor:
+        given.append(features)
+        return torch.zeros(len(features), features.shape[-1] * tiny.FEATURES.hop_length)
 
-    monkeypatch.setattr(Normalizer, "denormalize", watched)
-    TimbreTransfer.load(tiny.save_bundles(tmp_path)["vqvae"]).transfer(CONTENT[0].numpy(), STYLE[0].numpy())
-    assert given and set(given) == {DEFAULT_CONTRAST}
+    transfer.invert = invert
+    session = (CONTENT[0].numpy(), STYLE[0].numpy())
+    with monkeypatch.context() as patch:
+        patch.setattr("timbreflow.inference.transfer.DEFAULT_CONTRAST", 1.0)
+        transfer.transfer(*session)
+    transfer.transfer(*session)
+    plain, more = given
+    torch.testing.assert_close(more + 1.0, DEFAULT_CONTRAST * (plain + 1.0))
 
 
 def test_a_contrast_below_nothing_is_refused() -> None:

@@ -205,12 +205,6 @@ class Normalizer:
         """Raw [..., M, T] -> normalised [..., M, T]."""
         return (features - self.mean.to(features)[:, None]) / self.std.to(features)[:, None]
 
-    def denormalize(self, features: Tensor, *, contrast: float = 1.0) -> Tensor:
-        """Normalised [..., M, T] -> raw [..., M, T].
-
-        Args:
-            features: normalised.
-            contrast: what the distance of each feature from the training's mean is multiplied by. Models that minimise
-                an error make too little of it; "global variance" in speech synthesis (Toda and Tokuda, 2007).
-        """
-        return features * (contrast * self.std.to(features)[:, None]) + self.mean.to(features)[:, None]
+    def denormalize(self, features: Tensor) -> Tensor:
+        """Normalised [..., M, T] -> raw [..., M, T]."""
+        return features * self.std.to(features)[:, None] + self.mean.to(features)[:, None]

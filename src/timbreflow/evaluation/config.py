@@ -17,7 +17,8 @@ class EvaluationConfig:
         systems: rows of the table, names of `systems.SYSTEMS`.
         max_triples: triples taken of each set, in the order of their ids; 0 takes all.
         temperature: of models that sample.
-        contrast: of models on log-mels: 1 leaves their features as they are, more draws them away from the mean.
+        contrast: what normalised log-mels that a model made are multiplied by; more than 1 draws them away from the
+            mean. Models that minimise an error vary too little (Toda and Tokuda 2007: "global variance").
         seed: of sampling, of the phases that Griffin-Lim starts from and of the bootstrap.
         griffin_lim_iterations: iterations of Griffin-Lim for every row that is inverted.
         griffin_lim_momentum: momentum of fast Griffin-Lim, 0 to 1.

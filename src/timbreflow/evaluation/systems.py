@@ -30,7 +30,7 @@ class SystemContext:
         model_folder: maps a model's name (vqvae-base) to the folder of its weights.
         device: where models run.
         temperature: of models that sample.
-        contrast: of models on log-mels (see `Normalizer.denormalize`).
+        contrast: what normalised log-mels that a model made are multiplied by; other features stay.
         inverter: makes the one inversion that all rows of these features share.
     """
 
@@ -151,7 +151,7 @@ class ModelSystem:
             temperature=self._temperature,
             generator=generator,
         )
-        return self._invert(self._normalizer.denormalize(normalised, contrast=self._contrast), seed=seed)
+        return self._invert(self._normalizer.denormalize(self._contrast * normalised), seed=seed)
 
 
 def _model(name: str) -> Callable[[SystemContext], System]:

@@ -361,5 +361,5 @@ class TimbreTransfer:
         # Converting gives back what is there, and has all of its contrast.
         lacking = self.bundle.features.kind == "log_mel" and voices[0].own_style is None
         contrast = DEFAULT_CONTRAST if lacking else 1.0
-        made = self._bounded(self.normalizer.denormalize(decode(self.model, features, voices), contrast=contrast))
+        made = self._bounded(self.normalizer.denormalize(contrast * decode(self.model, features, voices)))
         return self.invert(made, seed=voices[0].seed).float().cpu().numpy()[:, :n_samples]
