@@ -16,7 +16,7 @@ DEFAULT_TEMPERATURE = 0.25
 """Chosen on validation triples: 0 keeps more notes, .5 is nearer to the timbre and farther in LSD."""
 DEFAULT_CONTRAST = 1.05
 """What normalised log-mels that a model made are multiplied by, chosen on validation triples: .98 of the LSD and .96 of
-the MFCC distance, and no fewer notes, for both models."""
+the MFCC distance there, and no fewer notes, for both models; on instruments never heard about level."""
 
 TransferMode = Literal["sample", "convert"]
 """sample: draw from the prior of the content. convert: encode the content under its own style, decode under the new."""
