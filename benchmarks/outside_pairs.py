@@ -114,12 +114,13 @@ def draw(sampler: Sampler, root: Path, count: int, rng: np.random.Generator) -> 
         number = len(pairs)
         name = names[number % len(names)]
         content, style = contents[rng.integers(len(contents))], others[rng.integers(len(others))]
-        target = play(sampler, name, notes[content["clip_id"]])
-        example = play(sampler, name, notes[style["clip_id"]]) if style["piece_id"] != content["piece_id"] else None
+        target = play(sampler, name, notes[content["clip_id"]], chords=OUTSIDE[name].chords)
+        example = None
+        if style["piece_id"] != content["piece_id"]:
+            example = play(sampler, name, notes[style["clip_id"]], chords=OUTSIDE[name].chords)
         if number % 2:
-            source = play(
-                sampler, names[(number + 1 + rng.integers(len(names) - 1)) % len(names)], notes[content["clip_id"]]
-            )
+            other = names[(number + 1 + rng.integers(len(names) - 1)) % len(names)]
+            source = play(sampler, other, notes[content["clip_id"]], chords=OUTSIDE[other].chords)
         else:
             source = audio.read(content["shard"], content["offset"], content["nbytes"])
         if target is not None and example is not None and source is not None:
@@ -127,11 +128,11 @@ def draw(sampler: Sampler, root: Path, count: int, rng: np.random.Generator) -> 
     return pairs
 
 
-def play(sampler: Sampler, name: str, notes: Notes) -> Sound | None:
+def play(sampler: Sampler, name: str, notes: Notes, *, chords: bool) -> Sound | None:
     """The notes by an instrument, levelled as clips of the test sets; None where it does not play them all."""
     sounding = np.stack([notes.onset, notes.onset + notes.duration])
     several = bool((np.sort(sounding[0])[1:] < np.sort(sounding[1])[:-1] - 0.05).any())
-    if (several and not OUTSIDE[name].chords) or not all(sampler.reaches(name, int(p)) for p in set(notes.pitch)):
+    if (several and not chords) or not all(sampler.reaches(name, int(p)) for p in set(notes.pitch)):
         return None
     sound = sampler.play(notes, name, seconds=SECONDS)
     gain = min(10 ** (RMS_DBFS / 20) / np.sqrt(np.mean(np.square(sound))), 0.99 / np.abs(sound).max())

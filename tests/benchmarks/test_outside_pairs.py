@@ -1,13 +1,12 @@
 """Pairs from outside: what is drawn is true and level, and the figures are what they say."""
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import soundfile
 
+from benchmarks.outside_pairs import OUTSIDE, SECONDS, draw, figures, play
 from timbreflow.data.testsets import SAMPLE_RATE
 from timbreflow.errors import TimbreflowError
 from timbreflow.notes.tables import Notes
@@ -17,17 +16,8 @@ from timbreflow.rendering.sampler import Sampler
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def command() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("outside_pairs", ROOT / "benchmarks" / "outside_pairs.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def sampler(tmp_path: Path, command: ModuleType) -> Sampler:
+def sampler(tmp_path: Path) -> Sampler:
     for name in ("clarinet", "harp"):
         (tmp_path / name).mkdir()
         for stem, pitch in (("C4", 60), ("Fs4", 66), ("C5", 72)):
@@ -35,41 +25,41 @@ def sampler(tmp_path: Path, command: ModuleType) -> Sampler:
             tone = 0.5 * np.sin(2 * np.pi * 440 * 2 ** ((pitch - 69) / 12) * time)
             soundfile.write(tmp_path / name / f"{stem}.mp3", tone, 44100)
     folders = {name: tmp_path / name for name in ("clarinet", "harp")}
-    return Sampler(folders, sample_rate=SAMPLE_RATE, instruments=command.OUTSIDE)
+    return Sampler(folders, sample_rate=SAMPLE_RATE, instruments=OUTSIDE)
 
 
-def test_one_breath_plays_no_chords(command: ModuleType, sampler: Sampler) -> None:
+def test_one_breath_plays_no_chords(sampler: Sampler) -> None:
     chord = Notes.of([0.0, 0.0], [1.0, 1.0], [60, 64], [100, 100])
-    assert command.play(sampler, "clarinet", chord) is None
-    assert command.play(sampler, "harp", chord) is not None
+    assert play(sampler, "clarinet", chord, chords=False) is None
+    assert play(sampler, "harp", chord, chords=True) is not None
 
 
-def test_notes_out_of_reach_are_not_played(command: ModuleType, sampler: Sampler) -> None:
-    assert command.play(sampler, "harp", Notes.of([0.0], [1.0], [90], [100])) is None
+def test_notes_out_of_reach_are_not_played(sampler: Sampler) -> None:
+    assert play(sampler, "harp", Notes.of([0.0], [1.0], [90], [100]), chords=True) is None
 
 
-def test_clips_have_the_level_of_the_test_sets(command: ModuleType, sampler: Sampler) -> None:
-    sound = command.play(sampler, "harp", Notes.of([0.0, 2.0], [2.0, 5.0], [60, 67], [100, 60]))
-    assert sound.shape == (round(command.SECONDS * SAMPLE_RATE),)
+def test_clips_have_the_level_of_the_test_sets(sampler: Sampler) -> None:
+    sound = play(sampler, "harp", Notes.of([0.0, 2.0], [2.0, 5.0], [60, 67], [100, 60]), chords=True)
+    assert sound.shape == (round(SECONDS * SAMPLE_RATE),)
     assert 20 * np.log10(np.sqrt(np.mean(sound**2))) == pytest.approx(RMS_DBFS, abs=0.1)
 
 
-def test_figures_of_perfect_and_of_idle_transfers(command: ModuleType, sampler: Sampler, tmp_path: Path) -> None:
+def test_figures_of_perfect_and_of_idle_transfers(sampler: Sampler, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     notes = Notes.of([0.0, 2.0, 4.0], [2.0, 2.0, 3.0], [60, 64, 67], [100, 100, 100])
-    target = command.play(sampler, "harp", notes)
+    target = play(sampler, "harp", notes, chords=True)
     content = (target + 0.05 * rng.standard_normal(len(target))).astype(np.float32)
     pairs = [{"content": content, "style": target, "target": target}]
     for name, output in (("perfect", target), ("idle", content)):
         (tmp_path / name).mkdir()
         soundfile.write(tmp_path / name / "0.wav", output, SAMPLE_RATE, subtype="FLOAT")
-    perfect, idle = (command.figures(pairs, tmp_path / name) for name in ("perfect", "idle"))
+    perfect, idle = (figures(pairs, tmp_path / name) for name in ("perfect", "idle"))
     assert (perfect["nearer_to_style"], perfect["lsd_over_content"]) == (1.0, 0.0)
     assert perfect["chroma"] == pytest.approx(1.0, abs=1e-3)
     assert (idle["nearer_to_style"], idle["lsd_over_content"]) == (0.0, 1.0)
 
 
-def test_without_the_test_set_it_says_what_to_do(command: ModuleType, sampler: Sampler, tmp_path: Path) -> None:
+def test_without_the_test_set_it_says_what_to_do(sampler: Sampler, tmp_path: Path) -> None:
     (tmp_path / "released").symlink_to(ROOT / "released")
     with pytest.raises(TimbreflowError, match="testset build artificial"):
-        command.draw(sampler, tmp_path, 1, np.random.default_rng(0))
+        draw(sampler, tmp_path, 1, np.random.default_rng(0))
