@@ -55,8 +55,8 @@ lock: setup ## rewrite requirements.lock from what is installed
 MADE := .venv .scratch .run .prefect .mlflow .dvc/cache .dvc/tmp data/notes data/audio data/mels data/models \
   .mypy_cache .ruff_cache .pytest_cache .hypothesis .grimp_cache .import_linter_cache
 
-clean: stop ## remove what was made; downloads (data/soundfonts, data/corpora) and metrics.json stay
+clean: stop ## remove what was made; downloads (data/soundfonts, data/corpora) and what git has stay
 	rm -rf $(MADE)
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
-	if [ -d results ]; then find results -type f ! -name metrics.json -delete && find results -mindepth 1 -type d -empty -delete; fi
+	git clean -fdXq results
 	@echo "kept what was downloaded: data/soundfonts and data/corpora"

@@ -12,6 +12,7 @@ cosine distance), the chroma similarity to the target, and the LSD to the target
 import argparse
 import csv
 import json
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -29,6 +30,7 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.checks import chroma_similarity
 from timbreflow.evaluation.lsd import lsd
 from timbreflow.evaluation.timbre import mfcc_distance
+from timbreflow.files import atomic_directory
 from timbreflow.notes.tables import Notes
 from timbreflow.rendering.clips import RMS_DBFS
 from timbreflow.rendering.sampler import Instrument, Sampler
@@ -44,6 +46,9 @@ OUTSIDE = {
     "guitar-acoustic": Instrument(25, 40, 84, True),
     "harmonium": Instrument(20, 36, 84, True),
 }
+VERSION = "1.1.2"
+VERSIONS = dict.fromkeys(("harp", "harmonium", "guitar-electric"), "1.1.1")
+"""Of npm packages that are not of `VERSION`."""
 Sound = NDArray[np.float32]
 
 
@@ -70,7 +75,9 @@ def main() -> int:
                 made = folder / Path(model).name
                 command = [str(Path(sys.executable).with_name("timbreflow")), "transfer"]
                 command += ["--pairs", str(folder / "pairs.csv"), "-o", str(made), "--model", model]
-                subprocess.run(command, cwd=options.root, check=True)
+                command += shlex.split(options.options)
+                if subprocess.run(command, cwd=options.root, check=False).returncode:
+                    raise TimbreflowError(f"The transfer with {model} failed; its message is above.")
                 print(json.dumps({"model": model, **figures(pairs, made)}))
     except TimbreflowError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -82,17 +89,20 @@ def fetch(instrument: str, root: Path) -> Path:
     """The folder of an instrument's recordings, got by `npm pack` where it is not here yet."""
     place = root / instrument
     if not (place / "package").is_dir():
-        package = f"tonejs-instrument-{instrument}-mp3"
+        package = f"tonejs-instrument-{instrument}-mp3@{VERSIONS.get(instrument, VERSION)}"
         with tempfile.TemporaryDirectory() as downloads:
             command = ["npm", "pack", "--silent", package]
-            done = subprocess.run(command, cwd=downloads, capture_output=True, text=True, check=False)
+            try:
+                done = subprocess.run(command, cwd=downloads, capture_output=True, text=True, check=False)
+            except OSError as error:
+                raise TimbreflowError(f"npm cannot be run ({error.strerror}); install it, such as by apt.") from error
             archives = list(Path(downloads).glob("*.tgz"))
             if done.returncode or not archives:
                 raise TimbreflowError(
                     f"npm could not pack {package} ({done.stderr.strip()[-200:]}); check the network."
                 )
-            with tarfile.open(archives[0]) as archive:
-                archive.extractall(place, filter="data")
+            with atomic_directory(place) as made, tarfile.open(archives[0]) as archive:
+                archive.extractall(made, filter="data")
     return place / "package"
 
 
@@ -163,6 +173,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=40, help="how many (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the drawing (%(default)s)")
     parser.add_argument("--models", nargs="+", default=["vqvae", "glow"], help="for `transfer --model`")
+    parser.add_argument("--options", default="", help="more options of `transfer`, such as --options='--mode convert'")
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout (%(default)s)")
     parser.add_argument("--recordings", type=Path, help="folder of the recordings; data/corpora/outside")
     options = parser.parse_args()

@@ -9,7 +9,6 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.family import (
     FamilyClassifier,
     FamilyConfig,
-    family_of,
     fit_family_classifier,
     load_family_classifier,
     save_family_classifier,
@@ -59,9 +58,3 @@ def test_a_broken_folder_and_useless_data_are_refused(tmp_path: Path) -> None:
     statistics[0, 0] = np.nan
     with pytest.raises(TimbreflowError, match="finite"):
         fit_family_classifier(statistics, families, CONFIG)
-
-
-def test_families_are_those_of_general_midi() -> None:
-    assert [family_of(program) for program in (0, 7, 8, 42, 127)] == [0, 0, 1, 5, 15]
-    with pytest.raises(TimbreflowError):
-        family_of(128)

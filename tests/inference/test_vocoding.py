@@ -11,6 +11,7 @@ from timbreflow.audio.features import FeatureExtractor, Normalizer
 from timbreflow.audio.inversion import GriffinLimInverter
 from timbreflow.errors import TimbreflowError
 from timbreflow.inference import vocoding
+from timbreflow.inference.transfer import TimbreTransfer
 from timbreflow.inference.vocoding import VERDICT, VocoderInverter, is_trusted, open_inverter
 from timbreflow.models.bundle import ModelBundle, save_bundle
 from timbreflow.models.vocoder import Vocoder
@@ -37,6 +38,11 @@ def test_called_as_griffin_lim_is(bundle: ModelBundle) -> None:
         assert invert(features[:, :, :0]).shape == (2, 0)
         assert invert(features[:, :, :1]).shape == (2, 500)
         assert torch.equal(invert(features, seed=3), sound)
+
+
+def test_a_vocoder_is_no_transfer_model(bundle: ModelBundle) -> None:
+    with pytest.raises(TimbreflowError, match="kind vocoder does not transfer timbre; name a vqvae or a glow"):
+        TimbreTransfer(bundle)
 
 
 def test_griffin_lim_brings_the_vocoder_back_to_the_bands(bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch) -> None:

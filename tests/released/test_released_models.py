@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from timbreflow.audio.features import FeatureExtractor
-from timbreflow.audio.inversion import GriffinLimInverter
 from timbreflow.data.manifest import read_manifest
 from timbreflow.evaluation.checks import (
     closeness,
@@ -30,8 +29,10 @@ from timbreflow.evaluation.checks import (
     style_swap,
 )
 from timbreflow.evaluation.clips import EvaluationClips
+from timbreflow.inference.decoding import DEFAULT_CONTRAST, DEFAULT_TEMPERATURE
 from timbreflow.inference.style_fitting import fit_style
 from timbreflow.inference.styles import USUAL_NOISE
+from timbreflow.inference.vocoding import open_inverter
 from timbreflow.models.bundle import ModelBundle, load_bundle
 from timbreflow.models.glow.model import Glow
 from timbreflow.stages.layout import Layout
@@ -109,11 +110,11 @@ class Subject:
         made = self.model.transfer(
             self.features["content"][chosen],
             self.features["style"][styles],
-            temperature=0.25,
+            temperature=DEFAULT_TEMPERATURE,
             generator=torch.Generator().manual_seed(0),
         )
-        invert = GriffinLimInverter(self.bundle.features, n_iter=32, momentum=0.99)
-        return np.asarray(invert(normalizer.denormalize(made), seed=0).numpy(), np.float32)
+        invert = open_inverter(self.bundle.features, ROOT / "released" / "vocoder")
+        return np.asarray(invert(normalizer.denormalize(DEFAULT_CONTRAST * made), seed=0).numpy(), np.float32)
 
     def batches(self, function: Callable[..., Any], *roles: str) -> NDArray[np.float64]:
         """Results of a function of some roles' features, batch by batch."""

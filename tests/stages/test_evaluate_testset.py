@@ -25,6 +25,7 @@ from timbreflow.evaluation.baselines.per_clip import COLUMNS, ClipScores, scores
 from timbreflow.evaluation.clips import digest_of_clips
 from timbreflow.evaluation.family import FamilyConfig, load_family_classifier
 from timbreflow.evaluation.systems import SYSTEMS
+from timbreflow.evaluation.testset_table import TestsetTable
 from timbreflow.inference.vocoding import VERDICT
 from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle, weights_sha256
 from timbreflow.models.glow.model import Glow
@@ -33,7 +34,7 @@ from timbreflow.models.vocoder import Vocoder
 from timbreflow.models.vqvae import VQVAE
 from timbreflow.stages import recompute as recompute_stage
 from timbreflow.stages import testset_sources
-from timbreflow.stages.evaluate_testset import run
+from timbreflow.stages.evaluate_testset import _with_generalisation, run
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.recompute import recompute, store
 from timbreflow.stages.testset_exam import Exam
@@ -176,6 +177,26 @@ def test_both_sets_give_the_gap_to_unseen_timbres(layout: Layout, table: str) ->
     unseen, seen = (stored[name]["systems"]["glow"]["timbre"]["value"] for name in ("artificial", "seen"))
     assert stored["seen"]["generalisation_gap"]["glow"]["timbre"] == pytest.approx((unseen - seen) / seen, rel=0.01)
     assert stored["artificial"]["generalisation_gap"] == {}
+
+
+def test_tables_through_two_vocoders_are_not_compared(layout: Layout, table: str) -> None:
+    path = layout.root / "results" / "testsets" / "seen" / "metrics.json"
+    stored = json.loads(path.read_text())
+    ours = TestsetTable(
+        testset="artificial",
+        n_triples=TRIPLES,
+        figures={},
+        comparisons={},
+        timing={},
+        classifier=None,
+        metric_digest=stored["metric_digest"],
+        test_digest="",
+        weights=stored["weights"],
+        notes=(),
+    )
+    assert _with_generalisation(ours, path.parents[1]).notes == ()
+    other = dataclasses.replace(ours, weights={**ours.weights, "vocoder": "another"})
+    assert "another vocoder" in _with_generalisation(other, path.parents[1]).notes[0]
 
 
 def test_a_stored_row_that_computes_the_same_is_reproduced_and_another_is_not(

@@ -16,6 +16,7 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.files import sha256_file, write_json
 from timbreflow.inference.model_card import catalogued
 from timbreflow.inference.transfer import TimbreTransfer
+from timbreflow.models.average import average
 from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle
 from timbreflow.stages import release as release_module
 from timbreflow.stages.layout import Layout
@@ -68,6 +69,16 @@ def test_the_card_names_sources_licences_cost_and_use(layout: Layout, trained: d
         "have not been evaluated",
     ):
         assert line in card, line
+
+
+def test_the_card_says_what_was_averaged(layout: Layout, trained: dict[str, Path], tmp_path: Path) -> None:
+    mean = average(load_bundle(trained["vqvae"]), load_bundle(trained["vqvae"]), share=0.25)
+    mean.training["averaged"][-1]["other"] = "5a4e"
+    save_bundle(tmp_path / "mean", mean)
+    release("vqvae-paper", tmp_path / "mean", layout=layout, **ORIGIN)
+    card = (layout.root / "released" / "vqvae-paper" / "README.md").read_text(encoding="utf-8")
+    assert "then averaged, all weights: share 0.25 of the weights with sha256 `5a4e`" in card
+    assert "--model released/vqvae-paper" in card
 
 
 def test_figures_come_in_when_these_very_weights_were_evaluated(layout: Layout, trained: dict[str, Path]) -> None:

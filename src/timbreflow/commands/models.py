@@ -50,11 +50,12 @@ def average(folder: Path, other: Path, out: Path, *, parts: list[str] | None = N
     """
     from timbreflow.errors import TimbreflowError
     from timbreflow.models.average import average as average_bundles
-    from timbreflow.models.bundle import load_bundle, save_bundle
+    from timbreflow.models.bundle import load_bundle, save_bundle, weights_sha256
 
     if out.exists():
         raise TimbreflowError(f"{out} exists; name another folder.")
     bundle = average_bundles(load_bundle(folder), load_bundle(other), parts=parts or (), share=share)
+    bundle.training["averaged"][-1]["other"] = weights_sha256(other)
     print(f"Stored in {out}: sha256 {save_bundle(out, bundle)}")
 
 

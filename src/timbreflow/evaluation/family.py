@@ -133,17 +133,6 @@ class FamilyClassifier:
         return float(np.mean(self(statistics) == np.asarray(families)))
 
 
-def family_of(program: int) -> int:
-    """Family 0..15 of a General MIDI program 0..127.
-
-    Raises:
-        TimbreflowError: there is no such program.
-    """
-    if not 0 <= program < len(FAMILIES) * PROGRAMS_PER_FAMILY:
-        raise TimbreflowError(f"{program} is no General MIDI program; give 0 to 127.")
-    return program // PROGRAMS_PER_FAMILY
-
-
 def fit_family_classifier(
     statistics: NDArray[np.float64], families: NDArray[np.int64], config: FamilyConfig
 ) -> FamilyNetwork:

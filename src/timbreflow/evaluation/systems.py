@@ -16,6 +16,7 @@ from timbreflow.audio.features import FeatureConfig, FeatureExtractor
 from timbreflow.audio.inversion import Inverter
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import stable_hash
+from timbreflow.models.base import TransferModel
 from timbreflow.models.bundle import load_bundle
 
 Role = Literal["content", "style", "target"]
@@ -130,8 +131,8 @@ class ModelSystem:
                 f"the model {name} works at {bundle.features.sample_rate} Hz and the test clips are at "
                 f"{context.features.sample_rate} Hz; train it again with the present audio section of params.yaml."
             )
-        if bundle.normalizer is None:
-            raise TimbreflowError(f"the model {name} has no feature statistics; it is no transfer model.")
+        if bundle.normalizer is None or not isinstance(bundle.model, TransferModel):
+            raise TimbreflowError(f"the model {name} is a {bundle.kind} and does not transfer timbre; train it again.")
         self._model: Any = bundle.model.to(context.device).eval()
         self._normalizer = bundle.normalizer
         self._extract = FeatureExtractor(bundle.features).to(context.device)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from timbreflow.inference.catalogue import MODELS
 from timbreflow.models.bundle import ModelBundle
 from timbreflow.notes.catalogue import CATALOGUE, Corpus
 
@@ -13,7 +14,7 @@ MEASURES = ("triplet",)
 """Kinds that stay in full precision: figures are compared over years, and rounding moves them."""
 SUMMARIES = {
     "vqvae": "Plays the notes of one recording with the timbre of another: a vector-quantised autoencoder with a "
-    "content code of the notes and tokens of the style. Deterministic.",
+    "quantised code of the content and an encoding of the style. Deterministic.",
     "glow": "Plays the notes of one recording with the timbre of another: a normalizing flow, conditioned on a "
     "content code of the notes and tokens of the style. It samples, converts, and fits the style at test time.",
     "triplet": "Embeds a recording so that sounds of one timbre lie near each other: the timbre metric of the tables.",
@@ -89,9 +90,7 @@ def model_card(
         "",
         "## Data and licences",
         "",
-        "No recording was trained on: all sound was rendered from notes with SoundFonts. Never trained on: the font "
-        "GeneralUser GS, a tenth of the programs, a tenth of the pieces, the instrument recordings of the set `real`.",
-        "",
+        *_kept_away(origin),
         "| source | what | licence |",
         "|---|---|---|",
         *(_source(font, "SoundFont") for font in origin.fonts),
@@ -119,7 +118,8 @@ def catalogued(source: str) -> Corpus | None:
 
 def _use(name: str, kind: str) -> list[str]:
     commands = USES.get(kind, ())
-    return ["## Use", "", *(f"    {command.format(name=name)}" for command in commands), ""] if commands else []
+    place = name if name in {model.name for model in MODELS} else f"released/{name}"
+    return ["## Use", "", *(f"    {command.format(name=place)}" for command in commands), ""] if commands else []
 
 
 def _precision(bundle: ModelBundle) -> str:
@@ -145,7 +145,11 @@ def _training(bundle: ModelBundle, origin: Origin) -> list[str]:
         lines.append(f"- samples seen: {seen:,}, in batches of {fit['batch_size']} ({fit.get('precision', 'float32')})")
     if facts.get("begun"):
         lines.append(f"- that was the last part: it went on from the weights with sha256 `{facts['begun']}`")
-    if "noise" in facts.get("section", {}):
+    for mean in facts.get("averaged", []):
+        lines.append(
+            f"- then averaged, {mean['parts']}: share {mean['share']:g} of the weights with sha256 `{mean['other']}`"
+        )
+    if bundle.kind == "glow" and "noise" in facts.get("section", {}):
         lines.append(f"- noise on the target, at which likelihoods hold: {facts['section']['noise']:g} deviations")
     if "best_loss" in facts:
         lines.append(f"- validation criterion: {facts['best_loss']:.4f}")
@@ -155,6 +159,16 @@ def _training(bundle: ModelBundle, origin: Origin) -> list[str]:
     lines.append(f"- cost: {origin.cost or 'not recorded'}")
     lines.append("- all settings: `training` in `config.json`")
     return lines
+
+
+def _kept_away(origin: Origin) -> list[str]:
+    if not origin.fonts:
+        return []
+    return [
+        "No recording was trained on: all sound was rendered from notes with SoundFonts. Never trained on: the font "
+        "GeneralUser GS, an eighth of the programs, a tenth of the pieces, the recordings of the set `real`.",
+        "",
+    ]
 
 
 def _source(name: str, what: str) -> str:

@@ -102,7 +102,7 @@ class TimbreTransfer:
         n_iter: int = 32,
         momentum: float = 0.99,
     ) -> None:
-        if bundle.normalizer is None:
+        if bundle.normalizer is None or not isinstance(bundle.model, TransferModel):
             raise TimbreflowError(f"A model of kind {bundle.kind} does not transfer timbre; name a vqvae or a glow.")
         self.bundle = bundle
         self.normalizer = bundle.normalizer

@@ -67,11 +67,6 @@ def kind_of(model: nn.Module) -> str:
     raise TimbreflowError(f"{type(model).__name__} is not a kind of model that timbreflow stores; use {_names()}.")
 
 
-def config_class_of(kind: str) -> type[Any]:
-    """The configuration dataclass of a kind; raises TimbreflowError for an unknown one."""
-    return _known(kind)[1]
-
-
 def config_to_dict(config: Any) -> dict[str, Any]:
     """A configuration dataclass as a plain dictionary that JSON can hold; tuples become lists."""
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}

@@ -183,8 +183,9 @@ def _with_generalisation(table: TestsetTable, results: Path) -> TestsetTable:
     if other is None or not path.is_file():
         return table
     stored = read_json(path)
-    if stored.get("metric_digest") != table.metric_digest:
-        note = f"No gap seen -> unseen: {other} was evaluated with other metrics; evaluate it again."
+    vocoders = {tables.get(VOCODER) for tables in (stored["weights"], table.weights)}
+    if stored.get("metric_digest") != table.metric_digest or len(vocoders) > 1:
+        note = f"No gap seen -> unseen: {other} was evaluated with other metrics or another vocoder; evaluate it again."
         return dataclasses.replace(table, notes=(*table.notes, note))
     here = {name: {metric: row[metric].value for metric in DISTANCES} for name, row in table.figures.items()}
     there = {

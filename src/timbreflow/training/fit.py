@@ -253,7 +253,7 @@ class _Guard:
         )
         raise TimbreflowError(
             f"Training diverged: {wrong[0]} is {terms[wrong[0]]} at step {step + 1}; {kept}; "
-            "lower fit.learning_rate or fit.grad_clip, or raise fit.warmup_steps in params.yaml and run again."
+            "lower fit.learning_rate or fit.grad_clip, or raise fit.warmup_steps in params.yaml, and begin anew."
         )
 
 

@@ -11,7 +11,6 @@ from timbreflow.evaluation.baselines.per_clip import (
     ClipScores,
     agrees,
     compare,
-    from_rows,
     read_scores,
     scores_path,
     write_scores,
@@ -44,17 +43,6 @@ def test_the_order_of_rows_does_not_change_the_file(tmp_path: Path) -> None:
     write_scores(tmp_path / "a.csv", first)
     write_scores(tmp_path / "b.csv", replace(first, table=first.table.iloc[::-1]))
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
-
-
-def test_one_system_and_set_are_picked_from_the_table_of_all() -> None:
-    rows = pd.concat(
-        [scores(5).table.assign(system=system, set=split) for system in ("glow", "musaicing") for split in ("a", "b")]
-    )
-    picked = from_rows(rows, "musaicing", "b", test_digest="a", metric_digest="b")
-    assert len(picked.table) == 5
-    assert (picked.table["system"] == "musaicing").all() and (picked.table["set"] == "b").all()
-    with pytest.raises(TimbreflowError, match="no scores of musaicing on c"):
-        from_rows(rows, "musaicing", "c", test_digest="a", metric_digest="b")
 
 
 @pytest.mark.parametrize(("shift", "expected"), [(0.0, True), (0.04, True), (-0.06, False), (0.06, False)])

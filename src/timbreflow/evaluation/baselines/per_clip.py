@@ -66,18 +66,6 @@ def scores_path(root: Path, system: str, set_name: str) -> Path:
     return root / "released" / "baselines" / system / f"{set_name}.csv"
 
 
-def from_rows(rows: pd.DataFrame, system: str, set_name: str, *, test_digest: str, metric_digest: str) -> ClipScores:
-    """Pick one system on one set out of `scores.per_clip_table`.
-
-    Raises:
-        TimbreflowError: the table has no such row.
-    """
-    chosen = rows[(rows["system"] == system) & (rows["set"] == set_name)]
-    if chosen.empty:
-        raise TimbreflowError(f"there are no scores of {system} on {set_name}; evaluate that system first.")
-    return ClipScores(system, set_name, test_digest, metric_digest, chosen.reset_index(drop=True))
-
-
 def write_scores(path: Path, scores: ClipScores) -> None:
     """Write a file, rows sorted by triple, so that equal scores are equal bytes."""
     table = scores.table[list(COLUMNS)].sort_values("triple_id")

@@ -2,15 +2,12 @@
 
 from pathlib import Path
 
-from timbreflow.data.testsets import TRAINING_FONTS
+from timbreflow.data.testsets import FRACTIONS, TRAINING_FONTS
 from timbreflow.evaluation.baselines.musaicing import Musaicing
 from timbreflow.evaluation.baselines.transcribe_and_render import TranscribeAndRender, from_folder
 from timbreflow.evaluation.baselines.ulyanov_lebedev import UlyanovLebedev
 from timbreflow.evaluation.systems import SystemContext, SystemSpec
 from timbreflow.rendering.config import SoundFontSpec, SplitFractions
-
-TEST_PROGRAMS = 0.125
-"""Share of the programs of each group of eight that no training clip plays, as in every preset of params.yaml."""
 
 
 def transcribe_and_render(
@@ -27,7 +24,9 @@ def transcribe_and_render(
         TimbreflowError: no training font is there, or one cannot be read.
     """
     specs = [SoundFontSpec(name=name, sha256="", role="train") for name in TRAINING_FONTS]
-    fractions = SplitFractions(validation_pieces=0.0, test_pieces=0.0, test_programs=TEST_PROGRAMS, test_effects=0.0)
+    fractions = SplitFractions(
+        validation_pieces=0.0, test_pieces=0.0, test_effects=0.0, test_programs=FRACTIONS.test_programs
+    )
     return from_folder(context, soundfonts=specs, fractions=fractions, folder=soundfonts, cache=cache)
 
 
