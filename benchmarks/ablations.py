@@ -92,7 +92,9 @@ def prepare(params: Params, kind: str, layout: Layout, *, squares: int) -> None:
     place = _prepared(layout, kind)
     ablation.link_to(place.notes, layout.notes)
     ablation.link_to(place.soundfonts, layout.soundfonts)
-    for module, sections in ((render_triples, (render,)), (extract_mels, (params.extract_mels, params.audio))):
+    # Half precision, whatever the preset has by now: rows of one table need the very same data.
+    extract = ablation.changed(params.extract_mels, {"storage": "float16"})
+    for module, sections in ((render_triples, (render,)), (extract_mels, (extract, params.audio))):
         shards = module.plan(*sections, layout=place)
         with ProcessPoolExecutor(worker_count(), mp_context=get_context("spawn")) as pool:
             # The first error cancels what waits.
