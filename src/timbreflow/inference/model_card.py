@@ -146,9 +146,8 @@ def _training(bundle: ModelBundle, origin: Origin) -> list[str]:
     if facts.get("begun"):
         lines.append(f"- that was the last part: it went on from the weights with sha256 `{facts['begun']}`")
     for mean in facts.get("averaged", []):
-        lines.append(
-            f"- then averaged, {mean['parts']}: share {mean['share']:g} of the weights with sha256 `{mean['other']}`"
-        )
+        parts = mean["parts"] if isinstance(mean["parts"], str) else " and ".join(mean["parts"])
+        lines.append(f"- then averaged, {parts}: {mean['share']:.0%} of the weights with sha256 `{mean['other']}`")
     if bundle.kind == "glow" and "noise" in facts.get("section", {}):
         lines.append(f"- noise on the target, at which likelihoods hold: {facts['section']['noise']:g} deviations")
     if "best_loss" in facts:
