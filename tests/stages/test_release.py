@@ -77,7 +77,7 @@ def test_the_card_says_what_was_averaged(layout: Layout, trained: dict[str, Path
     save_bundle(tmp_path / "mean", mean)
     release("vqvae-paper", tmp_path / "mean", layout=layout, **ORIGIN)
     card = (layout.root / "released" / "vqvae-paper" / "README.md").read_text(encoding="utf-8")
-    assert "then averaged, all weights: 25% of the weights with sha256 `5a4e`" in card
+    assert "then averaged, all weights: 25% of the weights `5a4e`" in card
     assert "--model released/vqvae-paper" in card
 
 
