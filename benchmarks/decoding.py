@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.outside_pairs import ROOT, Sound, fetch, play
+from benchmarks.outside_pairs import Sound, fetch, play, with_places
 from timbreflow.config import load_params
 from timbreflow.data.manifest import read_clip_notes, read_manifest
 from timbreflow.data.shards import AudioShards
@@ -179,11 +179,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", default=["vqvae", "glow"], help="folders of released/")
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.25], help="the first is compared with")
     parser.add_argument("--contrasts", type=float, nargs="+", default=[1.0, 1.05], help="the first is compared with")
-    parser.add_argument("--root", type=Path, default=ROOT, help="the checkout (%(default)s)")
-    parser.add_argument("--recordings", type=Path, help="folder of the recordings; data/corpora/outside")
-    options = parser.parse_args()
-    options.recordings = options.recordings or options.root / "data" / "corpora" / "outside"
-    return options
+    return with_places(parser)
 
 
 if __name__ == "__main__":

@@ -174,6 +174,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the drawing (%(default)s)")
     parser.add_argument("--models", nargs="+", default=["vqvae", "glow"], help="for `transfer --model`")
     parser.add_argument("--options", default="", help="more options of `transfer`, such as --options='--mode convert'")
+    return with_places(parser)
+
+
+def with_places(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options of a command, with those of the checkout and of the recordings."""
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout (%(default)s)")
     parser.add_argument("--recordings", type=Path, help="folder of the recordings; data/corpora/outside")
     options = parser.parse_args()

@@ -54,8 +54,9 @@ def average(folder: Path, other: Path, out: Path, *, parts: list[str] | None = N
 
     if out.exists():
         raise TimbreflowError(f"{out} exists; name another folder.")
-    bundle = average_bundles(load_bundle(folder), load_bundle(other), parts=parts or (), share=share)
-    bundle.training["averaged"][-1]["other"] = weights_sha256(other)
+    bundle = average_bundles(
+        load_bundle(folder), load_bundle(other), parts=parts or (), share=share, origin=weights_sha256(other)
+    )
     print(f"Stored in {out}: sha256 {save_bundle(out, bundle)}")
 
 

@@ -147,7 +147,9 @@ def _training(bundle: ModelBundle, origin: Origin) -> list[str]:
         lines.append(f"- that was the last part: it went on from the weights with sha256 `{facts['begun']}`")
     for mean in facts.get("averaged", []):
         parts = mean["parts"] if isinstance(mean["parts"], str) else " and ".join(mean["parts"])
-        lines.append(f"- then averaged, {parts}: {mean['share']:.0%} of the weights `{mean['other']}`")
+        lines.append(
+            f"- then averaged, {parts}: {mean['share']:.0%} of the weights `{mean.get('other', 'not recorded')}`"
+        )
     if bundle.kind == "glow" and "noise" in facts.get("section", {}):
         lines.append(f"- noise on the target, at which likelihoods hold: {facts['section']['noise']:g} deviations")
     if "best_loss" in facts:

@@ -19,7 +19,9 @@ CLOSE = 0.05
 
 
 @torch.no_grad()
-def average(bundle: ModelBundle, other: ModelBundle, *, parts: Collection[str] = (), share: float = 0.5) -> ModelBundle:
+def average(
+    bundle: ModelBundle, other: ModelBundle, *, parts: Collection[str] = (), share: float = 0.5, origin: str = ""
+) -> ModelBundle:
     """A model with the mean of two models' weights, in place in the first, whose integers and feature statistics stay.
 
     Args:
@@ -27,6 +29,7 @@ def average(bundle: ModelBundle, other: ModelBundle, *, parts: Collection[str] =
         other: a model of the same shape.
         parts: first words of the names of weights to average, such as "flow"; empty for all.
         share: of the other model, 0 to 1; 1 takes the parts over.
+        origin: sha256 of the other model's weights, for the record.
 
     Raises:
         TimbreflowError: the models differ in kind, shape or features, their statistics by more than `CLOSE`, a part is
@@ -49,7 +52,7 @@ def average(bundle: ModelBundle, other: ModelBundle, *, parts: Collection[str] =
         if value.is_floating_point() and (not parts or names[name] in parts):
             value.lerp_(others[name], share)
     training = {name: fact for name, fact in bundle.training.items() if name != "best_loss"}
-    mean = {"parts": sorted(parts) or "all weights", "share": share}
+    mean = {"parts": sorted(parts) or "all weights", "share": share} | ({"other": origin} if origin else {})
     return replace(bundle, training={**training, "averaged": [*training.get("averaged", []), mean]})
 
 
