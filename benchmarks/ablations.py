@@ -16,11 +16,12 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from benchmarks import ablation
+from benchmarks.ablation_table import write_table
 from timbreflow.config import Params, as_mapping, load_params, parse_params, preset_text
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import read_json
-from timbreflow.stages import ablation, extract_mels, render_triples, validate_data
-from timbreflow.stages.ablation_table import write_table
+from timbreflow.stages import extract_mels, render_triples, validate_data
 from timbreflow.stages.layout import Layout
 from timbreflow.tracking.runs import open_run
 from timbreflow.workers import worker_count

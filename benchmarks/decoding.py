@@ -24,16 +24,16 @@ from benchmarks.outside_pairs import Sound, fetch, play, with_places
 from timbreflow.config import load_params
 from timbreflow.data.manifest import read_clip_notes, read_manifest
 from timbreflow.data.shards import AudioShards
-from timbreflow.data.testsets import SAMPLE_RATE
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.lsd import lsd
-from timbreflow.evaluation.onsets import onset_f1
 from timbreflow.evaluation.systems import ModelSystem, SystemContext
-from timbreflow.evaluation.timbre import mfcc_distance
-from timbreflow.evaluation.transcription import Transcriber
 from timbreflow.inference.vocoding import open_inverter
+from timbreflow.metrics.lsd import lsd
+from timbreflow.metrics.onsets import onset_f1
+from timbreflow.metrics.timbre import mfcc_distance
+from timbreflow.metrics.transcription import Transcriber
 from timbreflow.notes.tables import Notes
 from timbreflow.rendering.sampler import Instrument, Sampler
+from timbreflow.testsets.frozen import SAMPLE_RATE
 
 HELD_OUT = {
     "bass-electric": Instrument(33, 25, 70, True),

@@ -25,15 +25,15 @@ from numpy.typing import NDArray
 from timbreflow.audio.files import read_audio, write_audio
 from timbreflow.data.manifest import read_manifest
 from timbreflow.data.shards import AudioShards
-from timbreflow.data.testsets import SAMPLE_RATE, read_released
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.checks import chroma_similarity
-from timbreflow.evaluation.lsd import lsd
-from timbreflow.evaluation.timbre import mfcc_distance
 from timbreflow.files import atomic_directory
+from timbreflow.metrics.lsd import lsd
+from timbreflow.metrics.timbre import mfcc_distance
 from timbreflow.notes.tables import Notes
 from timbreflow.rendering.clips import RMS_DBFS
 from timbreflow.rendering.sampler import Instrument, Sampler
+from timbreflow.testsets.frozen import SAMPLE_RATE, read_released
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 8.0

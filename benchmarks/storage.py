@@ -30,8 +30,8 @@ from timbreflow.data.levels import Levels
 from timbreflow.data.manifest import read_manifest
 from timbreflow.data.mels import MelShards, read_mel_index
 from timbreflow.data.shards import AudioShards
-from timbreflow.evaluation.lsd import lsd
-from timbreflow.evaluation.timbre import mfcc_distance
+from timbreflow.metrics.lsd import lsd
+from timbreflow.metrics.timbre import mfcc_distance
 from timbreflow.stages.layout import Layout
 
 SEGMENTS = 241_000

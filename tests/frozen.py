@@ -5,7 +5,8 @@ from pathlib import Path
 
 from timbreflow.data.manifest import read_manifest, write_table
 from timbreflow.data.shards import AudioShards
-from timbreflow.data.testsets import (
+from timbreflow.files import sha256_file
+from timbreflow.testsets.frozen import (
     SAMPLE_RATE,
     SOUND_SCHEMA,
     Checksums,
@@ -14,7 +15,6 @@ from timbreflow.data.testsets import (
     sound_row,
     write_checksums,
 )
-from timbreflow.files import sha256_file
 
 
 def freeze(root: Path, name: str) -> None:

@@ -13,6 +13,8 @@ import pytest
 import torch
 from tiny_params import dump, tiny
 
+from benchmarks import ablation
+from benchmarks.ablation_table import comparable
 from tests.frozen import freeze
 from tests.sharded import run_all
 from timbreflow.audio.features import FeatureConfig
@@ -21,8 +23,7 @@ from timbreflow.data.manifest import read_manifest, write_manifest
 from timbreflow.files import write_json
 from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle
 from timbreflow.models.triplet import TripletConfig, TripletNetwork
-from timbreflow.stages import ablation, collect_midi
-from timbreflow.stages.ablation_table import comparable
+from timbreflow.stages import collect_midi
 from timbreflow.stages.layout import Layout
 from timbreflow.tracking.runs import flatten
 

@@ -7,9 +7,9 @@ import pytest
 import soundfile
 
 from benchmarks.decoding import HELD_OUT, in_reach, summary
-from timbreflow.data.testsets import SAMPLE_RATE
 from timbreflow.notes.tables import Notes
 from timbreflow.rendering.sampler import Sampler
+from timbreflow.testsets.frozen import SAMPLE_RATE
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import pytest
 import soundfile
 
 from benchmarks.outside_pairs import OUTSIDE, SECONDS, draw, figures, play
-from timbreflow.data.testsets import SAMPLE_RATE
 from timbreflow.errors import TimbreflowError
 from timbreflow.notes.tables import Notes
 from timbreflow.rendering.clips import RMS_DBFS
 from timbreflow.rendering.sampler import Sampler
+from timbreflow.testsets.frozen import SAMPLE_RATE
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,7 +8,7 @@ import pytest
 
 from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.evaluation.scores import Scores, digest_of_metrics
-from timbreflow.evaluation.statistics import Interval
+from timbreflow.metrics.statistics import Interval
 
 CONFIG = EvaluationConfig(
     sets=("test",),

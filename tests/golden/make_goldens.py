@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from timbreflow.evaluation.frechet import frechet_distance
-from timbreflow.evaluation.lsd import lsd
-from timbreflow.evaluation.onsets import onset_f1
-from timbreflow.evaluation.pitch import pitch_distance
 from timbreflow.evaluation.scores import METRIC_VERSION
-from timbreflow.evaluation.statistics import mean_interval
-from timbreflow.evaluation.stft_distance import stft_distance
-from timbreflow.evaluation.timbre import mfcc_distance
-from timbreflow.evaluation.transcription import Transcriber
+from timbreflow.metrics.frechet import frechet_distance
+from timbreflow.metrics.lsd import lsd
+from timbreflow.metrics.onsets import onset_f1
+from timbreflow.metrics.pitch import pitch_distance
+from timbreflow.metrics.statistics import mean_interval
+from timbreflow.metrics.stft import stft_distance
+from timbreflow.metrics.timbre import mfcc_distance
+from timbreflow.metrics.transcription import Transcriber
 from timbreflow.notes.tables import Notes
 
 RATE = 16_000

@@ -36,7 +36,7 @@ from timbreflow.inference.vocoding import open_inverter
 from timbreflow.models.bundle import ModelBundle, load_bundle
 from timbreflow.models.glow.model import Glow
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.testsets import build
+from timbreflow.testsets.build import build
 
 pytestmark = [pytest.mark.released, pytest.mark.timeout(1800)]
 

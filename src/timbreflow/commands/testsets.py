@@ -26,7 +26,7 @@ def build_testsets(*names: str, out: Path | None = None) -> None:
         out: folder that gets one folder a set; data/testsets when left out.
     """
     from timbreflow.stages.layout import Layout
-    from timbreflow.stages.testsets import build
+    from timbreflow.testsets.build import build
 
     root = project_root()
     target = root / "data" / "testsets" if out is None else out
@@ -42,7 +42,7 @@ def draw_testsets(*, out: Path, notes: Path | None = None) -> None:
         notes: folder of note tables; data/notes when left out.
     """
     from timbreflow.stages.layout import Layout
-    from timbreflow.stages.testset_drawing import draw
+    from timbreflow.testsets.draw import draw
 
     layout = Layout(project_root())
     draw(layout.notes if notes is None else notes, layout=layout, released=out, say=say)
@@ -64,7 +64,7 @@ def write_examples(name: str, *triples: str, out: Path) -> None:
 
     from timbreflow.config import load_params
     from timbreflow.stages.layout import Layout
-    from timbreflow.stages.testset_examples import write_examples as write
+    from timbreflow.testsets.examples import write_examples as write
 
     root = project_root()
     config = load_params(root / "params.yaml").evaluate
@@ -100,9 +100,9 @@ def evaluate(
         raise TimbreflowError("--store needs --recompute NAME; see `timbreflow evaluate --help`.")
 
     from timbreflow.config import load_params
-    from timbreflow.stages import recompute as again
-    from timbreflow.stages.evaluate_testset import run
     from timbreflow.stages.layout import Layout
+    from timbreflow.testsets import recompute as again
+    from timbreflow.testsets.evaluate import run
 
     root = project_root()
     config, layout = load_params(root / "params.yaml").evaluate, Layout(root)

@@ -15,9 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Generator, Tensor
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.lsd import lsd
-from timbreflow.evaluation.signals import SAMPLE_RATE, same_length, unit_rms
-from timbreflow.evaluation.timbre import cosine_distance, mfcc_statistics
+from timbreflow.metrics.lsd import lsd
+from timbreflow.metrics.signals import SAMPLE_RATE, same_length, unit_rms
+from timbreflow.metrics.timbre import cosine_distance, mfcc_statistics
 from timbreflow.models.glow.model import Glow
 
 _CHROMA_FFT = 4096

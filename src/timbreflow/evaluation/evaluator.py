@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.analysis import Analyser, Analysis, compare
 from timbreflow.evaluation.clips import EvaluationClips, TripleBatch
-from timbreflow.evaluation.onsets import TOLERANCE, onset_f1
 from timbreflow.evaluation.systems import System, batch_seed
+from timbreflow.metrics.analysis import Analyser, Analysis, compare
+from timbreflow.metrics.onsets import TOLERANCE, onset_f1
 from timbreflow.notes.tables import Notes
 
 Sound = NDArray[np.float32]
@@ -65,6 +65,19 @@ class SetResult:
     audio_seconds: float
     examples: list[Example]
     worst: dict[str, list[Example]]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a system costs.
+
+    Args:
+        times_real_time: seconds of sound made in a second, on the machine of this run; None for copies.
+        parameters: learned weights.
+    """
+
+    times_real_time: float | None
+    parameters: int
 
 
 def evaluate_set(

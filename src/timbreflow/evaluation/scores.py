@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.evaluation.evaluator import SetResult
-from timbreflow.evaluation.frechet import frechet_distance
-from timbreflow.evaluation.gap import gap_closed, generalisation_gap
-from timbreflow.evaluation.onsets import note_score
-from timbreflow.evaluation.statistics import Interval, bootstrap, mean_interval, paired_difference
-from timbreflow.evaluation.transcription import network_file
 from timbreflow.files import sha256_file
+from timbreflow.metrics.frechet import frechet_distance
+from timbreflow.metrics.gap import gap_closed, generalisation_gap
+from timbreflow.metrics.onsets import note_score
+from timbreflow.metrics.statistics import Interval, bootstrap, mean_interval, paired_difference
+from timbreflow.metrics.transcription import network_file
 
 METRIC_VERSION = 1
 """Raised with every change of metric code that moves a figure: figures of different versions are not compared."""

@@ -10,22 +10,22 @@ import pandas as pd
 
 from timbreflow.audio.features import FeatureConfig
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.analysis import Analyser
 from timbreflow.evaluation.clips import EvaluationClips, digest_of_clips
 from timbreflow.evaluation.config import EvaluationConfig
-from timbreflow.evaluation.curves import read_curves
-from timbreflow.evaluation.embedding import load_embed
-from timbreflow.evaluation.evaluator import SetResult, evaluate_set
-from timbreflow.evaluation.figures import save_panels, save_sounds
-from timbreflow.evaluation.report import Timing, render_report
+from timbreflow.evaluation.evaluator import SetResult, Timing, evaluate_set
 from timbreflow.evaluation.scores import DISTANCES, Scores, digest_of_metrics, per_clip_table, summarise
 from timbreflow.evaluation.systems import SYSTEMS, System, SystemContext, build_systems
-from timbreflow.evaluation.transcription import Transcriber
 from timbreflow.files import atomic_directory, atomic_file, write_json
 from timbreflow.inference.catalogue import KnownModel
 from timbreflow.inference.vocoding import open_inverter, vocoder_beside
+from timbreflow.metrics.analysis import Analyser
+from timbreflow.metrics.embedding import load_embed
+from timbreflow.metrics.transcription import Transcriber
 from timbreflow.models.bundle import WEIGHTS
 from timbreflow.models.devices import resolve_device
+from timbreflow.reporting.curves import read_curves
+from timbreflow.reporting.figures import save_panels, save_sounds
+from timbreflow.reporting.html import render_report
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import MetricLogger, StageReport, ignore_metrics
 from timbreflow.workers import available_cores

@@ -13,10 +13,10 @@ from timbreflow.data.crops import AudioCrops
 from timbreflow.data.mels import read_statistics
 from timbreflow.data.sampling import make_loader
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.lsd import lsd
-from timbreflow.evaluation.stft_distance import stft_distance
 from timbreflow.files import write_json
 from timbreflow.inference.vocoding import VERDICT, VocoderInverter
+from timbreflow.metrics.lsd import lsd
+from timbreflow.metrics.stft import stft_distance
 from timbreflow.models.bundle import ModelBundle, save_bundle
 from timbreflow.models.devices import resolve_device
 from timbreflow.models.vocoder import Vocoder

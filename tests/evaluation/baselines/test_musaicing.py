@@ -9,8 +9,8 @@ from timbreflow.audio.features import FeatureConfig
 from timbreflow.audio.inversion import GriffinLimInverter
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.baselines.musaicing import Musaicing, activate
-from timbreflow.evaluation.lsd import decibel_distance, mel_decibels
 from timbreflow.evaluation.systems import SystemContext
+from timbreflow.metrics.lsd import decibel_distance, mel_decibels
 
 RATE = 16000
 FEATURES = FeatureConfig("log_mel", RATE, 2048, 2000, 500, 128, 20.0, 8000.0, 0.01)

@@ -10,16 +10,16 @@ from timbreflow.audio.inversion import GriffinLimInverter
 from timbreflow.data.splits import program_split
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.baselines.patches import open_library, training_presets
-from timbreflow.evaluation.baselines.rows import BASELINES
 from timbreflow.evaluation.baselines.transcribe_and_render import TranscribeAndRender, from_folder
 from timbreflow.evaluation.systems import SYSTEMS, SystemContext
-from timbreflow.evaluation.timbre import mfcc_distance
-from timbreflow.evaluation.transcription import Transcriber
+from timbreflow.metrics.timbre import mfcc_distance
+from timbreflow.metrics.transcription import Transcriber
 from timbreflow.notes.tables import Notes
 from timbreflow.rendering.config import SoundFontSpec, SplitFractions
 from timbreflow.rendering.soundfonts import Preset, bundled_soundfont
 from timbreflow.rendering.synthesizer import Synthesizer
 from timbreflow.rendering.timbres import Layer
+from timbreflow.testsets.baselines import BASELINES
 
 RATE = 16000
 SECONDS = 4.0

@@ -15,7 +15,7 @@ from timbreflow.evaluation.baselines.ulyanov_lebedev import (
     strongest_spectra,
 )
 from timbreflow.evaluation.systems import SystemContext
-from timbreflow.evaluation.timbre import mfcc_distance
+from timbreflow.metrics.timbre import mfcc_distance
 
 RATE = 16000
 FEATURES = FeatureConfig("log_mel", RATE, 2048, 2000, 500, 128, 20.0, 8000.0, 0.01)

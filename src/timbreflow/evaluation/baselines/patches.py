@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from timbreflow.audio.files import resample
 from timbreflow.data.splits import timbre_palette
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.signals import SAMPLE_RATE
-from timbreflow.evaluation.timbre import mfcc_statistics
 from timbreflow.files import atomic_file, sha256_file, stable_hash
+from timbreflow.metrics.signals import SAMPLE_RATE
+from timbreflow.metrics.timbre import mfcc_statistics
 from timbreflow.notes.tables import Notes
 from timbreflow.rendering.config import SoundFontSpec, SplitFractions
 from timbreflow.rendering.soundfonts import Preset, list_presets

@@ -22,8 +22,8 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.baselines.loudness import as_loud_as
 from timbreflow.evaluation.baselines.patches import PatchLibrary, open_library, patch_statistics, training_presets
 from timbreflow.evaluation.systems import Role, SystemContext
-from timbreflow.evaluation.timbre import cosine_distance
-from timbreflow.evaluation.transcription import Transcriber
+from timbreflow.metrics.timbre import cosine_distance
+from timbreflow.metrics.transcription import Transcriber
 from timbreflow.notes.tables import Notes
 from timbreflow.rendering.config import SoundFontSpec, SplitFractions
 from timbreflow.rendering.soundfonts import Preset, bundled_soundfont

@@ -1,0 +1,298 @@
+"""Ablations: one changed setting an arm, equal steps, and the same test clips for all of them.
+
+An arm is a checkout in small: a folder whose data, test sets and timbre metric are links, and whose weights are its
+own. So the stages train and examine it as they do everything else, and a training that was killed goes on. All weights
+are those of the best validation, and validation hears true triples in every arm.
+"""
+
+import dataclasses
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.ablation_table import figures_of
+from timbreflow.audio.features import FeatureConfig
+from timbreflow.data.manifest import read_manifest, write_manifest
+from timbreflow.errors import TimbreflowError
+from timbreflow.evaluation.config import EvaluationConfig
+from timbreflow.evaluation.scores import CLIP_METRICS, DECIMALS, digest_of_metrics
+from timbreflow.evaluation.systems import SYSTEMS
+from timbreflow.files import atomic_file, read_json, sha256_file, stable_hash, write_json
+from timbreflow.inference.catalogue import is_bundle
+from timbreflow.models.bundle import WEIGHTS, weights_sha256
+from timbreflow.stages import train_glow, train_vqvae
+from timbreflow.stages.layout import Layout
+from timbreflow.stages.report import MetricLogger
+from timbreflow.testsets.exam import Exam, require_weights
+from timbreflow.testsets.frozen import read_released, require_built
+from timbreflow.training.config import GlowTraining, VQVAETraining
+from timbreflow.training.products import read_passed
+
+TESTSETS = ("artificial", "seen")
+Section = TypeVar("Section")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm.
+
+    Args:
+        system: what is trained, as `SYSTEMS` calls it.
+        reference: the row it is held against; "" for a reference.
+        changes: names of params.yaml to values.
+        data: which prepared data set it is trained on.
+    """
+
+    system: Literal["vqvae_base", "glow"]
+    reference: str
+    changes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    data: Literal["plain", "varied"] = "varied"
+
+    @property
+    def section(self) -> str:
+        """Its section of params.yaml."""
+        return {"vqvae_base": "train_vqvae.base", "glow": "train_glow"}[self.system]
+
+    @property
+    def trains(self) -> bool:
+        """False where the weights are those of the reference."""
+        return not any(name.startswith("evaluate.") for name in self.changes)
+
+
+ROWS: dict[str, Row] = {
+    "reference_vqvae": Row("vqvae_base", ""),
+    "pairs_self_supervised": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.pairs": "self_supervised"}),
+    "pairs_mixed": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.pairs": "mixed"}),
+    "one_style_token": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.model.style.n_tokens": 1}),
+    "invariance": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.losses.invariance": 0.05}),
+    "no_roll_hint": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.model.content.roll_hint": 0}),
+    "plain_timbres": Row("vqvae_base", "reference_vqvae", data="plain"),
+    "reference_glow": Row("glow", ""),
+    "flow_alone": Row("glow", "reference_glow", {"train_glow.model.decoder_width": 0}),
+    "no_style_norm": Row("glow", "reference_glow", {"train_glow.model.style_norm": False}),
+    "noise_0.05": Row("glow", "reference_glow", {"train_glow.noise": 0.05}),
+    "noise_0.2": Row("glow", "reference_glow", {"train_glow.noise": 0.2}),
+    "temperature_0": Row("glow", "reference_glow", {"evaluate.temperature": 0.0}),
+    "temperature_0.5": Row("glow", "reference_glow", {"evaluate.temperature": 0.5}),
+    "temperature_1": Row("glow", "reference_glow", {"evaluate.temperature": 1.0}),
+}
+"""Every row, in the order of the table."""
+
+
+def short_training(section: str, steps: int) -> dict[str, Any]:
+    """Changes for every arm: true triples, so many steps from scratch to a learning rate of 0, no early end.
+
+    Features are heard as the models make them, without the contrast that was chosen for trained ones.
+    """
+    fit = {"steps": steps, "batch_size": 16, "warmup_steps": min(100, steps // 10), "schedule": "cosine"}
+    fit |= {"ema_decay": 0.99, "validate_every": max(1, min(250, steps // 3)), "patience": 0}
+    common = {"pairs": "triples", "crop_frames": 128, "init_from": ""} | {f"fit.{key}": fit[key] for key in fit}
+    return {f"{section}.{key}": value for key, value in common.items()} | {"evaluate.contrast": 1.0}
+
+
+def changed(config: Section, changes: Mapping[str, Any]) -> Section:
+    """A copy of nested frozen dataclasses with other values under dotted names."""
+    for name, value in changes.items():
+        field, _, rest = name.partition(".")
+        new = changed(getattr(config, field), {rest: value}) if rest else value
+        config = dataclasses.replace(config, **{field: new})  # type: ignore[type-var]
+    return config
+
+
+def run(
+    name: str,
+    section: VQVAETraining | GlowTraining,
+    features: FeatureConfig,
+    evaluate: EvaluationConfig,
+    *,
+    layout: Layout,
+    data: Path,
+    out: Path,
+    clips: int,
+    log: MetricLogger,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Train and examine one arm; write OUT/NAME.json and OUT/per_clip/NAME.csv. What is finished is not done again.
+
+    Args:
+        name: one of `ROWS`.
+        section: its training, with all changes.
+        features: section `audio`.
+        evaluate: section `evaluate`, with all changes; its sets, systems and max_triples are not looked at.
+        layout: of the checkout that holds data/testsets and the timbre metric.
+        data: folder with data/audio, data/mels and results/validate_data/passed.json.
+        out: folder of the figures.
+        clips: triples of each test set, evenly spread over it; 0 takes all.
+        log: metric logger.
+        device: auto, cpu or cuda; None takes TIMBREFLOW_DEVICE.
+
+    Returns:
+        Content of OUT/NAME.json.
+
+    Raises:
+        TimbreflowError: data, a test set or the timbre metric is missing, training diverged, or another command is
+            at work on the arm.
+    """
+    row = ROWS[name]
+    with _open_arm(layout, name if row.trains else row.reference, data) as arm:
+        passed = read_passed(arm.results("validate_data") / "passed.json")
+        # Before the training, so that a set that is missing is not missed after it.
+        sets = [_spread_set(layout.root / "data" / "testsets" / testset, arm, clips) for testset in TESTSETS]
+        cost = _train(section, features, arm, passed, log=log, device=device)
+        weights = weights_sha256(_weights(arm, section))
+        # Another temperature is another arm, not another exam.
+        metrics = digest_of_metrics(require_weights(arm, "timbre_metric") / WEIGHTS, evaluate, drawn=False)
+        facts = {
+            "row": name,
+            "reference": row.reference,
+            "changes": row.changes,
+            "data": row.data,
+            "data_digest": passed["digest"],
+            "steps": section.fit.steps,
+            "clips": clips,
+            "weights_sha256": weights,
+            "cpu_seconds": round(cost, 1),
+            "exam": f"{stable_hash(metrics, [sha256_file(place / 'manifest.parquet') for place in sets]):016x}",
+            "temperature": evaluate.temperature,
+        }
+        json_file, clips_file = out / f"{name}.json", out / "per_clip" / f"{name}.csv"
+        if json_file.is_file() and clips_file.is_file():
+            stored: dict[str, Any] = read_json(json_file)
+            if {key: stored.get(key) for key in facts} == facts:
+                return stored
+        table = _examine(row.system, evaluate, arm, log=log, device=device)
+        intervals = partial(figures_of, samples=evaluate.bootstrap_samples, seed=evaluate.seed)
+        figures = {
+            testset: {
+                metric: {key: round(bound, DECIMALS) for key, bound in vars(interval).items()}
+                for metric, interval in intervals(table[table["set"] == testset]).items()
+            }
+            for testset in TESTSETS
+        }
+        with atomic_file(clips_file) as temporary:
+            table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+        result = {**facts, "figures": figures}
+        write_json(json_file, result)
+        return result
+
+
+def link_to(link: Path, target: Path) -> None:
+    """Make `link` a symbolic link to `target`, in place of the link that may be there.
+
+    Raises:
+        TimbreflowError: there is no such target.
+    """
+    if not target.exists():
+        raise TimbreflowError(f"{target} is missing; run the stages that make it (`make run`), or name other data.")
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(target.resolve())
+
+
+@contextmanager
+def _open_arm(layout: Layout, name: str, data: Path) -> Iterator[Layout]:
+    """The folder of an arm, .scratch/ablations/NAME, with links to what it does not make itself; for one at a time."""
+    arm, given = Layout(layout.scratch("ablations", name)), Layout(data)
+    with _alone(arm.root):
+        metric = require_weights(layout, "timbre_metric")
+        link_to(arm.audio, given.audio)
+        link_to(arm.mels, given.mels)
+        link_to(arm.results("validate_data"), given.results("validate_data"))
+        link_to(arm.root / metric.relative_to(layout.root), metric)
+        yield arm
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, which ends with the process, however that ends.
+
+    Raises:
+        TimbreflowError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TimbreflowError(
+                f"Another command is training or examining the arm {folder.name}; wait for its end and run this again."
+            ) from error
+        yield
+
+
+def _spread_set(source: Path, arm: Layout, clips: int) -> Path:
+    """The arm's test set of so many triples. They lie bin by bin: the first ones alone would be of one bin."""
+    require_built(source, read_released(source.parents[2] / "released" / "testsets", source.name))
+    place = arm.root / "data" / "testsets" / source.name
+    manifest = read_manifest(source)
+    ids = np.sort(manifest["triple_id"].unique())
+    count = min(clips or len(ids), len(ids))
+    chosen = ids[np.arange(count) * len(ids) // count]
+    write_manifest(place, manifest[manifest["triple_id"].isin(chosen)])
+    for name in ("clip_notes.parquet", source.name):
+        link_to(place / name, source / name)
+    return place
+
+
+def _weights(arm: Layout, section: VQVAETraining | GlowTraining) -> Path:
+    return arm.model("vqvae-base" if isinstance(section, VQVAETraining) else "glow")
+
+
+def _train(
+    section: VQVAETraining | GlowTraining,
+    features: FeatureConfig,
+    arm: Layout,
+    passed: Any,
+    *,
+    log: MetricLogger,
+    device: str | None,
+) -> float:
+    """Train where it is not done yet; returns the CPU seconds it cost, those before interruptions included."""
+    key = f"{stable_hash(json.dumps(dataclasses.asdict(section)), dataclasses.asdict(features), passed):016x}"
+    ledger = arm.root / "cost.json"
+    known = read_json(ledger) if ledger.is_file() else {}
+    spent = float(known["cpu_seconds"]) if known.get("key") == key else 0.0
+    if known.get("key") == key and known["finished"] and is_bundle(_weights(arm, section)):
+        return spent
+    begun, written = sum(os.times()[:4]), time.monotonic()
+
+    def note(*, finished: bool) -> float:
+        total = spent + sum(os.times()[:4]) - begun
+        write_json(ledger, {"key": key, "cpu_seconds": total, "finished": finished})
+        return total
+
+    def counted(step: int, values: Mapping[str, float]) -> None:
+        nonlocal written
+        if time.monotonic() - written > 5:
+            written = time.monotonic()
+            note(finished=False)
+        log(step, values)
+
+    note(finished=False)
+    if isinstance(section, VQVAETraining):
+        train_vqvae.run("base", section, features, layout=arm, log=counted, device=device)
+    else:
+        train_glow.run(section, features, layout=arm, log=counted, device=device)
+    return note(finished=True)
+
+
+def _examine(
+    system: str, config: EvaluationConfig, arm: Layout, *, log: MetricLogger, device: str | None
+) -> pd.DataFrame:
+    """One row a set and triple."""
+    rows = []
+    for testset in TESTSETS:
+        exam = Exam(testset, config, layout=arm, clips=0, device=device, part=True)
+        rows += exam.listen({system: SYSTEMS[system].build}, log=log)[0].rows
+    table = pd.DataFrame(rows)[["set", "triple_id", *CLIP_METRICS, "onset_f1_content", "onset_f1_target"]]
+    return table.sort_values(["set", "triple_id"], ignore_index=True)

@@ -1,0 +1,1 @@
+"""One module a metric: pure arrays in, floats out."""

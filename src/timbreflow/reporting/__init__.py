@@ -1,0 +1,1 @@
+"""From tables of figures to HTML, Markdown and charts."""

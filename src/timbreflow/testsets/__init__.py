@@ -1,0 +1,1 @@
+"""The frozen test sets: how they are drawn, built, evaluated and recomputed."""

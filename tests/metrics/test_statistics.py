@@ -1,0 +1,83 @@
+"""Bootstrap, Fréchet distance and gaps."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from timbreflow.errors import TimbreflowError
+from timbreflow.metrics.frechet import frechet_distance
+from timbreflow.metrics.gap import gap_closed, generalisation_gap
+from timbreflow.metrics.statistics import bootstrap, mean_interval, paired_difference
+
+
+def test_intervals_cover_the_true_mean_about_95_times_in_100() -> None:
+    draw = np.random.default_rng(0)
+    covered = 0
+    for trial in range(200):
+        interval = mean_interval(draw.normal(3.0, 2.0, size=60), samples=300, seed=trial)
+        covered += interval.low <= 3.0 <= interval.high
+    assert 180 <= covered <= 199
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    values = np.random.default_rng(1).normal(size=30)
+    first = mean_interval(values, samples=200, seed=5)
+    assert mean_interval(values, samples=200, seed=5) == first
+    assert mean_interval(values, samples=200, seed=6) != first
+    assert first.low < first.value < first.high
+    assert first.value == pytest.approx(values.mean())
+
+
+def test_pairing_sees_a_difference_that_two_intervals_hide() -> None:
+    difficulty = np.random.default_rng(2).normal(10.0, 5.0, size=40)
+    better = difficulty - 0.5 + np.random.default_rng(3).normal(0, 0.2, size=40)
+    difference = paired_difference(better, difficulty, samples=500, seed=0)
+    assert difference.high < 0
+    first, second = (mean_interval(values, samples=500, seed=0) for values in (better, difficulty))
+    assert first.high > second.low
+
+
+def test_bootstrap_refuses_what_has_no_mean() -> None:
+    for columns in ([], [[]], [[1.0, 2.0], [1.0]], [[1.0, float("nan")]]):
+        with pytest.raises(TimbreflowError):
+            bootstrap(columns, lambda *means: means[0], samples=10, seed=0)
+    single = mean_interval([4.0], samples=10, seed=0)
+    assert (single.low, single.value, single.high) == (4.0, 4.0, 4.0)
+
+
+def test_frechet_distance_of_shifted_and_scaled_normals() -> None:
+    points = np.random.default_rng(4).standard_normal((4000, 3))
+    assert frechet_distance(points, points) == pytest.approx(0.0, abs=1e-8)
+    assert frechet_distance(points, points + np.array([1.0, 2.0, 0.0])) == pytest.approx(5.0, rel=1e-6)
+    # Covariance I against 4 I: the squared difference of deviations, one a dimension.
+    assert frechet_distance(points - points.mean(0), 2 * (points - points.mean(0))) == pytest.approx(3.0, rel=0.1)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 12), st.integers(2, 12), st.integers(1, 20), st.integers(0, 10**6))
+def test_frechet_distance_stands_singular_covariances(n: int, m: int, width: int, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    first, second = draw.normal(size=(n, width)), draw.normal(size=(m, width))
+    distance = frechet_distance(first, second)
+    assert distance >= 0.0
+    assert distance == pytest.approx(frechet_distance(second, first), rel=1e-5, abs=1e-6)
+
+
+def test_frechet_distance_refuses_single_points_and_other_widths() -> None:
+    with pytest.raises(TimbreflowError):
+        frechet_distance(np.zeros((1, 3)), np.zeros((5, 3)))
+    with pytest.raises(TimbreflowError):
+        frechet_distance(np.zeros((5, 2)), np.zeros((5, 3)))
+
+
+def test_gap_closed_runs_from_content_to_oracle() -> None:
+    content, oracle = np.array(10.0), np.array(2.0)
+    systems = [10.0, 2.0, 6.0, 14.0]
+    assert [float(gap_closed(content, np.array(d), oracle)) for d in systems] == pytest.approx([0.0, 1.0, 0.5, -0.5])
+    assert gap_closed(content, np.array(5.0), content) == 0.0
+
+
+def test_generalisation_gap_is_relative_to_seen() -> None:
+    assert generalisation_gap(3.0, 2.0) == pytest.approx(0.5)
+    assert generalisation_gap(1.0, 0.0) == 0.0
