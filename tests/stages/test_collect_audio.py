@@ -119,6 +119,8 @@ def test_bad_files_are_named_with_their_reason(collected: Layout, folder: Path) 
         "short.wav": "broken",
         "silent.wav": "broken",
         "twin.wav": "duplicate",
+        "._good1.flac": "passed_over",
+        "cover.jpg": "passed_over",
     }
     assert all(detail.endswith(".") and len(detail) > 20 for detail in rejects["detail"])
 

@@ -1,5 +1,6 @@
 """`timbreflow collect` and `timbreflow corpus`: music, SoundFonts and recordings."""
 
+import sys
 from pathlib import Path
 
 from cyclopts import App
@@ -17,8 +18,8 @@ def collect(*sources: str, out: Path) -> None:
     """Read MIDI files, folders, archives or named corpora into note tables, or recordings into clips.
 
     Args:
-        sources: .mid, .midi, .kar, .zip, .tar, .tar.gz, a folder, or a name of `timbreflow corpus list`; or, for
-            training without notes, .wav, .flac, .ogg, .mp3 and folders of them.
+        sources: .mid, .midi, .kar, .rmi, .mid.gz, .zip, .tar, .tar.gz, a folder, or a name of `timbreflow corpus list`;
+            or, for training without notes, .wav, .flac, .ogg, .mp3 and folders of them.
         out: folder for pieces*.parquet, tracks*.parquet, notes*.parquet and rejects*.parquet; of recordings, for
             clips, manifest.parquet and rejects.parquet.
     """
@@ -40,6 +41,8 @@ def collect(*sources: str, out: Path) -> None:
         report = collect_audio.collect(sources, out, cut, render.splits)
     else:
         report = collect_sources(sources, out, params.collect_midi, corpora=Layout(root).corpora)
+    for row in report.tables["rejects"]:
+        print(f"{row['reason']}: {row['files']} files, such as {row['such as']}", file=sys.stderr)
     print(report.summary)
 
 

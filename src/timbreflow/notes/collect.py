@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from timbreflow.errors import TimbreflowError
+from timbreflow.notes.catalogue import CATALOGUE
 from timbreflow.notes.limits import ProcessLimits, ReadLimits
 from timbreflow.notes.parts import BATCH_BYTES, BATCH_FILES, part_folders, read_parts
 from timbreflow.notes.sources import (
@@ -29,6 +30,8 @@ from timbreflow.notes.sources import (
 )
 from timbreflow.notes.tables import REJECTS, SCHEMAS, table_file
 from timbreflow.notes.writer import TableWriter
+
+_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -93,13 +96,23 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class Totals:
-    """Numbers of a finished collection; `rejects` counts by reason, `hours` is the length of all pieces."""
+    """Numbers of a finished collection.
+
+    Attributes:
+        n_pieces: that were read.
+        n_tracks: of them.
+        n_notes: of them.
+        hours: the length of all pieces.
+        rejects: files by reason.
+        examples: of each reason, the first files with what is wrong with them.
+    """
 
     n_pieces: int = 0
     n_tracks: int = 0
     n_notes: int = 0
     hours: float = 0.0
     rejects: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
 
 
 def plan_shards(config: CollectConfig, *, root: Path, corpora: Path) -> list[ShardPlan]:
@@ -122,12 +135,15 @@ def plan_shards(config: CollectConfig, *, root: Path, corpora: Path) -> list[Sha
     for source in dict.fromkeys(config.sources):
         found = containers(source, root=root, corpora=corpora)
         fraction = config.fractions.get(source, 1.0)
+        others = tuple(container for container in found if container.kind == "other")
         files = [container for container in found if container.kind == "file"]
         for first in range(0, len(files), config.files_per_shard):
             group = tuple(files[first : first + config.files_per_shard])
             shards.append(ShardPlan(source, group, Share(fraction=fraction)))
+        if others and source not in CATALOGUE:
+            shards.append(ShardPlan(source, others, Share()))
         for archive in found:
-            if archive.kind != "file":
+            if archive.kind not in ("file", "other"):
                 parts = _n_shares(archive, config.files_per_shard)
                 shards += [ShardPlan(source, (archive,), Share(part, parts, fraction)) for part in range(parts)]
     return shards
@@ -145,7 +161,7 @@ def fingerprint(shards: Iterable[ShardPlan]) -> list[list[str | int]]:
         states.append([clean_text(shard.source), shard.share.part, shard.share.parts])
         for container in shard.containers:
             try:
-                status = os.stat(container.path)
+                status = os.lstat(container.path) if container.kind == "other" else os.stat(container.path)
             except OSError as error:
                 raise TimbreflowError(f"{container.path} vanished while it was to be read; start again.") from error
             states.append([clean_text(container.label), status.st_size, status.st_mtime_ns])
@@ -176,7 +192,10 @@ def collect_shard(shard: ShardPlan, folder: Path, config: CollectConfig, *, work
 
 def _items(shard: ShardPlan, max_bytes: int) -> Iterator[Item]:
     for container in shard.containers:
-        yield from read_items(container, max_bytes=max_bytes, share=shard.share)
+        for item in read_items(container, max_bytes=max_bytes, share=shard.share):
+            # Of a known corpus it is known what else is in it.
+            if not (shard.source in CATALOGUE and item.reject and item.reject.reason == "passed_over"):
+                yield item
 
 
 def merge_shards(shards: Sequence[ShardPlan], folders: Sequence[Path], out: Path, config: CollectConfig) -> Totals:
@@ -195,6 +214,7 @@ def merge_shards(shards: Sequence[ShardPlan], folders: Sequence[Path], out: Path
     """
     first_file: dict[int, str] = {}
     rejects: Counter[str] = Counter()
+    examples: dict[str, list[str]] = {}
     n_tracks, n_notes, seconds = 0, 0, 0.0
     with TableWriter(out) as writer:
         for shard, folder in zip(shards, folders, strict=True):
@@ -213,11 +233,14 @@ def merge_shards(shards: Sequence[ShardPlan], folders: Sequence[Path], out: Path
                     n_notes += len(tables["notes"])
                 n_tracks += len(tables["tracks"])
                 seconds += float(np.sum(pieces.column("duration").to_numpy(), dtype=np.float64))
-                rejects.update(tables["rejects"].column("reason").to_pylist())
+                for row in tables["rejects"].to_pylist():
+                    rejects[row["reason"]] += 1
+                    if len(known := examples.setdefault(row["reason"], [])) < _EXAMPLES:
+                        known.append(f"{row['path']}: {row['detail']}")
     if not first_file:
         reasons = ", ".join(f"{count} {reason}" for reason, count in rejects.most_common()) or "no music file in them"
         raise TimbreflowError(f"no usable piece in {', '.join(config.sources)}: {reasons}; name other sources.")
-    return Totals(len(first_file), n_tracks, n_notes, seconds / 3600, dict(sorted(rejects.items())))
+    return Totals(len(first_file), n_tracks, n_notes, seconds / 3600, dict(sorted(rejects.items())), examples)
 
 
 def _twins(pieces: pa.Table, first_file: dict[int, str]) -> pa.Table:

@@ -21,6 +21,8 @@ RejectReason = Literal[
     "drums_only",
     "duplicate",
     "left_out",
+    "passed_over",
+    "incomplete",
 ]
 
 
@@ -65,10 +67,12 @@ class Piece:
     Attributes:
         tracks: at least one.
         joined: the notes of all tracks, track after track, where the reader has them so.
+        remark: what of the file may be missing, as one sentence, though it was read.
     """
 
     tracks: tuple[Track, ...]
     joined: Notes | None = field(default=None, repr=False, compare=False)
+    remark: str = ""
 
     @cached_property
     def notes(self) -> Notes:

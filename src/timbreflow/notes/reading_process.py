@@ -207,6 +207,8 @@ def _write(batch: Batch, read: Sequence[Piece | Reject], folder: Path, twins: di
             rows.add_reject(source, path, "duplicate", f"it has the same notes as {twins[number]}.")
         else:
             rows.add_piece(source, path, piece)
+            if piece.remark:
+                rows.add_reject(source, path, "incomplete", piece.remark)
     try:
         with atomic_directory(folder) as temporary:
             rows.write(temporary)

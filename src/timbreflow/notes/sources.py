@@ -7,6 +7,7 @@ import os
 import tarfile
 import zipfile
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,12 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.files import stable_hash
 from timbreflow.notes.catalogue import CATALOGUE
 from timbreflow.notes.corpora import corpus_path
+from timbreflow.notes.pieces import Reject
 from timbreflow.notes.scores import SCORE_SUFFIXES, music21_scores, music21_tunes
 from timbreflow.notes.tars import open_tar
 from timbreflow.notes.wad import midi_lumps
 
-MIDI_SUFFIXES = (".mid", ".midi", ".kar")
+MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi", ".smf")
 NOTE_SUFFIXES = MIDI_SUFFIXES + SCORE_SUFFIXES
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _HEADER_TYPES = (
@@ -34,7 +36,7 @@ _HEADER_TYPES = (
 )
 _MOST_HEADER_BYTES = 1_000_000
 
-ContainerKind = Literal["file", "zip", "tar", "wad"]
+ContainerKind = Literal["file", "zip", "tar", "wad", "other"]
 # What the readers of archives raise on damaged ones; zlib.error and lzma's derive from Exception alone.
 _ARCHIVE_ERRORS: tuple[type[Exception], ...] = (
     tarfile.TarError,
@@ -55,12 +57,14 @@ class Container:
     Attributes:
         label: its path inside the source, with forward slashes.
         path: where it is.
-        kind: a single music file, or the kind of archive.
+        kind: a single music file, the kind of archive, or what is passed over.
+        why: it is passed over, as the end of a sentence.
     """
 
     label: str
     path: str
     kind: ContainerKind
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,13 +75,13 @@ class Item:
         path: inside the source, such as `folder/archive.zip/song.mid`.
         data: its bytes, at most `max_bytes + 1` of them.
         size: its true size in bytes.
-        error: why it could not be read, if so.
+        reject: why it is not read, if so.
     """
 
     path: str
     data: bytes
     size: int
-    error: str = ""
+    reject: Reject | None = None
 
 
 def containers(source: str, *, root: Path, corpora: Path) -> list[Container]:
@@ -85,8 +89,9 @@ def containers(source: str, *, root: Path, corpora: Path) -> list[Container]:
 
     Args:
         source: `music21`, `music21/<directory>`, `music21-folk`, the name of another corpus of the catalogue, or a
-            path: a folder (searched through all its subfolders), a music file (.mid .midi .kar .mxl .xml .musicxml
-            .krn), an archive (.zip .tar .tar.gz .tgz .tar.bz2 .tar.xz) or a .wad.
+            path: a folder (searched through all its subfolders, linked ones too), a music file (.mid .midi .kar .rmi
+            .smf .mxl .xml .musicxml .krn, each also as .gz), an archive (.zip .tar .tar.gz .tgz .tar.bz2 .tar.xz) or a
+            .wad. Other files of a folder come as `other`.
         root: what relative paths are relative to.
         corpora: folder of fetched corpora.
 
@@ -110,9 +115,8 @@ def containers(source: str, *, root: Path, corpora: Path) -> list[Container]:
     if path.is_dir():
         found = sorted(_in_folder(path), key=lambda container: container.label)
     else:
-        kind = _kind(path.name)
-        found = [] if kind is None else [Container(path.name, str(path), kind)]
-    if not found:
+        found = [Container(path.name, str(path), _kind(path.name))]
+    if all(container.kind == "other" for container in found):
         raise TimbreflowError(
             f"source {source} holds no music file; looked for {' '.join(NOTE_SUFFIXES)} .zip {' '.join(_TAR_SUFFIXES)} "
             "and .wad."
@@ -125,15 +129,43 @@ def _known_names() -> str:
 
 
 def _in_folder(folder: Path) -> Iterator[Container]:
-    for where, _, names in os.walk(folder):
-        for name in names:
-            kind = _kind(name)
-            file = Path(where, name)
-            if kind is not None and file.is_file():
-                yield Container(file.relative_to(folder).as_posix(), str(file), kind)
+    for file, why in files_below(folder):
+        label = file.relative_to(folder).as_posix()
+        yield Container(label, str(file), "other", why) if why else Container(label, str(file), _kind(file.name))
 
 
-def _kind(name: str) -> ContainerKind | None:
+def files_below(folder: Path) -> Iterator[tuple[Path, str]]:
+    """All files of a folder and its subfolders, linked ones too, each real folder once; in no order.
+
+    What is no file that can be read comes with the reason; an empty one for all others.
+    """
+    seen = set()
+    waiting = deque([Path(folder)])
+    problems: list[tuple[Path, str]] = []
+
+    def note(error: OSError) -> None:
+        problems.append((Path(error.filename), f"it cannot be read ({error.strerror})"))
+
+    while waiting:
+        links = []
+        # Folders before links to them, so that a path without a link is the one that counts.
+        for where, names, files in os.walk(waiting.popleft(), onerror=note):
+            status = os.stat(where)
+            if (status.st_dev, status.st_ino) in seen:
+                names.clear()
+                problems.append((Path(where), "it links to a folder that is read already"))
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            links += [Path(where, name) for name in names if os.path.islink(os.path.join(where, name))]
+            for name in files:
+                file = Path(where, name)
+                link = "it links to nothing" if file.is_symlink() else "it is no file"
+                yield file, "" if file.is_file() else link
+        waiting.extend(sorted(links))
+    yield from problems
+
+
+def _kind(name: str) -> ContainerKind:
     lower = name.lower()
     if is_music(lower):
         return "file"
@@ -141,12 +173,18 @@ def _kind(name: str) -> ContainerKind | None:
         return "zip"
     if lower.endswith(_TAR_SUFFIXES):
         return "tar"
-    return "wad" if lower.endswith(".wad") else None
+    return "wad" if lower.endswith(".wad") else "other"
 
 
 def is_music(name: str) -> bool:
     """Whether a file name has the ending of a music file; "._name" is a Mac's note about the file, not the file."""
-    return name.lower().endswith(NOTE_SUFFIXES) and not name.rpartition("/")[2].startswith("._")
+    plain = name.lower().removesuffix(".gz")
+    return plain.endswith(NOTE_SUFFIXES) and not name.rpartition("/")[2].startswith("._")
+
+
+def passed_over(path: str, why: str = "") -> Item:
+    """A file that is not read because it is no music, or no file."""
+    return Item(path, b"", 0, Reject("passed_over", f"{why or 'files of its kind are not read'}."))
 
 
 @dataclass(frozen=True)
@@ -201,7 +239,8 @@ def read_items(container: Container, *, max_bytes: int, share: Share) -> Iterato
 
 def _unreadable(container: Container, n_read: int, error: Exception) -> Item:
     where = "" if container.kind == "file" else f" after {n_read} files of this share"
-    return Item(container.label, b"", 0, f"it cannot be read{where} ({str(error) or type(error).__name__}).")
+    detail = f"it cannot be read{where} ({str(error) or type(error).__name__})."
+    return Item(container.label, b"", 0, Reject("broken", detail))
 
 
 def _shared_items(container: Container, max_bytes: int, share: Share) -> Iterator[Item]:
@@ -213,6 +252,8 @@ def _shared_items(container: Container, max_bytes: int, share: Share) -> Iterato
         for index, (name, data, size) in enumerate(midi_lumps(Path(container.path), max_bytes)):
             if share.holds(index, f"{container.label}/{name}"):
                 yield Item(f"{container.label}/{name}", data, size)
+    elif container.kind == "other":
+        yield passed_over(container.label, container.why)
     elif share.holds(0, container.label):
         with open(container.path, "rb") as file:
             data = file.read(max_bytes + 1)
@@ -221,8 +262,11 @@ def _shared_items(container: Container, max_bytes: int, share: Share) -> Iterato
 
 def _zip_items(container: Container, max_bytes: int, share: Share) -> Iterator[Item]:
     with zipfile.ZipFile(container.path) as archive:
-        members = [member for member in archive.infolist() if not member.is_dir() and is_music(member.filename)]
-        for index, member in enumerate(members):
+        members = [member for member in archive.infolist() if not member.is_dir()]
+        if share.part == 0:
+            others = (member.filename for member in members if not is_music(member.filename))
+            yield from (passed_over(f"{container.label}/{name}") for name in others)
+        for index, member in enumerate(member for member in members if is_music(member.filename)):
             label = f"{container.label}/{member.filename}"
             if not share.holds(index, label):
                 continue
@@ -231,7 +275,8 @@ def _zip_items(container: Container, max_bytes: int, share: Share) -> Iterator[I
                     data = file.read(max_bytes + 1)
             except _ARCHIVE_ERRORS as error:
                 # Encrypted, of an unknown compression or damaged: the other members can still be read.
-                yield Item(label, b"", member.file_size, f"it cannot be read from the archive ({error}).")
+                reject = Reject("broken", f"it cannot be read from the archive ({error}).")
+                yield Item(label, b"", member.file_size, reject)
                 continue
             yield Item(label, data, max(len(data), member.file_size if len(data) > max_bytes else 0))
 
@@ -259,6 +304,8 @@ def _tar_items(container: Container, max_bytes: int, share: Share) -> Iterator[I
             archive.members = []  # type: ignore[attr-defined]  # or it would grow to 180 MB for Lakh
             label = f"{container.label}/{member.name}"
             if not member.isreg() or not is_music(member.name):
+                if not member.isdir():
+                    yield passed_over(label, "" if member.isreg() else "links and devices in an archive are not read")
                 continue
             index += 1
             file = archive.extractfile(member) if share.holds(index, label) else None
