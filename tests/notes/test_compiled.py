@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from timbreflow.notes.compiled import CUT, ENDED, OPEN, _insert, arrange, walk
-from timbreflow.notes.raw_notes import RAW_NOTE
+from timbreflow.notes.readers.midi import RAW_NOTE
 
 SECONDS = st.sampled_from([-1.0, -0.0, 0.0, 0.25, 0.5, float("nan")]) | st.floats(0, 100, width=32)
 NOTE = st.tuples(SECONDS, SECONDS, st.integers(0, 127), st.integers(-1, 127))

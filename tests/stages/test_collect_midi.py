@@ -15,7 +15,7 @@ from tests.small_disk import small_disk
 from timbreflow.errors import TimbreflowError
 from timbreflow.notes import collect, parts
 from timbreflow.notes.collect import CollectConfig
-from timbreflow.notes.sources import Item
+from timbreflow.notes.sources.archives import Item
 from timbreflow.notes.tables import SCHEMAS, NoteTables, table_file
 from timbreflow.stages import collect_midi
 from timbreflow.stages.layout import Layout

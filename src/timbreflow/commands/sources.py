@@ -49,7 +49,7 @@ def collect(*sources: str, out: Path) -> None:
 @corpus.command(name="list")
 def list_sources() -> None:
     """Show every source of music, SoundFonts and recordings: size, licence, and whether it is here."""
-    from timbreflow.notes.corpora import list_corpora
+    from timbreflow.notes.sources.corpora import list_corpora
     from timbreflow.stages.layout import Layout
 
     rows = [
@@ -66,22 +66,52 @@ def list_sources() -> None:
 
 
 @corpus.command
-def fetch(*names: str) -> None:
+def fetch(*names: str, preset: str | None = None) -> None:
     """Get sources with the package manager that has them; Lakh MIDI only gets its download line.
+
+    What cannot be had is named in a sentence each, and the others are still fetched.
 
     Args:
         names: names of `timbreflow corpus list`.
+        preset: fetch all music and SoundFonts that this preset of params.yaml needs.
     """
-    from timbreflow.notes.corpora import fetch as fetch_corpus
+    from timbreflow.notes.sources.corpora import fetch as fetch_corpus
+    from timbreflow.notes.sources.corpora import find_corpus
     from timbreflow.rendering.soundfonts import install_soundfont
     from timbreflow.stages.layout import Layout
 
-    if not names:
-        raise TimbreflowError("Name at least one source of `timbreflow corpus list`.")
+    wanted = list(dict.fromkeys([*names, *([] if preset is None else _needs(preset))]))
+    if not wanted:
+        raise TimbreflowError("Name at least one source of `timbreflow corpus list`, or a preset.")
     layout = Layout(project_root())
-    for name in names:
-        fetched = fetch_corpus(name, layout.corpora)
+    missing: dict[str, TimbreflowError] = {}
+    for name in wanted:
+        try:
+            fetched = fetch_corpus(name, layout.corpora)
+        except TimbreflowError as error:
+            missing[name] = error
+            continue
         print(fetched.message)
         if fetched.path is not None and fetched.path.suffix in (".sf2", ".sf3"):
             font = install_soundfont(fetched.path, layout.soundfonts)
-            print(f"For render_triples.soundfonts: {{name: {font.name}, sha256: {font.sha256}, role: train}}")
+            role = find_corpus(name).role
+            print(f"For render_triples.soundfonts: {{name: {font.name}, sha256: {font.sha256}, role: {role}}}")
+    if len(wanted) > 1:
+        for name, problem in missing.items():
+            print(f"{name} is missing: {problem}", file=sys.stderr)
+        if missing:
+            names_missing = ", ".join(missing)
+            raise TimbreflowError(f"{len(missing)} of {len(wanted)} sources could not be fetched: {names_missing}.")
+    for problem in missing.values():
+        raise problem
+
+
+def _needs(preset: str) -> list[str]:
+    """Names of the music and SoundFonts of a preset that are no paths of the user's own."""
+    from ruamel.yaml import YAML
+
+    from timbreflow.config import parse_params, preset_text
+
+    params = parse_params(YAML(typ="safe", pure=True).load(preset_text(preset)), source=f"preset {preset}")
+    music = (source.partition("/")[0] for source in params.collect_midi.sources)
+    return [*music, *(font.name for font in params.render_triples.soundfonts)]

@@ -7,7 +7,7 @@ read by several processes and kept when a run is killed (`notes/parts.py`).
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +16,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.notes.catalogue import CATALOGUE
-from timbreflow.notes.limits import ProcessLimits, ReadLimits
 from timbreflow.notes.parts import BATCH_BYTES, BATCH_FILES, part_folders, read_parts
-from timbreflow.notes.sources import (
-    Container,
-    Item,
-    Share,
-    clean_text,
-    containers,
-    count_members,
-    read_items,
-)
-from timbreflow.notes.tables import REJECTS, SCHEMAS, table_file
-from timbreflow.notes.writer import TableWriter
+from timbreflow.notes.pieces import ReadLimits
+from timbreflow.notes.sources.archives import Item, Share, count_members, read_items
+from timbreflow.notes.sources.catalogue import CATALOGUE
+from timbreflow.notes.sources.files import Container, clean_text, containers
+from timbreflow.notes.tables import REJECTS, SCHEMAS, TableWriter, table_file
 
 _EXAMPLES = 3
 
@@ -68,16 +60,14 @@ class CollectConfig:
         """Refuse limits that no file could keep."""
         if not self.sources:
             raise TimbreflowError("collect_midi.sources names no source; list a corpus or a path in params.yaml.")
-        names = ("max_bytes", "max_ticks", "max_duration", "max_notes", "min_notes")
-        for name in (*names, "max_seconds", "max_memory", "files_per_shard"):
+        for name in (*(limit.name for limit in fields(ReadLimits)), "files_per_shard"):
             if not getattr(self, name) > 0:
                 raise TimbreflowError(f"collect_midi.{name} is {getattr(self, name)}; set it above 0 in params.yaml.")
 
     @property
-    def limits(self) -> ProcessLimits:
+    def limits(self) -> ReadLimits:
         """The limits of one file and of the process that reads it."""
-        file = ReadLimits(self.max_bytes, self.max_ticks, self.max_duration, self.max_notes, self.min_notes)
-        return ProcessLimits(file, self.max_seconds, self.max_memory)
+        return ReadLimits(**{limit.name: getattr(self, limit.name) for limit in fields(ReadLimits)})
 
 
 @dataclass(frozen=True)

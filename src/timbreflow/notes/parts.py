@@ -18,10 +18,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.notes.limits import ProcessLimits
-from timbreflow.notes.pieces import Reject
-from timbreflow.notes.reading_process import Batch, Reading, ran_out_of_time
-from timbreflow.notes.sources import Item, clean_text
+from timbreflow.notes.pieces import ReadLimits, Reject
+from timbreflow.notes.reading import Batch, Reading, ran_out_of_time
+from timbreflow.notes.sources.archives import Item
+from timbreflow.notes.sources.files import clean_text
 from timbreflow.notes.tables import table_file
 
 BATCH_FILES = 512
@@ -35,7 +35,7 @@ def part_folders(folder: Path) -> list[Path]:
 
 
 def read_parts(
-    source: str, items: Iterable[Item], folder: Path, limits: ProcessLimits, *, left_out: Iterable[str], workers: int
+    source: str, items: Iterable[Item], folder: Path, limits: ReadLimits, *, left_out: Iterable[str], workers: int
 ) -> None:
     """Read files into parts `00000`, `00001`, … of a folder; those that are there already are kept.
 
@@ -51,7 +51,7 @@ def read_parts(
         TimbreflowError: a part cannot be written (the disk is full), or the processes are killed from outside.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _Shard(source, folder, limits, frozenset(left_out)).run(_batches(items, limits.file.max_bytes), workers)
+    _Shard(source, folder, limits, frozenset(left_out)).run(_batches(items, limits.max_bytes), workers)
 
 
 @dataclass
@@ -69,7 +69,7 @@ class _Part:
 
 
 class _Shard:
-    def __init__(self, source: str, folder: Path, limits: ProcessLimits, left_out: frozenset[str]) -> None:
+    def __init__(self, source: str, folder: Path, limits: ReadLimits, left_out: frozenset[str]) -> None:
         self._source = source
         self._folder = folder
         self._limits = limits
@@ -202,7 +202,7 @@ _idle: list[tuple[int, Reading]] = []  # with the process that may use it; start
 _lock = threading.Lock()
 
 
-def _lease(limits: ProcessLimits) -> Reading:
+def _lease(limits: ReadLimits) -> Reading:
     with _lock:
         for owner, reading in list(_idle):
             if owner == os.getpid() and not reading.alive:

@@ -30,7 +30,7 @@ from timbreflow.data.splits import piece_split
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_directory, link_or_copy, read_json, sha256_file, stable_hash, write_json
 from timbreflow.inference.recordings import open_recording
-from timbreflow.notes.sources import clean_text, files_below, is_music
+from timbreflow.notes.sources.files import clean_text, files_below, is_music
 from timbreflow.notes.tables import REJECTS
 from timbreflow.rendering.config import SplitFractions
 from timbreflow.stages.report import StageReport

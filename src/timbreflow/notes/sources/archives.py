@@ -1,32 +1,25 @@
-"""From the name of a source to the bytes of its files: folders, single files, archives, game data, known corpora.
-
-Archives are read as a stream and never unpacked, so links, absolute paths and `..` in them do no harm.
+"""The music files of folders and archives; archives are read as a stream and never unpacked, so links, absolute paths
+and `..` in them do no harm.
 """
 
 import os
+import struct
 import tarfile
 import zipfile
 import zlib
-from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from types import SimpleNamespace
+from typing import Any, cast
 
-from isal import isal_zlib
+from isal import igzip, isal_zlib
 
-from timbreflow.errors import TimbreflowError
 from timbreflow.files import stable_hash
-from timbreflow.notes.catalogue import CATALOGUE
-from timbreflow.notes.corpora import corpus_path
 from timbreflow.notes.pieces import Reject
-from timbreflow.notes.scores import SCORE_SUFFIXES, music21_scores, music21_tunes
-from timbreflow.notes.tars import open_tar
-from timbreflow.notes.wad import midi_lumps
+from timbreflow.notes.sources.files import Container, clean_text, is_music
 
-MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi", ".smf")
-NOTE_SUFFIXES = MIDI_SUFFIXES + SCORE_SUFFIXES
-_TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _HEADER_TYPES = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
@@ -36,7 +29,6 @@ _HEADER_TYPES = (
 )
 _MOST_HEADER_BYTES = 1_000_000
 
-ContainerKind = Literal["file", "zip", "tar", "wad", "other"]
 # What the readers of archives raise on damaged ones; zlib.error and lzma's derive from Exception alone.
 _ARCHIVE_ERRORS: tuple[type[Exception], ...] = (
     tarfile.TarError,
@@ -48,23 +40,6 @@ _ARCHIVE_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
     ValueError,
 )
-
-
-@dataclass(frozen=True)
-class Container:
-    """A file on disk that is, or holds, music.
-
-    Attributes:
-        label: its path inside the source, with forward slashes.
-        path: where it is.
-        kind: a single music file, the kind of archive, or what is passed over.
-        why: it is passed over, as the end of a sentence.
-    """
-
-    label: str
-    path: str
-    kind: ContainerKind
-    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,109 +57,6 @@ class Item:
     data: bytes
     size: int
     reject: Reject | None = None
-
-
-def containers(source: str, *, root: Path, corpora: Path) -> list[Container]:
-    """What a source consists of, sorted by label; nothing is opened.
-
-    Args:
-        source: `music21`, `music21/<directory>`, `music21-folk`, the name of another corpus of the catalogue, or a
-            path: a folder (searched through all its subfolders, linked ones too), a music file (.mid .midi .kar .rmi
-            .smf .mxl .xml .musicxml .krn, each also as .gz), an archive (.zip .tar .tar.gz .tgz .tar.bz2 .tar.xz) or a
-            .wad. Other files of a folder come as `other`.
-        root: what relative paths are relative to.
-        corpora: folder of fetched corpora.
-
-    Raises:
-        TimbreflowError: the source does not exist, is not here yet, or holds no file of these kinds.
-    """
-    if source == "music21" or source.startswith("music21/"):
-        return [Container(label, str(file), "file") for label, file in music21_scores(source[8:] or None)]
-    if source == "music21-folk":
-        return [Container(label, str(file), "file") for label, file in music21_tunes()]
-    path = Path(root, os.path.expanduser(source))
-    corpus = CATALOGUE.get(source)
-    if corpus is not None:
-        path = corpus_path(corpus, corpora)
-        if corpus.kind != "midi":
-            raise TimbreflowError(f"corpus {source} holds {corpus.kind}, not notes; name another source.")
-        if not path.exists():
-            raise TimbreflowError(f"corpus {source} is not at {path}; run `timbreflow corpus fetch {source}`.")
-    elif not path.exists():
-        raise TimbreflowError(f"source {source} does not exist; name a folder, a file or one of {_known_names()}.")
-    if path.is_dir():
-        found = sorted(_in_folder(path), key=lambda container: container.label)
-    else:
-        found = [Container(path.name, str(path), _kind(path.name))]
-    if all(container.kind == "other" for container in found):
-        raise TimbreflowError(
-            f"source {source} holds no music file; looked for {' '.join(NOTE_SUFFIXES)} .zip {' '.join(_TAR_SUFFIXES)} "
-            "and .wad."
-        )
-    return found
-
-
-def _known_names() -> str:
-    return ", ".join(name for name, corpus in CATALOGUE.items() if corpus.kind == "midi")
-
-
-def _in_folder(folder: Path) -> Iterator[Container]:
-    for file, why in files_below(folder):
-        label = file.relative_to(folder).as_posix()
-        yield Container(label, str(file), "other", why) if why else Container(label, str(file), _kind(file.name))
-
-
-def files_below(folder: Path) -> Iterator[tuple[Path, str]]:
-    """All files of a folder and its subfolders, linked ones too, each real folder once; in no order.
-
-    What is no file that can be read comes with the reason; an empty one for all others.
-    """
-    seen = set()
-    waiting = deque([Path(folder)])
-    problems: list[tuple[Path, str]] = []
-
-    def note(error: OSError) -> None:
-        problems.append((Path(error.filename), f"it cannot be read ({error.strerror})"))
-
-    while waiting:
-        links = []
-        # Folders before links to them, so that a path without a link is the one that counts.
-        for where, names, files in os.walk(waiting.popleft(), onerror=note):
-            status = os.stat(where)
-            if (status.st_dev, status.st_ino) in seen:
-                names.clear()
-                problems.append((Path(where), "it links to a folder that is read already"))
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            links += [Path(where, name) for name in names if os.path.islink(os.path.join(where, name))]
-            for name in files:
-                file = Path(where, name)
-                link = "it links to nothing" if file.is_symlink() else "it is no file"
-                yield file, "" if file.is_file() else link
-        waiting.extend(sorted(links))
-    yield from problems
-
-
-def _kind(name: str) -> ContainerKind:
-    lower = name.lower()
-    if is_music(lower):
-        return "file"
-    if lower.endswith(".zip"):
-        return "zip"
-    if lower.endswith(_TAR_SUFFIXES):
-        return "tar"
-    return "wad" if lower.endswith(".wad") else "other"
-
-
-def is_music(name: str) -> bool:
-    """Whether a file name has the ending of a music file; "._name" is a Mac's note about the file, not the file."""
-    plain = name.lower().removesuffix(".gz")
-    return plain.endswith(NOTE_SUFFIXES) and not name.rpartition("/")[2].startswith("._")
-
-
-def passed_over(path: str, why: str = "") -> Item:
-    """A file that is not read because it is no music, or no file."""
-    return Item(path, b"", 0, Reject("passed_over", f"{why or 'files of its kind are not read'}."))
 
 
 @dataclass(frozen=True)
@@ -208,9 +80,9 @@ class Share:
         return self.fraction >= 1 or stable_hash("sample", clean_text(path)) < self.fraction * 2**64
 
 
-def clean_text(text: str) -> str:
-    """Text without the half characters by which Python stands for undecodable file names; Parquet takes no others."""
-    return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "")
+def passed_over(path: str, why: str = "") -> Item:
+    """A file that is not read because it is no music, or no file."""
+    return Item(path, b"", 0, Reject("passed_over", f"{why or 'files of its kind are not read'}."))
 
 
 def read_items(container: Container, *, max_bytes: int, share: Share) -> Iterator[Item]:
@@ -299,7 +171,7 @@ class _Member(tarfile.TarInfo):
 
 def _tar_items(container: Container, max_bytes: int, share: Share) -> Iterator[Item]:
     index = -1
-    with open_tar(container.path, tarinfo=_Member) as archive:
+    with open_tar(container.path) as archive:
         while (member := archive.next()) is not None:
             archive.members = []  # type: ignore[attr-defined]  # or it would grow to 180 MB for Lakh
             label = f"{container.label}/{member.name}"
@@ -322,3 +194,49 @@ def count_members(container: Container) -> int:
             return max(sum(is_music(name) for name in archive.namelist()), 1)
     except _ARCHIVE_ERRORS:
         return 1
+
+
+@contextmanager
+def open_tar(path: str) -> Iterator[tarfile.TarFile]:
+    """A tar of any compression, to be read once from its beginning; gzip by ISA-L, in a third of zlib's time.
+
+    Raises:
+        tarfile.TarError: it is no tar.
+    """
+    with open(path, "rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        # read1 gives what there is before the place where a file was cut.
+        stream: Any = SimpleNamespace(read=igzip.open(file).read1) if packed else file
+        with tarfile.open(fileobj=stream, mode="r|" if packed else "r|*", tarinfo=_Member) as tar:
+            yield tar
+
+
+def midi_lumps(path: Path, max_bytes: int) -> Iterator[tuple[str, bytes, int]]:
+    """MIDI files inside a WAD of Doom-like games (Debian's freedoom and freedm): name, first bytes, size.
+
+    A WAD is a header ("IWAD" or "PWAD", number of lumps, offset of the directory), lumps, and a directory of (offset,
+    size, 8-byte name); https://doomwiki.org/wiki/WAD. The older MUS format does not occur in these packages.
+
+    Raises:
+        ValueError: it is not a WAD, or its directory lies outside of it.
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        header = file.read(12)
+        if len(header) < 12 or header[:4] not in (b"IWAD", b"PWAD"):
+            raise ValueError("it is not a WAD file")
+        n_lumps, offset = struct.unpack("<ii", header[4:])
+        size = path.stat().st_size
+        if n_lumps < 0 or offset < 12 or offset + 16 * n_lumps > size:
+            raise ValueError("its directory lies outside of the file")
+        file.seek(offset)
+        directory = file.read(16 * n_lumps)
+        for k in range(n_lumps):
+            position, length, name = struct.unpack_from("<ii8s", directory, 16 * k)
+            if length < 14 or position < 12 or position + length > size:
+                continue
+            file.seek(position)
+            data = file.read(min(length, max_bytes + 1))
+            if data[:4] == b"MThd":
+                yield name.rstrip(b"\x00").decode("ascii", "replace"), data, length

@@ -9,9 +9,8 @@ import re
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from timbreflow.notes.limits import ReadLimits
-from timbreflow.notes.performance import DEFAULT_VELOCITY, TempoMap, WrittenNote, accented, played
-from timbreflow.notes.pieces import Piece, Reject, Track
+from timbreflow.notes.pieces import Piece, ReadLimits, Reject, Track
+from timbreflow.notes.readers.score import DEFAULT_VELOCITY, TempoMap, WrittenNote, accented, played
 
 _DURATION = re.compile(r"(\d+)(?:%(\d+))?(\.*)")
 _PITCH = re.compile(r"([a-g])\1*|([A-G])\2*")

@@ -12,9 +12,8 @@ import pretty_midi
 import pytest
 
 from timbreflow.notes import compiled
-from timbreflow.notes.limits import ReadLimits
-from timbreflow.notes.midi import read_midi
-from timbreflow.notes.pieces import Reject
+from timbreflow.notes.pieces import ReadLimits, Reject
+from timbreflow.notes.readers.midi import read_midi
 
 END = b"\x00\xff\x2f\x00"
 

@@ -11,9 +11,8 @@ import zipfile
 from dataclasses import dataclass, field
 from xml.etree import ElementTree
 
-from timbreflow.notes.limits import ReadLimits
-from timbreflow.notes.performance import DEFAULT_VELOCITY, MARKS, TempoMap, WrittenNote, accented, played
-from timbreflow.notes.pieces import Piece, Reject, Track
+from timbreflow.notes.pieces import Piece, ReadLimits, Reject, Track
+from timbreflow.notes.readers.score import DEFAULT_VELOCITY, MARKS, TempoMap, WrittenNote, accented, played
 
 _STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 _BEAT_UNITS = {"whole": 4.0, "half": 2.0, "quarter": 1.0, "eighth": 0.5, "16th": 0.25}

@@ -9,9 +9,8 @@ import re
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from timbreflow.notes.limits import ReadLimits
-from timbreflow.notes.performance import DEFAULT_VELOCITY, TempoMap, WrittenNote, accented, played
-from timbreflow.notes.pieces import Piece, Reject, Track
+from timbreflow.notes.pieces import Piece, ReadLimits, Reject, Track
+from timbreflow.notes.readers.score import DEFAULT_VELOCITY, TempoMap, WrittenNote, accented, played
 
 _STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 _SHARPS_OF_TONIC = {"C": 0, "D": 2, "E": 4, "F": -1, "G": 1, "A": 3, "B": 5}

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_directory
-from timbreflow.notes.accompaniments import generate
-from timbreflow.notes.catalogue import CATALOGUE, Corpus, CorpusKind
+from timbreflow.notes.sources.accompaniments import generate
+from timbreflow.notes.sources.catalogue import CATALOGUE, Corpus, CorpusKind
 
 _TIMEOUT = 1800  # s, for one package: 120 MB over a slow line
 _ACCOMPANIMENTS = 600  # with one groove each; about as many tracks as all scores of music21 have
@@ -88,6 +88,19 @@ def list_corpora(root: Path) -> list[CorpusStatus]:
     ]
 
 
+def find_corpus(name: str) -> Corpus:
+    """The entry of the catalogue of this name; a SoundFont's also by its file, such as FluidR3_GM.
+
+    Raises:
+        TimbreflowError: there is none.
+    """
+    by_file = {Path(corpus.inside).stem: corpus for corpus in CATALOGUE.values() if corpus.kind == "soundfont"}
+    corpus = CATALOGUE.get(name) or by_file.get(name)
+    if corpus is None:
+        raise TimbreflowError(f"there is no corpus {name!r}; choose one of {', '.join(CATALOGUE)}.")
+    return corpus
+
+
 def fetch(name: str, root: Path) -> Fetched:
     """Get a corpus into `root`/name by its package manager, without root rights; complete or not at all.
 
@@ -103,10 +116,7 @@ def fetch(name: str, root: Path) -> Fetched:
     Raises:
         TimbreflowError: no such corpus; the package manager is missing or fails; the package holds something else.
     """
-    by_file = {Path(corpus.inside).stem: corpus for corpus in CATALOGUE.values() if corpus.kind == "soundfont"}
-    corpus = CATALOGUE.get(name) or by_file.get(name)
-    if corpus is None:
-        raise TimbreflowError(f"there is no corpus {name!r}; choose one of {', '.join(CATALOGUE)}.")
+    corpus = find_corpus(name)
     path = corpus_path(corpus, root)
     if path.exists():
         return Fetched(path, f"{corpus.name} is already at {path}.{_finish(corpus, root)}")

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.notes.scores import ALLOWED, music21_scores
-from timbreflow.notes.sources import Container, Item, Share, containers, read_items
+from timbreflow.notes.sources.archives import Item, Share, read_items
+from timbreflow.notes.sources.files import Container, containers
+from timbreflow.notes.sources.music21 import ALLOWED, music21_scores
 
 Song = Callable[..., bytes]
 

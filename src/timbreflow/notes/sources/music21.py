@@ -8,7 +8,7 @@ with the reason, so that a new version of music21 adds nothing unseen.
 from pathlib import Path
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.notes.corpora import package_folder
+from timbreflow.notes.sources.corpora import package_folder
 
 SCORE_SUFFIXES = (".mxl", ".xml", ".musicxml", ".krn")
 TUNE_SUFFIX = ".abc"

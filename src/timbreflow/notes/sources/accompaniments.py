@@ -19,9 +19,8 @@ from pathlib import Path
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_file, read_json, stable_hash, write_json
-from timbreflow.notes.limits import ReadLimits
-from timbreflow.notes.midi import read_midi
-from timbreflow.notes.pieces import Reject
+from timbreflow.notes.pieces import ReadLimits, Reject
+from timbreflow.notes.readers.midi import read_midi
 
 FINISHED = "generated.json"
 
