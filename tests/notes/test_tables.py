@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.notes import tables as note_tables
+from timbreflow.notes import writer
 from timbreflow.notes.pieces import Piece, Track
-from timbreflow.notes.tables import SCHEMAS, Notes, NoteTables, PartRows, TableWriter, read_rejects, table_file
+from timbreflow.notes.tables import SCHEMAS, Notes, NoteTables, read_rejects, table_file
+from timbreflow.notes.writer import PartRows, TableWriter
 
 # symusic's library switches tiny numbers off for the whole process, which hypothesis would refuse to overlook.
 seconds = st.floats(0, 60, width=32, allow_subnormal=False)
@@ -85,7 +86,7 @@ def test_short_note_between_two_frames_is_not_lost() -> None:
 def test_written_tables_are_read_back_across_files_and_row_groups(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(note_tables, "_ROW_GROUP", 70)  # smaller than a piece, so tracks cross the borders
+    monkeypatch.setattr(writer, "_ROW_GROUP", 70)  # smaller than a piece, so tracks cross the borders
     pieces = [random_piece(seed, n_tracks=seed % 4 + 1) for seed in range(9)]
     with TableWriter(tmp_path, notes_per_file=400) as out:
         for number, piece in enumerate(pieces):
@@ -108,7 +109,7 @@ def test_written_tables_are_read_back_across_files_and_row_groups(
 
 
 def test_small_memory_for_notes_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(note_tables, "_ROW_GROUP", 64)
+    monkeypatch.setattr(writer, "_ROW_GROUP", 64)
     monkeypatch.setattr(NoteTables, "_KEPT_NOTES", 100)
     piece = random_piece(5, n_tracks=6)
     with TableWriter(tmp_path) as out:

@@ -49,18 +49,20 @@ def collect(*sources: str, out: Path) -> None:
 @corpus.command(name="list")
 def list_sources() -> None:
     """Show every source of music, SoundFonts and recordings: size, licence, and whether it is here."""
-    from timbreflow.notes.sources.corpora import list_corpora
+    from timbreflow.notes.sources.catalogue import CATALOGUE
+    from timbreflow.notes.sources.corpora import corpus_path
     from timbreflow.stages.layout import Layout
 
+    root = Layout(project_root()).corpora
     rows = [
         (
-            status.name,
-            status.kind,
-            f"{status.size / 1e6:.1f} MB" if status.size else "-",
-            status.licence,
-            "yes" if status.present else "no",
+            corpus.name,
+            corpus.kind,
+            f"{corpus.size / 1e6:.1f} MB" if corpus.size else "-",
+            corpus.licence,
+            "yes" if corpus_path(corpus, root).exists() else "no",
         )
-        for status in list_corpora(Layout(project_root()).corpora)
+        for corpus in CATALOGUE.values()
     ]
     print_table(("name", "kind", "size", "licence", "present"), rows)
 

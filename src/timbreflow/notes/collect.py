@@ -21,7 +21,8 @@ from timbreflow.notes.pieces import ReadLimits
 from timbreflow.notes.sources.archives import Item, Share, count_members, read_items
 from timbreflow.notes.sources.catalogue import CATALOGUE
 from timbreflow.notes.sources.files import Container, clean_text, containers
-from timbreflow.notes.tables import REJECTS, SCHEMAS, TableWriter, table_file
+from timbreflow.notes.tables import REJECTS, SCHEMAS, table_file
+from timbreflow.notes.writer import TableWriter
 
 _EXAMPLES = 3
 
@@ -235,17 +236,14 @@ def merge_shards(shards: Sequence[ShardPlan], folders: Sequence[Path], out: Path
 
 def _twins(pieces: pa.Table, first_file: dict[int, str]) -> pa.Table:
     """Rejects, with their ids, for the pieces that `first_file` names; the others are noted there."""
-    twins: dict[str, list[str]] = {name: [] for name in ("piece_id", *REJECTS.names)}
-    columns = (pieces.column(name).to_pylist() for name in ("piece_id", "source", "path"))
-    for piece_id, source, path in zip(*columns, strict=True):
-        key = int(piece_id, 16)  # half the memory of the text
+    twins: list[dict[str, str]] = []
+    for row in pieces.select(["piece_id", "source", "path"]).to_pylist():
+        key = int(row["piece_id"], 16)  # half the memory of the text
         if key in first_file:
-            row = (piece_id, source, path, "duplicate", f"it has the same notes as {first_file[key]}.")
-            for values, value in zip(twins.values(), row, strict=True):
-                values.append(value)
+            twins.append(row | {"reason": "duplicate", "detail": f"it has the same notes as {first_file[key]}."})
         else:
-            first_file[key] = f"{source}: {path}"
-    return pa.table(twins, schema=pa.schema([("piece_id", pa.string()), *REJECTS]))
+            first_file[key] = f"{row['source']}: {row['path']}"
+    return pa.Table.from_pylist(twins, schema=pa.schema([("piece_id", pa.string()), *REJECTS]))
 
 
 def _without(tables: dict[str, pa.Table], twins: pa.Table) -> dict[str, pa.Table]:

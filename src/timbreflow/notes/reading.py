@@ -33,7 +33,7 @@ from timbreflow.notes.readers.midi import read_midi
 from timbreflow.notes.readers.musicxml import read_musicxml
 from timbreflow.notes.sources.archives import Item
 from timbreflow.notes.sources.files import MIDI_SUFFIXES, clean_text
-from timbreflow.notes.tables import PartRows
+from timbreflow.notes.writer import PartRows
 
 _COMMAND = [sys.executable, "-P", "-m", "timbreflow.notes.reading"]
 _GZIP = b"\x1f\x8b"

@@ -209,8 +209,7 @@ def _timed(events: list[_Event]) -> list[WrittenNote]:
         for pitch in event.pitches:
             index = open_ties.get(pitch, len(notes))
             if index < len(notes):
-                first = notes[index]
-                notes[index] = WrittenNote(first.onset, float(now + event.length) - first.onset, pitch, first.velocity)
+                notes[index] = notes[index].until(float(now + event.length))
             else:
                 velocity = accented(DEFAULT_VELOCITY, float(now - bar_start))
                 notes.append(WrittenNote(float(now), float(event.length), pitch, velocity))

@@ -11,36 +11,11 @@ from pathlib import Path
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_directory
 from timbreflow.notes.sources.accompaniments import generate
-from timbreflow.notes.sources.catalogue import CATALOGUE, Corpus, CorpusKind
+from timbreflow.notes.sources.catalogue import CATALOGUE, Corpus
 
 _TIMEOUT = 1800  # s, for one package: 120 MB over a slow line
 _ACCOMPANIMENTS = 600  # with one groove each; about as many tracks as all scores of music21 have
 _ACCOMPANIMENTS_SEED = 2021
-
-
-@dataclass(frozen=True)
-class CorpusStatus:
-    """One line of `timbreflow corpus list`.
-
-    Attributes:
-        name: of the corpus.
-        kind: midi, soundfont or recordings.
-        size: of the download, in bytes; 0 where it comes with the installed Python packages.
-        licence: of the contents.
-        present: whether its contents are on this machine.
-        path: where they are, or would be.
-        contents: one line for a person.
-        manager: what fetches it.
-    """
-
-    name: str
-    kind: CorpusKind
-    size: int
-    licence: str
-    present: bool
-    path: Path
-    contents: str
-    manager: str
 
 
 @dataclass(frozen=True)
@@ -68,24 +43,6 @@ def corpus_path(corpus: Corpus, root: Path) -> Path:
         folder = package_folder(corpus.packages[0])
         return (folder if folder is not None else Path(corpus.packages[0])) / corpus.inside
     return Path(root) / corpus.name / corpus.inside
-
-
-def list_corpora(root: Path) -> list[CorpusStatus]:
-    """Status of every corpus of the catalogue, in its order; `root` as in `corpus_path`."""
-    paths = {name: corpus_path(corpus, root) for name, corpus in CATALOGUE.items()}
-    return [
-        CorpusStatus(
-            name=name,
-            kind=corpus.kind,
-            size=corpus.size,
-            licence=corpus.licence,
-            present=paths[name].exists(),
-            path=paths[name],
-            contents=corpus.contents,
-            manager=corpus.manager,
-        )
-        for name, corpus in CATALOGUE.items()
-    ]
 
 
 def find_corpus(name: str) -> Corpus:
