@@ -17,7 +17,7 @@ import tempfile
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.abc import MetaPathFinder
 from itertools import accumulate
 from multiprocessing.connection import Connection, Pipe
@@ -72,15 +72,6 @@ def _unpacked(data: bytes, limits: ReadLimits) -> bytes:
     return unpacked
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Files to read: their source, and by number those that are rejected unread, with reason and detail."""
-
-    source: str
-    items: Sequence[Item]
-    rejected: dict[int, Reject]
-
-
 class Reading:
     """The parent's end: one process, which reads a batch, tells the ids of its pieces, and writes their tables.
 
@@ -105,16 +96,16 @@ class Reading:
         with suppress(OSError):  # it died at once, which `receive` will tell
             self.connection.send(limits)
 
-    def send_batch(self, batch: Batch) -> None:
+    def send_batch(self, source: str, items: Sequence[Item]) -> None:
         """Have it read some files, whose bytes lie in shared memory: a pipe would cost a sixth of all the work."""
         self._progress[:] = _BETWEEN_FILES.to_bytes(8, "little", signed=True)
         self._box.seek(0)
-        self._box.writelines(item.data for item in batch.items)
+        self._box.writelines(item.data for item in items)
         self._box.flush()
         self._box.truncate()
-        sizes = [len(item.data) for item in batch.items]
+        sizes = [len(item.data) for item in items]
         with suppress(OSError):
-            self.connection.send((replace(batch, items=[replace(item, data=b"") for item in batch.items]), sizes))
+            self.connection.send((source, [replace(item, data=b"") for item in items], sizes))
 
     def send_folder(self, folder: Path, twins: dict[int, str]) -> None:
         """Have it write the tables of its batch, without the files that `twins` names with the first of their kind."""
@@ -171,11 +162,16 @@ def main() -> None:
         compiled.load()
         _limit_memory(limits.max_memory)
         while True:
-            batch = _with_bytes(*connection.recv(), box=int(sys.argv[3]))
-            read = _read(batch, limits, progress)
+            source, empty, sizes = connection.recv()
+            starts = accumulate(sizes, initial=0)
+            items = [
+                replace(item, data=os.pread(int(sys.argv[3]), *place))
+                for item, *place in zip(empty, sizes, starts, strict=False)
+            ]
+            read = _read(items, limits, progress)
             connection.send([None if isinstance(piece, Reject) else piece.piece_id for piece in read])
             folder, twins = connection.recv()
-            connection.send(_write(batch, read, folder, twins))
+            connection.send(_write(source, items, read, folder, twins))
 
 
 class _NoPandas(MetaPathFinder):
@@ -188,21 +184,9 @@ class _NoPandas(MetaPathFinder):
             raise ImportError("pandas is not needed here")
 
 
-def _with_bytes(batch: Batch, sizes: list[int], *, box: int) -> Batch:
-    """The batch with the bytes of its files, which lie one behind the other in a shared file."""
-    starts = accumulate(sizes, initial=0)
-    items = [
-        replace(item, data=os.pread(box, *place)) for item, *place in zip(batch.items, sizes, starts, strict=False)
-    ]
-    return replace(batch, items=items)
-
-
-def _read(batch: Batch, limits: ReadLimits, progress: mmap.mmap) -> list[Piece | Reject]:
+def _read(items: Sequence[Item], limits: ReadLimits, progress: mmap.mmap) -> list[Piece | Reject]:
     read: list[Piece | Reject] = []
-    for number, item in enumerate(batch.items):
-        if number in batch.rejected:
-            read.append(batch.rejected[number])
-            continue
+    for number, item in enumerate(items):
         progress[:] = number.to_bytes(8, "little")
         _set_timers(limits.max_seconds)
         try:
@@ -231,11 +215,13 @@ def _limit_memory(n_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 
-def _write(batch: Batch, read: Sequence[Piece | Reject], folder: Path, twins: dict[int, str]) -> OSError | None:
+def _write(
+    source: str, items: Sequence[Item], read: Sequence[Piece | Reject], folder: Path, twins: dict[int, str]
+) -> OSError | None:
     """Write the tables to `folder`, or not at all; returns what the system refused."""
     rows = PartRows()
-    source = clean_text(batch.source)
-    for number, (item, piece) in enumerate(zip(batch.items, read, strict=True)):
+    source = clean_text(source)
+    for number, (item, piece) in enumerate(zip(items, read, strict=True)):
         path = clean_text(item.path)
         if isinstance(piece, Reject):
             rows.add_reject(source, path, piece.reason, clean_text(piece.detail))
