@@ -48,8 +48,11 @@ def recording(seed: int, *, seconds: float = 6.3, rate: int = 22_050, silent: tu
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six good recordings of all kinds in folders, one of them with two silent seconds, and five bad ones."""
+    """Six good recordings of all kinds in folders, some behind a link, one of them with two silent seconds; five bad."""
     root = tmp_path_factory.mktemp("recordings")
+    linked = tmp_path_factory.mktemp("elsewhere")
+    (root / "deep").symlink_to(linked)
+    (linked / "back").symlink_to(root)
     for number, suffix in enumerate((".wav", ".flac", ".ogg", ".mp3", ".wav", ".FLAC")):
         place = root / ("deep/er" if number % 2 else ".") / f"good{number}{suffix.lower()}"
         write_audio(place, recording(number, silent=(1, 2) if number == 4 else ()), 22_050)
@@ -119,6 +122,9 @@ def test_bad_files_are_named_with_their_reason(collected: Layout, folder: Path) 
         "short.wav": "broken",
         "silent.wav": "broken",
         "twin.wav": "duplicate",
+        "._good1.flac": "passed_over",
+        "cover.jpg": "passed_over",
+        "back": "passed_over",
     }
     assert all(detail.endswith(".") and len(detail) > 20 for detail in rejects["detail"])
 

@@ -149,7 +149,7 @@ def test_another_file_under_the_name_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_source_in_git_has_a_way_to_be_fetched() -> None:
-    from timbreflow.notes.catalogue import CATALOGUE
+    from timbreflow.notes.sources.catalogue import CATALOGUE
 
     files = {Path(corpus.inside).stem for corpus in CATALOGUE.values() if corpus.kind == "soundfont"}
     for name in TEST_SETS:

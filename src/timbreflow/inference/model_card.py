@@ -7,7 +7,7 @@ from typing import Any
 
 from timbreflow.inference.catalogue import MODELS
 from timbreflow.models.bundle import ModelBundle
-from timbreflow.notes.catalogue import CATALOGUE, Corpus
+from timbreflow.notes.sources.catalogue import CATALOGUE, Corpus
 
 TITLES = {"vqvae": "VQ-VAE", "glow": "Glow", "triplet": "timbre metric", "vocoder": "vocoder"}
 MEASURES = ("triplet",)

@@ -5,7 +5,7 @@ own, and two clips of one recording make a pair, style and target. Recordings st
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from timbreflow.data.splits import piece_split
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_directory, link_or_copy, read_json, sha256_file, stable_hash, write_json
 from timbreflow.inference.recordings import open_recording
-from timbreflow.notes.sources import clean_text, is_music
+from timbreflow.notes.sources.files import clean_text, files_below, is_music
 from timbreflow.notes.tables import REJECTS
 from timbreflow.rendering.config import SplitFractions
 from timbreflow.stages.report import StageReport
@@ -71,7 +71,7 @@ def holds_recordings(source: str) -> bool:
     path = Path(source).expanduser()
     if not path.is_dir():
         return path.is_file() and is_recording(path)
-    files = [file for file in path.rglob("*") if file.is_file()]
+    files = [file for file, why in files_below(path) if not why]
     return any(map(is_recording, files)) and not any(is_music(file.name) for file in files)
 
 
@@ -96,7 +96,9 @@ def collect(
     """
     out = Path(out)
     _refuse_foreign(out)
-    files = sorted({file for source in sources for file in _files(Path(source).expanduser())})
+    found = {file: why for source in sources for file, why in _files(Path(source).expanduser())}
+    others = {file: why for file, why in found.items() if why}
+    files = sorted(found.keys() - others.keys())
     states = [(clean_text(str(file)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     out.parent.mkdir(parents=True, exist_ok=True)
     key = f"{stable_hash(_VERSION, cut.sample_rate, cut.clip_seconds, cut.silent_dbfs, states):016x}"
@@ -108,13 +110,13 @@ def collect(
             finally:
                 pool.shutdown(cancel_futures=True)
         with writing(out), atomic_directory(out) as temporary:
-            return _merge(files, folders, temporary, out, splits)
+            return _merge(files, folders, others, temporary, out, splits)
 
 
-def _files(source: Path) -> Iterator[Path]:
-    for file in sorted(source.rglob("*")) if source.is_dir() else [source]:
-        if file.is_file() and is_recording(file):
-            yield file
+def _files(source: Path) -> Iterator[tuple[Path, str]]:
+    """Files of a source, each with the reason why it is passed over, or an empty one."""
+    for file, why in files_below(source) if source.is_dir() else [(source, "")]:
+        yield file, why or ("" if is_recording(file) else "files of its kind are not read")
 
 
 def _refuse_foreign(out: Path) -> None:
@@ -216,10 +218,15 @@ def _stretches(blocks: Iterator[np.ndarray], n_samples: int) -> Iterator[np.ndar
             held = held[n_samples:]
 
 
-def _merge(
-    files: Sequence[Path], folders: Sequence[Path], temporary: Path, out: Path, splits: SplitFractions
+def _merge(  # noqa: PLR0917 - lists of one length, and where to
+    files: Sequence[Path],
+    folders: Sequence[Path],
+    others: Mapping[Path, str],
+    temporary: Path,
+    out: Path,
+    splits: SplitFractions,
 ) -> StageReport:
-    """Join the recordings, those with equal bytes once, and write the tables."""
+    """Join the recordings, those with equal bytes once, and write the tables; `others` are passed over, and why."""
     first: dict[str, Path] = {}
     found: dict[str, tuple[Path, pd.DataFrame]] = {}
     rejects: list[dict[str, str]] = []
@@ -244,6 +251,10 @@ def _merge(
         raise TimbreflowError(
             f"{len(found)} of {len(files)} recordings can be used, and two are needed, for training and validation{why}"
         )
+    rejects += [
+        {"source": "recordings", "path": clean_text(str(file)), "reason": "passed_over", "detail": f"{others[file]}."}
+        for file in sorted(others)
+    ]
     split_of = _splits(sorted(found), splits.validation_pieces)
     manifests = []
     for recording_id in sorted(found, key=lambda name: (split_of[name] != "train", name)):
@@ -261,12 +272,25 @@ def _merge(
     return StageReport(
         summary=(
             f"{len(found)} recordings, {len(clips)} clips ({hours:.2f} h), {pairs['train']} pairs for training and "
-            f"{pairs['validation']} for validation; {len(rejects)} files rejected{f' ({counted})' if counted else ''}."
+            f"{pairs['validation']} for validation; {reasons.total()} files rejected"
+            f"{f' ({counted})' if counted else ''}{f'; {len(others)} passed over' if others else ''}."
         ),
-        metrics={"recordings": float(len(found)), "clips": float(len(clips)), "rejects": float(len(rejects))},
-        tables={"rejects": [{"path": reject["path"], "detail": reject["detail"]} for reject in rejects]},
+        metrics={"recordings": float(len(found)), "clips": float(len(clips)), "rejects": float(reasons.total())},
+        tables={
+            "rejects": [
+                {"reason": reason, "files": len(group), "such as": " ".join(group[:3])}
+                for reason, group in _by_reason(rejects).items()
+            ]
+        },
         files={"clips": out},
     )
+
+
+def _by_reason(rejects: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for reject in rejects:
+        groups.setdefault(reject["reason"], []).append(f"{reject['path']}: {reject['detail']}")
+    return groups
 
 
 def _splits(recordings: Sequence[str], fraction: float) -> dict[str, str]:

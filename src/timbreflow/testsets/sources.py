@@ -7,8 +7,8 @@ from pathlib import Path
 from timbreflow.audio.files import encode_flac
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import sha256_file
-from timbreflow.notes.catalogue import CATALOGUE
-from timbreflow.notes.corpora import corpus_path, fetch
+from timbreflow.notes.sources.catalogue import CATALOGUE
+from timbreflow.notes.sources.corpora import corpus_path, fetch
 from timbreflow.notes.tables import Notes
 from timbreflow.rendering.clips import RenderedClip, render_recipe
 from timbreflow.rendering.sampler import INSTRUMENTS, Sampler, render_sampled

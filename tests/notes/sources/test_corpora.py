@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from timbreflow.commands import sources
 from timbreflow.errors import TimbreflowError
-from timbreflow.notes.catalogue import CATALOGUE
-from timbreflow.notes.corpora import fetch, list_corpora
+from timbreflow.notes.sources.catalogue import CATALOGUE
+from timbreflow.notes.sources.corpora import corpus_path, fetch
 
 
 def program(folder: Path, name: str, script: str) -> None:
@@ -30,14 +31,12 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_list_tells_what_is_here(tmp_path: Path) -> None:
+def test_the_catalogue_says_where_contents_are(tmp_path: Path) -> None:
     (tmp_path / "freedm/usr/share/games/doom").mkdir(parents=True)
-    status = {one.name: one for one in list_corpora(tmp_path)}
-    assert set(status) == set(CATALOGUE)
-    assert status["music21"].present and status["timgm6mb"].present and status["freedm"].present
-    assert not status["freedoom"].present and not status["lakh"].present
-    assert "TEST ONLY" in status["minuet-data"].contents
-    assert all(one.licence and (one.size > 0 or one.manager == "python") for one in status.values())
+    present = {name for name, corpus in CATALOGUE.items() if corpus_path(corpus, tmp_path).exists()}
+    assert present == {"music21", "music21-folk", "timgm6mb", "freedm"}
+    assert "TEST ONLY" in CATALOGUE["minuet-data"].contents
+    assert all(one.licence and (one.size > 0 or one.manager == "python") for one in CATALOGUE.values())
 
 
 def test_a_debian_package_is_unpacked_without_installing_it(tmp_path: Path, programs: Path) -> None:
@@ -92,3 +91,41 @@ def test_lakh_is_never_downloaded(tmp_path: Path, programs: Path) -> None:
     done = fetch("lakh", tmp_path)
     assert done.path is None
     assert "curl -LO" in done.message and "lmd_full.tar.gz" in done.message and "params.yaml" in done.message
+
+
+def test_a_preset_is_fetched_as_far_as_it_can_be(
+    tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One package holds its music, all others are refused: each is named once, and nothing stops the others."""
+    inside = "$3/usr/share/games/simutrans/music"
+    program(
+        programs, "apt-get", 'case "$2" in simutrans-data) touch "$2_1.deb";; *) echo "E: no $2" >&2; exit 100;; esac'
+    )
+    program(programs, "dpkg", f'mkdir -p "{inside}" && touch "{inside}/a.mid"')
+    monkeypatch.setattr(sources, "project_root", lambda: tmp_path)
+    with pytest.raises(
+        TimbreflowError, match=r"^10 of 14 sources could not be fetched: freedoom, freedm, pianobooster"
+    ):
+        sources.fetch(preset="gpu")
+    out, err = capsys.readouterr()
+    assert (tmp_path / "data/corpora/simutrans-data/usr/share/games/simutrans/music/a.mid").exists()
+    assert (tmp_path / "data/soundfonts/TimGM6mb.sf2").exists()
+    assert "simutrans-data (Artistic-1.0) is now at" in out
+    assert [line.split(" is missing: ")[0] for line in err.splitlines()] == [
+        "freedoom", "freedm", "pianobooster", "mma", "FluidR3_GM", "MuseScore_General_Lite", "sf_GMbank", "A320U",
+        "OPL-3_FM_128M", "GeneralUser-v1.47",
+    ]  # fmt: skip
+    assert "E: no minuet-data" in err
+
+
+def test_the_font_of_the_test_set_is_not_offered_for_training(
+    tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program(programs, "apt-get", 'touch "$2_1.deb"')
+    inside = "$3/usr/share/minuet/soundfonts"
+    program(programs, "dpkg", f'mkdir -p "{inside}" && touch "{inside}/GeneralUser-v1.47.sf2"')
+    monkeypatch.setattr(sources, "project_root", lambda: tmp_path)
+    sources.fetch("minuet-data", "timgm6mb")
+    found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("For render_triples")]
+    assert [line.rpartition("role: ")[2] for line in found] == ["test}", "train}"]
+    assert "name: GeneralUser-v1.47" in found[0]

@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 
-from timbreflow.notes.tars import Unpacked
+from timbreflow.notes.sources.archives import Unpacked
 
 DATA = np.random.default_rng(0).integers(0, 64, 300_000, np.uint8).tobytes()
 

@@ -19,9 +19,8 @@ from pathlib import Path
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_file, read_json, stable_hash, write_json
-from timbreflow.notes.limits import ReadLimits
-from timbreflow.notes.midi import read_midi
-from timbreflow.notes.pieces import Reject
+from timbreflow.notes.pieces import ReadLimits, Reject
+from timbreflow.notes.readers.midi import read_midi
 
 FINISHED = "generated.json"
 
@@ -39,47 +38,42 @@ _DEFINITION = re.compile(r"^\s*DefGroove\s+([A-Za-z][\w-]*)", re.IGNORECASE | re
 Chord = tuple[int, str]
 """Semitones above the tonic, and the chord's quality as MMA writes it."""
 
-MAJOR: dict[str, tuple[Chord, ...]] = {
-    "ii-V-I": ((2, "m7"), (7, "7"), (0, "M7"), (0, "6")),
-    "ii-V-I-VI": ((2, "m7"), (7, "7"), (0, "M7"), (9, "7")),
-    "I-vi-IV-V": ((0, ""), (9, "m"), (5, ""), (7, "7")),
-    "I-vi-ii-V": ((0, "M7"), (9, "m7"), (2, "m7"), (7, "7")),
-    "I-V-vi-IV": ((0, ""), (7, ""), (9, "m"), (5, "")),
-    "I-IV-I-V": ((0, ""), (5, ""), (0, ""), (7, "7")),
-    "I-bVII-IV-I": ((0, ""), (10, ""), (5, ""), (0, "")),
-    "I-III-IV-iv": ((0, ""), (4, "7"), (5, "M7"), (5, "m6")),
-    "I-sharp-idim-ii-V": ((0, "M7"), (1, "dim7"), (2, "m7"), (7, "9")),
-    "canon": ((0, ""), (7, ""), (9, "m"), (4, "m"), (5, ""), (0, ""), (5, ""), (7, "sus4")),
-    "circle of fifths": ((0, "M7"), (5, "M7"), (11, "m7b5"), (4, "m7"), (9, "m7"), (2, "m7"), (7, "7"), (0, "6")),
-    "dominant circle": ((4, "7"), (4, "7"), (9, "7"), (9, "7"), (2, "7"), (2, "7"), (7, "7"), (7, "7")),
-    "12-bar blues": (
-        (0, "7"), (0, "7"), (0, "7"), (0, "7"), (5, "7"), (5, "7"),
-        (0, "7"), (0, "7"), (7, "7"), (5, "7"), (0, "7"), (7, "7"),
-    ),
-    "jazz blues": (
-        (0, "7"), (5, "7"), (0, "7"), (0, "7"), (5, "7"), (6, "dim7"),
-        (0, "7"), (9, "7"), (2, "m7"), (7, "7"), (0, "7"), (7, "7"),
-    ),
-}  # fmt: skip
-"""Progressions in major, one chord a bar."""
+# Semitones above the tonic and quality, one chord a bar.
+_MAJOR = {
+    "ii-V-I": "2:m7 7:7 0:M7 0:6",
+    "ii-V-I-VI": "2:m7 7:7 0:M7 9:7",
+    "I-vi-IV-V": "0: 9:m 5: 7:7",
+    "I-vi-ii-V": "0:M7 9:m7 2:m7 7:7",
+    "I-V-vi-IV": "0: 7: 9:m 5:",
+    "I-IV-I-V": "0: 5: 0: 7:7",
+    "I-bVII-IV-I": "0: 10: 5: 0:",
+    "I-III-IV-iv": "0: 4:7 5:M7 5:m6",
+    "I-sharp-idim-ii-V": "0:M7 1:dim7 2:m7 7:9",
+    "canon": "0: 7: 9:m 4:m 5: 0: 5: 7:sus4",
+    "circle of fifths": "0:M7 5:M7 11:m7b5 4:m7 9:m7 2:m7 7:7 0:6",
+    "dominant circle": "4:7 4:7 9:7 9:7 2:7 2:7 7:7 7:7",
+    "12-bar blues": "0:7 0:7 0:7 0:7 5:7 5:7 0:7 0:7 7:7 5:7 0:7 7:7",
+    "jazz blues": "0:7 5:7 0:7 0:7 5:7 6:dim7 0:7 9:7 2:m7 7:7 0:7 7:7",
+}
+_MINOR = {
+    "ii-V-i": "2:m7b5 7:7 0:m7 0:m6",
+    "i-iv-V-i": "0:m 5:m 7:7 0:m",
+    "Andalusian": "0:m 10: 8: 7:7",
+    "i-VI-III-VII": "0:m 8: 3: 10:",
+    "i-VII-VI-VII": "0:m 10: 8:M7 10:",
+    "i-IV": "0:m7 5:7 0:m7 5:7",
+    "i-v-VI-iv": "0:m 7:m 8: 5:m",
+    "minor circle of fifths": "0:m7 5:m7 10:7 3:M7 8:M7 2:m7b5 7:7 0:m6",
+    "minor blues": "0:m7 0:m7 0:m7 0:m7 5:m7 5:m7 0:m7 0:m7 8:7 7:7 0:m7 7:7",
+}
 
-MINOR: dict[str, tuple[Chord, ...]] = {
-    "ii-V-i": ((2, "m7b5"), (7, "7"), (0, "m7"), (0, "m6")),
-    "i-iv-V-i": ((0, "m"), (5, "m"), (7, "7"), (0, "m")),
-    "Andalusian": ((0, "m"), (10, ""), (8, ""), (7, "7")),
-    "i-VI-III-VII": ((0, "m"), (8, ""), (3, ""), (10, "")),
-    "i-VII-VI-VII": ((0, "m"), (10, ""), (8, "M7"), (10, "")),
-    "i-IV": ((0, "m7"), (5, "7"), (0, "m7"), (5, "7")),
-    "i-v-VI-iv": ((0, "m"), (7, "m"), (8, ""), (5, "m")),
-    "minor circle of fifths": (
-        (0, "m7"), (5, "m7"), (10, "7"), (3, "M7"), (8, "M7"), (2, "m7b5"), (7, "7"), (0, "m6"),
-    ),
-    "minor blues": (
-        (0, "m7"), (0, "m7"), (0, "m7"), (0, "m7"), (5, "m7"), (5, "m7"),
-        (0, "m7"), (0, "m7"), (8, "7"), (7, "7"), (0, "m7"), (7, "7"),
-    ),
-}  # fmt: skip
-"""Progressions in minor, one chord a bar."""
+
+def _chords(progression: str) -> tuple[Chord, ...]:
+    return tuple((int(step), quality) for step, _, quality in (one.partition(":") for one in progression.split()))
+
+
+MAJOR = {name: _chords(text) for name, text in _MAJOR.items()}
+MINOR = {name: _chords(text) for name, text in _MINOR.items()}
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ class Corpus:
         licence: of the contents, as the package states it.
         inside: file or folder that matters, relative to the fetched folder (to the Python package for `python`).
         contents: one line for a person.
+        role: of a SoundFont: whether it may be trained on.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Corpus:
     licence: str
     inside: str
     contents: str
+    role: Literal["train", "test"] = "train"
 
 
 def _debian(  # noqa: PLR0917 - one row of a table
@@ -116,10 +118,10 @@ CATALOGUE: dict[str, Corpus] = {
             "opl3-soundfont", "soundfont", 99_953_240, "CC-BY-SA-4.0", "usr/share/sounds/sf2/OPL-3_FM_128M.sf2",
             "sampled FM synthesis, a family of its own",
         ),
-        _debian(
-            "minuet-data", "soundfont", 27_057_444, "GeneralUser GS licence (free use)",
+        Corpus(
+            "minuet-data", "soundfont", "debian", ("minuet-data",), 27_057_444, "GeneralUser GS licence (free use)",
             "usr/share/minuet/soundfonts/GeneralUser-v1.47.sf2",
-            "GeneralUser GS 1.47: TEST ONLY, the project's unseen font, never trained on",
+            "GeneralUser GS 1.47: TEST ONLY, the project's unseen font, never trained on", role="test",
         ),
         _tonejs("piano", 3_142_816),
         _tonejs("violin", 4_019_476),

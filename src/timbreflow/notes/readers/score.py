@@ -38,6 +38,10 @@ class WrittenNote:
     pitch: int
     velocity: int
 
+    def until(self, end: float) -> "WrittenNote":
+        """The same note tied to another one, that ends at `end`."""
+        return WrittenNote(self.onset, end - self.onset, self.pitch, self.velocity)
+
 
 def accented(velocity: float, beat: float) -> int:
     """Velocity of a note that begins `beat` quarters into its measure, within 1 to 127."""

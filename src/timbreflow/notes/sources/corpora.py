@@ -10,37 +10,12 @@ from pathlib import Path
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_directory
-from timbreflow.notes.accompaniments import generate
-from timbreflow.notes.catalogue import CATALOGUE, Corpus, CorpusKind
+from timbreflow.notes.sources.accompaniments import generate
+from timbreflow.notes.sources.catalogue import CATALOGUE, Corpus
 
 _TIMEOUT = 1800  # s, for one package: 120 MB over a slow line
 _ACCOMPANIMENTS = 600  # with one groove each; about as many tracks as all scores of music21 have
 _ACCOMPANIMENTS_SEED = 2021
-
-
-@dataclass(frozen=True)
-class CorpusStatus:
-    """One line of `timbreflow corpus list`.
-
-    Attributes:
-        name: of the corpus.
-        kind: midi, soundfont or recordings.
-        size: of the download, in bytes; 0 where it comes with the installed Python packages.
-        licence: of the contents.
-        present: whether its contents are on this machine.
-        path: where they are, or would be.
-        contents: one line for a person.
-        manager: what fetches it.
-    """
-
-    name: str
-    kind: CorpusKind
-    size: int
-    licence: str
-    present: bool
-    path: Path
-    contents: str
-    manager: str
 
 
 @dataclass(frozen=True)
@@ -70,22 +45,17 @@ def corpus_path(corpus: Corpus, root: Path) -> Path:
     return Path(root) / corpus.name / corpus.inside
 
 
-def list_corpora(root: Path) -> list[CorpusStatus]:
-    """Status of every corpus of the catalogue, in its order; `root` as in `corpus_path`."""
-    paths = {name: corpus_path(corpus, root) for name, corpus in CATALOGUE.items()}
-    return [
-        CorpusStatus(
-            name=name,
-            kind=corpus.kind,
-            size=corpus.size,
-            licence=corpus.licence,
-            present=paths[name].exists(),
-            path=paths[name],
-            contents=corpus.contents,
-            manager=corpus.manager,
-        )
-        for name, corpus in CATALOGUE.items()
-    ]
+def find_corpus(name: str) -> Corpus:
+    """The entry of the catalogue of this name; a SoundFont's also by its file, such as FluidR3_GM.
+
+    Raises:
+        TimbreflowError: there is none.
+    """
+    by_file = {Path(corpus.inside).stem: corpus for corpus in CATALOGUE.values() if corpus.kind == "soundfont"}
+    corpus = CATALOGUE.get(name) or by_file.get(name)
+    if corpus is None:
+        raise TimbreflowError(f"there is no corpus {name!r}; choose one of {', '.join(CATALOGUE)}.")
+    return corpus
 
 
 def fetch(name: str, root: Path) -> Fetched:
@@ -103,10 +73,7 @@ def fetch(name: str, root: Path) -> Fetched:
     Raises:
         TimbreflowError: no such corpus; the package manager is missing or fails; the package holds something else.
     """
-    by_file = {Path(corpus.inside).stem: corpus for corpus in CATALOGUE.values() if corpus.kind == "soundfont"}
-    corpus = CATALOGUE.get(name) or by_file.get(name)
-    if corpus is None:
-        raise TimbreflowError(f"there is no corpus {name!r}; choose one of {', '.join(CATALOGUE)}.")
+    corpus = find_corpus(name)
     path = corpus_path(corpus, root)
     if path.exists():
         return Fetched(path, f"{corpus.name} is already at {path}.{_finish(corpus, root)}")

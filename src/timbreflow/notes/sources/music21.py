@@ -8,37 +8,23 @@ with the reason, so that a new version of music21 adds nothing unseen.
 from pathlib import Path
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.notes.corpora import package_folder
+from timbreflow.notes.sources.corpora import package_folder
 
 SCORE_SUFFIXES = (".mxl", ".xml", ".musicxml", ".krn")
 TUNE_SUFFIX = ".abc"
 
-_OLD = "works in the public domain, no restriction in the files"
+_OLD = (
+    "bach", "beethoven", "chopin", "cpebach", "handel", "haydn", "johnson_j_r", "joplin", "liliuokalani", "lusitano",
+    "monteverdi", "mozart", "schubert", "schumann_clara", "schumann_robert", "trecento", "verdi", "webern",
+)  # fmt: skip
 
 ALLOWED: dict[str, str] = {
-    "bach": _OLD,
+    **dict.fromkeys(_OLD, "works in the public domain, no restriction in the files"),
     "beach": "work in the public domain, encoding CC-BY-SA",
-    "beethoven": _OLD,
-    "chopin": _OLD,
     "ciconia": "work in the public domain, encoding CC-BY-SA 3.0",
     "corelli": "work in the public domain, encoding CC-BY",
-    "cpebach": _OLD,
-    "handel": _OLD,
-    "haydn": _OLD,
-    "johnson_j_r": _OLD,
-    "joplin": _OLD,
-    "liliuokalani": _OLD,
     "luca": "work in the public domain, encoding CC-BY-SA 3.0",
-    "lusitano": _OLD,
-    "monteverdi": _OLD,
-    "mozart": _OLD,
-    "schubert": _OLD,
-    "schumann_clara": _OLD,
-    "schumann_robert": _OLD,
-    "trecento": _OLD,
-    "verdi": _OLD,
     "weber": "work in the public domain, encoding released to the public domain",
-    "webern": _OLD,
 }
 """Directories of the default corpus and why each may be used."""
 

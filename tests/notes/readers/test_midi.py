@@ -12,9 +12,8 @@ import pretty_midi
 import pytest
 
 from timbreflow.notes import compiled
-from timbreflow.notes.limits import ReadLimits
-from timbreflow.notes.midi import read_midi
-from timbreflow.notes.pieces import Reject
+from timbreflow.notes.pieces import ReadLimits, Reject
+from timbreflow.notes.readers.midi import read_midi
 
 END = b"\x00\xff\x2f\x00"
 
@@ -90,23 +89,113 @@ def test_riff_wrapper_and_odd_headers_are_read(limits: ReadLimits) -> None:
         assert read_midi(data, limits).n_notes == 1
 
 
+SCALE = b"\x00\x90" + b"".join(bytes([p, 80, 0x60, p, 0, 0]) for p in range(40, 52))[:-1]
+"""Twelve notes under one running status."""
+SYSTEM = {
+    "sysex": b"\xf0\x05\x7e\x7f\x09\x01\xf7",
+    "empty sysex": b"\xf0\x00",
+    "sysex in two packets": b"\xf0\x02\x43\x12\x00\xf7\x02\x05\xf7",
+    "escape": b"\xf7\x02\xf3\x01",
+    "quarter frame": b"\xf1\x05",
+    "song position": b"\xf2\x05\x06",
+    "song": b"\xf3\x05",
+    "tune request": b"\xf6",
+    **{f"real time {status:x}": bytes([status]) for status in range(0xF8, 0xFF)},
+    "text": b"\xff\x01\x02%+",
+}
+
+
+@pytest.mark.parametrize("name", SYSTEM)
+@pytest.mark.parametrize("place", [1, 5, 12, 23])
+def test_notes_behind_a_system_message_are_read(name: str, place: int, limits: ReadLimits) -> None:
+    """Running status goes on over it, as programs write that forget to begin anew."""
+    at = 4 + 3 * (place - 1)  # behind so many events
+    whole = read_midi(midi_file(SCALE + END), limits)
+    for events in (
+        SCALE[:at] + b"\x00" + SYSTEM[name] + SCALE[at:] + END,
+        SCALE[:at] + b"\x00" + SYSTEM[name] + b"\x00" + SYSTEM["song"] + SCALE[at:] + END,
+    ):
+        found = read_midi(midi_file(one_note() + END, events), limits)
+        assert found.n_notes == 13
+        assert found.tracks[1].notes.onset.tolist() == whole.notes.onset.tolist()
+
+
+@pytest.mark.parametrize(
+    "events",
+    [b"\xf4", b"\xf5\x01", b"\xf1\x90", b"\xf0\x41\x10\x42\xf7\x00\x90" + bytes(70)],
+    ids=["f4", "f5", "no data", "on the wire"],
+)
+def test_system_messages_that_cannot_be_skipped_are_broken(events: bytes, limits: ReadLimits) -> None:
+    assert reason(midi_file(one_note() + b"\x00" + events + one_note() * 30 + END), limits) == "broken"
+
+
+def claims(data: bytes, number: int, more: int) -> bytes:
+    """The file with another length in the header of a track."""
+    at = [place for place in range(len(data)) if data.startswith(b"MTrk", place)][number] + 4
+    return data[:at] + struct.pack(">I", struct.unpack(">I", data[at : at + 4])[0] + more) + data[at + 4 :]
+
+
+def header(data: bytes, form: int, n_tracks: int) -> bytes:
+    """The file with another format and number of tracks."""
+    return data[:8] + struct.pack(">HH", form, n_tracks) + data[12:]
+
+
+TWO = midi_file(one_note() * 3 + END, one_note() * 2 + END)
+FOREIGN = b"XFIH\x00\x00\x00\x04\x00\xff\x01\x00"
+ODD_COUNTS: dict[str, bytes] = {
+    **{
+        f"{number} claims {more}": claims(TWO, number, more)
+        for number in (0, 1)
+        for more in (-9, -4, -1, 1, 3, 8, 2**31)
+    },
+    "swallows the second": claims(TWO, 0, len(one_note()) * 2 + 12),
+    "says 1": header(TWO, 1, 1),
+    "says 0": header(TWO, 1, 0),
+    "says 3, one is foreign": header(TWO[:14] + FOREIGN + TWO[14:], 1, 3),
+    "foreign at the end": TWO + FOREIGN,
+    "format 0": header(TWO, 0, 2),
+    "format 0 of 1": header(TWO, 0, 1),
+    "no end mark": midi_file(one_note() * 3, one_note() * 2 + END),
+    "no end marks": midi_file(one_note() * 3, one_note() * 2),
+    "end mark cut": midi_file(one_note() * 3 + END, one_note() * 2 + END[:-1]),
+    "file cut in the end mark": TWO[:-1],
+    "padded": midi_file(one_note() * 3 + END + bytes(5), one_note() * 2 + END),
+}
+
+
+@pytest.mark.parametrize("name", ODD_COUNTS)
+def test_wrong_lengths_and_counts_lose_no_note(name: str, limits: ReadLimits) -> None:
+    piece = read_midi(ODD_COUNTS[name], limits)
+    assert (piece.piece_id, piece.remark) == (read_midi(TWO, limits).piece_id, "")
+
+
+def test_tracks_that_are_missing_are_remarked(limits: ReadLimits) -> None:
+    piece = read_midi(header(TWO, 1, 3), limits)
+    assert piece.n_notes == 5
+    assert piece.remark == "its header promises 3 tracks; the 2 that are there were read."
+
+
 BROKEN: dict[str, bytes] = {
     "empty": b"",
     "text": b"Dear diary, this is not music.",
     "cut": midi_file(one_note() * 50 + END)[:120],
-    "cut between tracks": midi_file(one_note() + END, one_note() + END)[: -len(one_note() + END) - 8],
     "cut in a chunk's header": midi_file(one_note() + END, one_note() + END)[: -len(one_note() + END) - 3],
-    "no end of track": midi_file(one_note()),
+    "cut in a chunk's name": midi_file(one_note() + END, one_note() + END)[: -len(one_note() + END) - 6],
+    "a track of another name": TWO[:60].replace(b"MTrk", b"MTrX") + TWO[60:],
+    "last track of another name": b"MTrX".join(TWO.rsplit(b"MTrk", 1)),
+    "two files": TWO + TWO,
+    "notes behind the end mark": midi_file(one_note() + END + one_note() + END),
+    "no end of track and cut": claims(midi_file(one_note()), 0, 9),
     "header only": midi_file(one_note() + END)[:14],
     "random": random.Random(1).randbytes(5000),
     "header and random": midi_file(b"")[:14] + random.Random(2).randbytes(5000),
-    "claims 2 GB": midi_file(one_note())[:14] + b"MTrk\x7f\xff\xff\xff" + one_note() + END,
     "division 0": midi_file(one_note() + END, division=0),
     "film frames": midi_file(one_note() + END, division=-(25 << 8) + 40),
     "tempo 0": midi_file(b"\x00\xff\x51\x03\x00\x00\x00" + one_note() + END),
     "endless text": midi_file(b"\x00\xff\x01\xff\xff\xff\x7f" + END),
     "endless number": midi_file(b"\xff" * 40),
     "velocity 200": midi_file(b"\x00\x90\x3c\xc8" + one_note() + END),
+    "no status": midi_file(b"\x00\x3c\x50" + one_note() + END),
 }
 
 
@@ -115,15 +204,24 @@ def test_broken_files_are_rejected_as_broken(name: str, limits: ReadLimits) -> N
     assert reason(BROKEN[name], limits) == "broken"
 
 
-def test_a_file_cut_anywhere_is_broken(limits: ReadLimits, song: Callable[..., bytes]) -> None:
+def test_a_file_cut_anywhere_is_broken_or_says_what_is_missing(limits: ReadLimits, song: Callable[..., bytes]) -> None:
     data = song(programs=(0, 40, 73))
-    assert {reason(data[:length], limits) for length in range(len(data))} == {"broken"}
+    # Between two tracks a cut file is one whose header promises too much; there and in an end mark, no note is cut.
+    between = [place for place in range(30, len(data)) if data.startswith(b"MTrk", place)]
+    ends = [*between[1:], len(data)]
+    for length in range(len(data)):
+        if length in ends or length + 1 in ends:
+            piece = read_midi(data[:length], limits)
+            assert piece.n_notes == 24 * sum(length >= end - 1 for end in ends)
+            assert bool(piece.remark) == (length < len(data) - 1)
+        else:
+            assert reason(data[:length], limits) == ("no_notes" if length - between[0] in {-1, 0} else "broken")
 
 
 def test_a_file_that_claims_gigabytes_gets_none(limits: ReadLimits) -> None:
     compiled.load()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    reason(BROKEN["claims 2 GB"], limits)
+    assert read_midi(claims(TWO, 1, 2**31 - 1), limits).n_notes == 5
     reason(midi_file(one_note(0x0FFFFFFF) * 7 + END), limits)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
 

@@ -9,9 +9,8 @@ import re
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from timbreflow.notes.limits import ReadLimits
-from timbreflow.notes.performance import DEFAULT_VELOCITY, TempoMap, WrittenNote, accented, played
-from timbreflow.notes.pieces import Piece, Reject, Track
+from timbreflow.notes.pieces import Piece, ReadLimits, Reject, Track
+from timbreflow.notes.readers.score import DEFAULT_VELOCITY, TempoMap, WrittenNote, accented, played
 
 _STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 _SHARPS_OF_TONIC = {"C": 0, "D": 2, "E": 4, "F": -1, "G": 1, "A": 3, "B": 5}
@@ -210,8 +209,7 @@ def _timed(events: list[_Event]) -> list[WrittenNote]:
         for pitch in event.pitches:
             index = open_ties.get(pitch, len(notes))
             if index < len(notes):
-                first = notes[index]
-                notes[index] = WrittenNote(first.onset, float(now + event.length) - first.onset, pitch, first.velocity)
+                notes[index] = notes[index].until(float(now + event.length))
             else:
                 velocity = accented(DEFAULT_VELOCITY, float(now - bar_start))
                 notes.append(WrittenNote(float(now), float(event.length), pitch, velocity))

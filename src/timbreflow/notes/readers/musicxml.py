@@ -11,9 +11,8 @@ import zipfile
 from dataclasses import dataclass, field
 from xml.etree import ElementTree
 
-from timbreflow.notes.limits import ReadLimits
-from timbreflow.notes.performance import DEFAULT_VELOCITY, MARKS, TempoMap, WrittenNote, accented, played
-from timbreflow.notes.pieces import Piece, Reject, Track
+from timbreflow.notes.pieces import Piece, ReadLimits, Reject, Track
+from timbreflow.notes.readers.score import DEFAULT_VELOCITY, MARKS, TempoMap, WrittenNote, accented, played
 
 _STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 _BEAT_UNITS = {"whole": 4.0, "half": 2.0, "quarter": 1.0, "eighth": 0.5, "16th": 0.25}
@@ -61,11 +60,9 @@ def _uncompressed(data: bytes, limits: ReadLimits) -> bytes:
             # One byte over the limit is enough to know, whatever a zip bomb would unpack to.
             with archive.open(names[0]) as file:
                 score = file.read(limits.max_bytes + 1)
-    except (zipfile.BadZipFile, ElementTree.ParseError, RuntimeError, NotImplementedError, OSError, EOFError) as error:
-        raise Reject("broken", f"it is not a readable compressed score ({error}).") from error
+    except Reject:
+        raise
     except Exception as error:  # zlib.error and lzma.LZMAError have no common base with the others
-        if isinstance(error, Reject):
-            raise
         raise Reject("broken", f"it is not a readable compressed score ({error}).") from error
     limits.check_size(len(score))
     return score
@@ -213,8 +210,7 @@ def _joined(part: list[_Measure], starts: list[float]) -> list[WrittenNote]:
                 index = len(written)
                 written.append(WrittenNote(onset, duration, pitch, velocity))
             else:
-                first = written[index]
-                written[index] = WrittenNote(first.onset, onset + duration - first.onset, pitch, first.velocity)
+                written[index] = written[index].until(onset + duration)
             if begins:
                 open_ties[pitch, round(1000 * (onset + duration))] = index
     return written

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.notes.scores import ALLOWED, music21_scores
-from timbreflow.notes.sources import Container, Item, Share, containers, read_items
+from timbreflow.notes.sources.archives import Item, Share, read_items
+from timbreflow.notes.sources.files import Container, containers
+from timbreflow.notes.sources.music21 import ALLOWED, music21_scores
 
 Song = Callable[..., bytes]
 
@@ -23,14 +24,44 @@ def items(source: str, root: Path, share: Share | None = None) -> list[Item]:
 
 
 def test_folders_are_searched_in_sorted_order(tmp_path: Path, song: Song) -> None:
-    for name in ("b/z.mid", "b/A.MIDI", "a.kar", "b/c/d.Mid", "notes.txt", "b/._z.mid", "e.mid.bak"):
+    names = ("b/z.mid", "b/A.MIDI", "a.kar", "b/c/d.Mid", "f.rmi", "g.SMF", "h.mid.gz")
+    others = ("b/._z.mid", "e.mid.bak", "notes.txt")
+    for name in (*names, *others):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).write_bytes(song())
     (tmp_path / "in" / "gone.mid").symlink_to(tmp_path / "nowhere")
-    found = items("in", tmp_path)
-    assert [item.path for item in found] == ["a.kar", "b/A.MIDI", "b/c/d.Mid", "b/z.mid"]
+    every = items("in", tmp_path)
+    found = [item for item in every if not item.reject]
+    assert [item.path for item in found] == sorted(names)
+    assert {item.path: item.reject.detail for item in every if item.reject} == {
+        **dict.fromkeys(others, "files of its kind are not read."),
+        "gone.mid": "it links to nothing.",
+    }
     assert all(item.data == song() and item.size == len(song()) for item in found)
     assert [item.path for item in items("in/a.kar", tmp_path)] == ["a.kar"]
+
+
+def test_linked_folders_are_followed_once_and_circles_end(tmp_path: Path, song: Song) -> None:
+    for name in ("in/own/a.mid", "elsewhere/b.mid", "elsewhere/deep/c.mid"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(song())
+    for link, target in {
+        "in/link": "elsewhere",
+        "in/a second link": "elsewhere",
+        "in/0 link to a folder beside": "in/own",
+        "in/own/up": "in",
+        "elsewhere/circle": "elsewhere/deep",
+        "elsewhere/deep/back": "elsewhere",
+    }.items():
+        (tmp_path / link).symlink_to(tmp_path / target)
+    every = items("in", tmp_path)
+    assert [item.path for item in every if not item.reject] == [
+        "a second link/b.mid",
+        "a second link/deep/c.mid",
+        "own/a.mid",
+    ]
+    assert {item.reject.detail for item in every if item.reject} == {"it links to a folder that is read already."}
+    assert "own/up" in [item.path for item in every] and "link" in [item.path for item in every]
 
 
 def tar_with_traps(path: Path, songs: dict[str, bytes], mode: str) -> None:
@@ -63,7 +94,13 @@ def test_tars_are_streamed_and_write_nothing(mode: str, tmp_path: Path, song: So
     name = f"x.tar{mode[1:].replace(':', '.')}"
     tar_with_traps(tmp_path / name, {**songs, "readme.txt": b"x"}, mode)
     before = sorted(tmp_path.rglob("*"))
-    found = items(name, tmp_path)
+    every = items(name, tmp_path)
+    found = [item for item in every if not item.reject]
+    assert {item.path.removeprefix(f"{name}/") for item in every if item.reject} == {
+        "readme.txt",
+        "link.mid",
+        "dev.mid",
+    }
     assert [item.path for item in found] == [
         f"{name}/{member}" for member in ("a.mid", "../../evil.mid", "/abs.mid", "big.mid")
     ]
@@ -81,8 +118,12 @@ def test_shares_of_an_archive_are_disjoint_and_complete(kind: str, tmp_path: Pat
                 archive.writestr(name, data)
     else:
         tar_with_traps(tmp_path / "x.tar.gz", songs, "w:gz")
-    whole = [item.path for item in items(f"x.{kind}", tmp_path)]
-    shares = [[item.path for item in items(f"x.{kind}", tmp_path, Share(part, 3))] for part in range(3)]
+
+    def paths(share: Share) -> list[str]:
+        return [item.path for item in items(f"x.{kind}", tmp_path, share) if not item.reject]
+
+    whole = paths(Share())
+    shares = [paths(Share(part, 3)) for part in range(3)]
     assert sorted(path for share in shares for path in share) == whole
     assert [len(share) for share in shares] == [4, 4, 3]
 
@@ -104,12 +145,12 @@ def test_damaged_archives_give_what_they_can_and_say_where_they_end(tmp_path: Pa
     whole = (tmp_path / "x.tar.gz").read_bytes()
     (tmp_path / "cut.tar.gz").write_bytes(whole[: len(whole) // 2])
     found = items("cut.tar.gz", tmp_path)
-    assert 0 < sum(not item.error for item in found) < 30
-    assert found[-1].error
+    assert 0 < sum(not item.reject for item in found) < 30
+    assert found[-1].reject
     for name, data in (("text.tar", b"text" * 1000), ("text.zip", b"text"), ("empty.tar.gz", b""), ("x.wad", b"IWAD")):
         (tmp_path / name).write_bytes(data)
         (item,) = items(name, tmp_path)
-        assert item.error
+        assert item.reject
 
 
 def test_one_damaged_member_of_a_zip_leaves_the_others(tmp_path: Path, song: Song) -> None:
@@ -119,7 +160,7 @@ def test_one_damaged_member_of_a_zip_leaves_the_others(tmp_path: Path, song: Son
     data = bytearray((tmp_path / "x.zip").read_bytes())
     data[data.index(song(1)) + 30] ^= 255  # breaks the checksum of the second
     (tmp_path / "x.zip").write_bytes(data)
-    assert [bool(item.error) for item in items("x.zip", tmp_path)] == [False, True, False]
+    assert [bool(item.reject) for item in items("x.zip", tmp_path)] == [False, True, False]
 
 
 def test_midi_lumps_of_a_wad(tmp_path: Path, song: Song) -> None:
@@ -182,4 +223,4 @@ def test_sources_that_are_not_there_say_what_to_do(source: str, message: str, tm
 
 def test_a_file_that_vanishes_is_an_item_with_an_error(tmp_path: Path) -> None:
     (item,) = read_items(Container("a.mid", str(tmp_path / "a.mid"), "file"), max_bytes=100, share=Share())
-    assert "cannot be read" in item.error
+    assert "cannot be read" in str(item.reject)

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from timbreflow.notes.corpora import package_folder
-from timbreflow.notes.limits import ReadLimits
-from timbreflow.notes.musicxml import read_musicxml
-from timbreflow.notes.pieces import Piece, Reject, Track
+from timbreflow.notes.pieces import Piece, ReadLimits, Reject, Track
+from timbreflow.notes.readers.musicxml import read_musicxml
+from timbreflow.notes.sources.corpora import package_folder
 
 
 def score(*parts: str, part_list: str = "") -> bytes:

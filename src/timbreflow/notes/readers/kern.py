@@ -9,9 +9,8 @@ import re
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from timbreflow.notes.limits import ReadLimits
-from timbreflow.notes.performance import DEFAULT_VELOCITY, TempoMap, WrittenNote, accented, played
-from timbreflow.notes.pieces import Piece, Reject, Track
+from timbreflow.notes.pieces import Piece, ReadLimits, Reject, Track
+from timbreflow.notes.readers.score import DEFAULT_VELOCITY, TempoMap, WrittenNote, accented, played
 
 _DURATION = re.compile(r"(\d+)(?:%(\d+))?(\.*)")
 _PITCH = re.compile(r"([a-g])\1*|([A-G])\2*")
@@ -155,8 +154,7 @@ def _add_note(part: _Part, word: str, now: Fraction, duration: Fraction, beat: f
     pitch = 12 * (octave + 1) + _STEPS[letters[0].lower()] + word.count("#") - word.count("-")
     if ("_" in word or "]" in word) and pitch in part.open_ties:
         index = part.open_ties.pop(pitch)
-        first = part.notes[index]
-        part.notes[index] = WrittenNote(first.onset, float(now + duration) - first.onset, pitch, first.velocity)
+        part.notes[index] = part.notes[index].until(float(now + duration))
     else:
         index = len(part.notes)
         part.notes.append(WrittenNote(float(now), float(duration), pitch, accented(DEFAULT_VELOCITY, beat)))

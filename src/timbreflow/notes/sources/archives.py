@@ -1,30 +1,24 @@
-"""From the name of a source to the bytes of its files: folders, single files, archives, game data, known corpora.
-
-Archives are read as a stream and never unpacked, so links, absolute paths and `..` in them do no harm.
+"""The music files of folders and archives; archives are read as a stream and never unpacked, so links, absolute paths
+and `..` in them do no harm.
 """
 
 import os
+import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import IO, Any, cast
 
 from isal import isal_zlib
 
-from timbreflow.errors import TimbreflowError
 from timbreflow.files import stable_hash
-from timbreflow.notes.catalogue import CATALOGUE
-from timbreflow.notes.corpora import corpus_path
-from timbreflow.notes.scores import SCORE_SUFFIXES, music21_scores, music21_tunes
-from timbreflow.notes.tars import open_tar
-from timbreflow.notes.wad import midi_lumps
+from timbreflow.notes.pieces import Reject
+from timbreflow.notes.sources.files import Container, clean_text, is_music
 
-MIDI_SUFFIXES = (".mid", ".midi", ".kar")
-NOTE_SUFFIXES = MIDI_SUFFIXES + SCORE_SUFFIXES
-_TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _HEADER_TYPES = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
@@ -33,8 +27,10 @@ _HEADER_TYPES = (
     tarfile.SOLARIS_XHDTYPE,
 )
 _MOST_HEADER_BYTES = 1_000_000
+_GZIP = b"\x1f\x8b"
+_BLOCK = 65_536
+_GZIP_WINDOW = 31  # zlib's number for the largest window behind a gzip header
 
-ContainerKind = Literal["file", "zip", "tar", "wad"]
 # What the readers of archives raise on damaged ones; zlib.error and lzma's derive from Exception alone.
 _ARCHIVE_ERRORS: tuple[type[Exception], ...] = (
     tarfile.TarError,
@@ -49,21 +45,6 @@ _ARCHIVE_ERRORS: tuple[type[Exception], ...] = (
 
 
 @dataclass(frozen=True)
-class Container:
-    """A file on disk that is, or holds, music.
-
-    Attributes:
-        label: its path inside the source, with forward slashes.
-        path: where it is.
-        kind: a single music file, or the kind of archive.
-    """
-
-    label: str
-    path: str
-    kind: ContainerKind
-
-
-@dataclass(frozen=True)
 class Item:
     """One music file.
 
@@ -71,82 +52,13 @@ class Item:
         path: inside the source, such as `folder/archive.zip/song.mid`.
         data: its bytes, at most `max_bytes + 1` of them.
         size: its true size in bytes.
-        error: why it could not be read, if so.
+        reject: why it is not read, if so.
     """
 
     path: str
     data: bytes
     size: int
-    error: str = ""
-
-
-def containers(source: str, *, root: Path, corpora: Path) -> list[Container]:
-    """What a source consists of, sorted by label; nothing is opened.
-
-    Args:
-        source: `music21`, `music21/<directory>`, `music21-folk`, the name of another corpus of the catalogue, or a
-            path: a folder (searched through all its subfolders), a music file (.mid .midi .kar .mxl .xml .musicxml
-            .krn), an archive (.zip .tar .tar.gz .tgz .tar.bz2 .tar.xz) or a .wad.
-        root: what relative paths are relative to.
-        corpora: folder of fetched corpora.
-
-    Raises:
-        TimbreflowError: the source does not exist, is not here yet, or holds no file of these kinds.
-    """
-    if source == "music21" or source.startswith("music21/"):
-        return [Container(label, str(file), "file") for label, file in music21_scores(source[8:] or None)]
-    if source == "music21-folk":
-        return [Container(label, str(file), "file") for label, file in music21_tunes()]
-    path = Path(root, os.path.expanduser(source))
-    corpus = CATALOGUE.get(source)
-    if corpus is not None:
-        path = corpus_path(corpus, corpora)
-        if corpus.kind != "midi":
-            raise TimbreflowError(f"corpus {source} holds {corpus.kind}, not notes; name another source.")
-        if not path.exists():
-            raise TimbreflowError(f"corpus {source} is not at {path}; run `timbreflow corpus fetch {source}`.")
-    elif not path.exists():
-        raise TimbreflowError(f"source {source} does not exist; name a folder, a file or one of {_known_names()}.")
-    if path.is_dir():
-        found = sorted(_in_folder(path), key=lambda container: container.label)
-    else:
-        kind = _kind(path.name)
-        found = [] if kind is None else [Container(path.name, str(path), kind)]
-    if not found:
-        raise TimbreflowError(
-            f"source {source} holds no music file; looked for {' '.join(NOTE_SUFFIXES)} .zip {' '.join(_TAR_SUFFIXES)} "
-            "and .wad."
-        )
-    return found
-
-
-def _known_names() -> str:
-    return ", ".join(name for name, corpus in CATALOGUE.items() if corpus.kind == "midi")
-
-
-def _in_folder(folder: Path) -> Iterator[Container]:
-    for where, _, names in os.walk(folder):
-        for name in names:
-            kind = _kind(name)
-            file = Path(where, name)
-            if kind is not None and file.is_file():
-                yield Container(file.relative_to(folder).as_posix(), str(file), kind)
-
-
-def _kind(name: str) -> ContainerKind | None:
-    lower = name.lower()
-    if is_music(lower):
-        return "file"
-    if lower.endswith(".zip"):
-        return "zip"
-    if lower.endswith(_TAR_SUFFIXES):
-        return "tar"
-    return "wad" if lower.endswith(".wad") else None
-
-
-def is_music(name: str) -> bool:
-    """Whether a file name has the ending of a music file; "._name" is a Mac's note about the file, not the file."""
-    return name.lower().endswith(NOTE_SUFFIXES) and not name.rpartition("/")[2].startswith("._")
+    reject: Reject | None = None
 
 
 @dataclass(frozen=True)
@@ -170,9 +82,9 @@ class Share:
         return self.fraction >= 1 or stable_hash("sample", clean_text(path)) < self.fraction * 2**64
 
 
-def clean_text(text: str) -> str:
-    """Text without the half characters by which Python stands for undecodable file names; Parquet takes no others."""
-    return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "")
+def passed_over(path: str, why: str = "") -> Item:
+    """A file that is not read because it is no music, or no file."""
+    return Item(path, b"", 0, Reject("passed_over", f"{why or 'files of its kind are not read'}."))
 
 
 def read_items(container: Container, *, max_bytes: int, share: Share) -> Iterator[Item]:
@@ -201,7 +113,8 @@ def read_items(container: Container, *, max_bytes: int, share: Share) -> Iterato
 
 def _unreadable(container: Container, n_read: int, error: Exception) -> Item:
     where = "" if container.kind == "file" else f" after {n_read} files of this share"
-    return Item(container.label, b"", 0, f"it cannot be read{where} ({str(error) or type(error).__name__}).")
+    detail = f"it cannot be read{where} ({str(error) or type(error).__name__})."
+    return Item(container.label, b"", 0, Reject("broken", detail))
 
 
 def _shared_items(container: Container, max_bytes: int, share: Share) -> Iterator[Item]:
@@ -213,6 +126,8 @@ def _shared_items(container: Container, max_bytes: int, share: Share) -> Iterato
         for index, (name, data, size) in enumerate(midi_lumps(Path(container.path), max_bytes)):
             if share.holds(index, f"{container.label}/{name}"):
                 yield Item(f"{container.label}/{name}", data, size)
+    elif container.kind == "other":
+        yield passed_over(container.label, container.why)
     elif share.holds(0, container.label):
         with open(container.path, "rb") as file:
             data = file.read(max_bytes + 1)
@@ -221,8 +136,11 @@ def _shared_items(container: Container, max_bytes: int, share: Share) -> Iterato
 
 def _zip_items(container: Container, max_bytes: int, share: Share) -> Iterator[Item]:
     with zipfile.ZipFile(container.path) as archive:
-        members = [member for member in archive.infolist() if not member.is_dir() and is_music(member.filename)]
-        for index, member in enumerate(members):
+        members = [member for member in archive.infolist() if not member.is_dir()]
+        if share.part == 0:
+            others = (member.filename for member in members if not is_music(member.filename))
+            yield from (passed_over(f"{container.label}/{name}") for name in others)
+        for index, member in enumerate(member for member in members if is_music(member.filename)):
             label = f"{container.label}/{member.filename}"
             if not share.holds(index, label):
                 continue
@@ -231,7 +149,8 @@ def _zip_items(container: Container, max_bytes: int, share: Share) -> Iterator[I
                     data = file.read(max_bytes + 1)
             except _ARCHIVE_ERRORS as error:
                 # Encrypted, of an unknown compression or damaged: the other members can still be read.
-                yield Item(label, b"", member.file_size, f"it cannot be read from the archive ({error}).")
+                reject = Reject("broken", f"it cannot be read from the archive ({error}).")
+                yield Item(label, b"", member.file_size, reject)
                 continue
             yield Item(label, data, max(len(data), member.file_size if len(data) > max_bytes else 0))
 
@@ -254,11 +173,13 @@ class _Member(tarfile.TarInfo):
 
 def _tar_items(container: Container, max_bytes: int, share: Share) -> Iterator[Item]:
     index = -1
-    with open_tar(container.path, tarinfo=_Member) as archive:
+    with open_tar(container.path) as archive:
         while (member := archive.next()) is not None:
             archive.members = []  # type: ignore[attr-defined]  # or it would grow to 180 MB for Lakh
             label = f"{container.label}/{member.name}"
             if not member.isreg() or not is_music(member.name):
+                if not member.isdir():
+                    yield passed_over(label, "" if member.isreg() else "links and devices in an archive are not read")
                 continue
             index += 1
             file = archive.extractfile(member) if share.holds(index, label) else None
@@ -275,3 +196,91 @@ def count_members(container: Container) -> int:
             return max(sum(is_music(name) for name in archive.namelist()), 1)
     except _ARCHIVE_ERRORS:
         return 1
+
+
+class Unpacked:
+    """What a gzip file holds, as far as it goes: one that was cut ends where it was cut.
+
+    All members of the file are one stream; what follows the last and is no gzip is left out, as gzip itself does.
+
+    Args:
+        file: open for reading, at its beginning.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._member: Any = isal_zlib.decompressobj(_GZIP_WINDOW)
+        self._ready = b""
+        self._ended = False
+
+    def read(self, size: int) -> bytes:
+        """`size` bytes, fewer at the end.
+
+        Raises:
+            isal_zlib.error: the file is damaged.
+        """
+        parts, missing = [self._ready], size - len(self._ready)
+        while missing > 0 and not self._ended:
+            parts.append(self._unpack())
+            missing -= len(parts[-1])
+        whole = b"".join(parts)
+        self._ready = whole[size:]
+        return whole[:size]
+
+    def _unpack(self) -> bytes:
+        packed: bytes = self._member.unused_data if self._member.eof else b""
+        packed = packed or self._file.read(_BLOCK)
+        if self._member.eof:
+            if len(packed) == 1:
+                packed += self._file.read(_BLOCK)
+            if packed[:2] == _GZIP:
+                self._member = isal_zlib.decompressobj(_GZIP_WINDOW)
+            else:
+                packed = b""
+        self._ended = not packed
+        return self._member.decompress(packed) if packed else b""
+
+
+@contextmanager
+def open_tar(path: str) -> Iterator[tarfile.TarFile]:
+    """A tar of any compression, to be read once from its beginning; gzip by ISA-L, in a third of zlib's time.
+
+    Raises:
+        tarfile.TarError: it is no tar.
+    """
+    with open(path, "rb") as file:
+        packed = file.read(2) == _GZIP
+        file.seek(0)
+        stream: Any = Unpacked(file) if packed else file
+        with tarfile.open(fileobj=stream, mode="r|" if packed else "r|*", tarinfo=_Member) as tar:
+            yield tar
+
+
+def midi_lumps(path: Path, max_bytes: int) -> Iterator[tuple[str, bytes, int]]:
+    """MIDI files inside a WAD of Doom-like games (Debian's freedoom and freedm): name, first bytes, size.
+
+    A WAD is a header ("IWAD" or "PWAD", number of lumps, offset of the directory), lumps, and a directory of (offset,
+    size, 8-byte name); https://doomwiki.org/wiki/WAD. The older MUS format does not occur in these packages.
+
+    Raises:
+        ValueError: it is not a WAD, or its directory lies outside of it.
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        header = file.read(12)
+        if len(header) < 12 or header[:4] not in (b"IWAD", b"PWAD"):
+            raise ValueError("it is not a WAD file")
+        n_lumps, offset = struct.unpack("<ii", header[4:])
+        size = path.stat().st_size
+        if n_lumps < 0 or offset < 12 or offset + 16 * n_lumps > size:
+            raise ValueError("its directory lies outside of the file")
+        file.seek(offset)
+        directory = file.read(16 * n_lumps)
+        for k in range(n_lumps):
+            position, length, name = struct.unpack_from("<ii8s", directory, 16 * k)
+            if length < 14 or position < 12 or position + length > size:
+                continue
+            file.seek(position)
+            data = file.read(min(length, max_bytes + 1))
+            if data[:4] == b"MThd":
+                yield name.rstrip(b"\x00").decode("ascii", "replace"), data, length

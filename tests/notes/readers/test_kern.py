@@ -5,10 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from timbreflow.notes.corpora import package_folder
-from timbreflow.notes.kern import read_kern
-from timbreflow.notes.limits import ReadLimits
-from timbreflow.notes.pieces import Piece, Reject
+from timbreflow.notes.pieces import Piece, ReadLimits, Reject
+from timbreflow.notes.readers.kern import read_kern
+from timbreflow.notes.sources.corpora import package_folder
 
 
 def kern(*lines: str) -> bytes:

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from timbreflow.notes.abc_tunes import read_abc
-from timbreflow.notes.limits import ReadLimits
-from timbreflow.notes.pieces import Piece, Reject
-from timbreflow.notes.scores import music21_tunes
-from timbreflow.notes.sources import containers
+from timbreflow.notes.pieces import Piece, ReadLimits, Reject
+from timbreflow.notes.readers.abc_tunes import read_abc
+from timbreflow.notes.sources.files import containers
+from timbreflow.notes.sources.music21 import music21_tunes
 
 
 def tune(*lines: str, key: str = "C", unit: str = "1/4", metre: str = "4/4") -> bytes:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.notes import corpora
-from timbreflow.notes.accompaniments import MAJOR, MINOR, Groove, generate, grooves
-from timbreflow.notes.accompaniments import song as mma_song
-from timbreflow.notes.corpora import fetch
+from timbreflow.notes.sources import corpora
+from timbreflow.notes.sources.accompaniments import MAJOR, MINOR, Groove, generate, grooves
+from timbreflow.notes.sources.accompaniments import song as mma_song
+from timbreflow.notes.sources.corpora import fetch
 
 # It "plays" the file that is named after the groove, and tells that it was called.
 PROGRAM = """
