@@ -309,7 +309,7 @@ def _sound(
     reading = reading_of(source, name)
     with ExitStack() as open_files:
         try:
-            file = os.fsencode(source) if isinstance(source, Path) else source
+            file: bytes | BinaryIO | Stitched = os.fsencode(source) if isinstance(source, Path) else source
             if reading.parts is not None:
                 whole = open_files.enter_context(open(source, "rb")) if isinstance(source, Path) else source
                 file = Stitched(whole, reading.parts)

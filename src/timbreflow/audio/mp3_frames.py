@@ -158,7 +158,10 @@ def info_frame(frames: Mp3Frames, read: Read) -> bytes:
     place = frame.info_at
     n_bytes = frame.size + sum(stop - start for start, stop in frames.runs)
     data[place : place + 16] = (
-        b"Info" + (3).to_bytes(4, "big") + frames.n_frames.to_bytes(4, "big") + min(n_bytes, 0xFFFFFFFF).to_bytes(4, "big")
+        b"Info"
+        + (3).to_bytes(4, "big")
+        + frames.n_frames.to_bytes(4, "big")
+        + min(n_bytes, 0xFFFFFFFF).to_bytes(4, "big")
     )
     if first is not None and last is not None and first.lame_at is not None:
         trims = bytearray(read(first.lame_at, 3))

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from timbreflow.audio import mp3_frames
 from timbreflow.errors import TimbreflowError
@@ -70,7 +70,7 @@ class _Bytes:
 
     def __call__(self, position: int, n: int) -> bytes:
         start = position - self._start
-        if 0 <= start and start + n <= len(self._block):
+        if start >= 0 and start + n <= len(self._block):
             return self._block[start : start + n]
         self._file.seek(position)
         self._start, self._block = position, self._file.read(max(n, _BLOCK))
@@ -89,20 +89,25 @@ class Stitched(io.RawIOBase):
         self._position = 0
 
     def readable(self) -> bool:
+        """Always."""
         return True
 
     def seekable(self) -> bool:
+        """Always."""
         return True
 
     def tell(self) -> int:
+        """Position in bytes."""
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a position, which may lie behind the end."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._starts[-1]}[whence]
         self._position = max(0, base + offset)
         return self._position
 
     def readinto(self, buffer: "WriteableBuffer", /) -> int:
+        """Fill a buffer as far as there are bytes."""
         view = memoryview(buffer).cast("B")
         filled = 0
         while filled < len(view) and self._position < self._starts[-1]:
@@ -272,7 +277,7 @@ def _trailing(read: _Bytes, big: bool) -> Callable[[int], bool]:
 def _wav(read: _Bytes, base: int) -> Reading:
     mark = read(base, 4)
     big = mark == b"RIFX"
-    order = "big" if big else "little"
+    order: Literal["big", "little"] = "big" if big else "little"
     chunks, _ = _chunks(read, base + 12, big)
     by_mark = {mark: (start, length) for mark, start, length in chunks}
     if b"data" not in by_mark or b"fmt " not in by_mark:
@@ -375,7 +380,7 @@ def _aiff(read: _Bytes, base: int) -> Reading:
 
 def _au(read: _Bytes, base: int) -> Reading:
     head = read(base, 24)
-    order = "big" if head[:4] == b".snd" else "little"
+    order: Literal["big", "little"] = "big" if head[:4] == b".snd" else "little"
     start, size = base + int.from_bytes(head[4:8], order), int.from_bytes(head[8:12], order)
     length, note = _extent(read, start, None if size == 0xFFFFFFFF else size)
     if note is None:
@@ -429,6 +434,8 @@ def _flac(read: _Bytes, base: int) -> Reading:
             raise _joined()
         position += max(1, len(block) - 8) if position + len(block) < read.size else len(block)
     stop, there = _flac_end(read, info, claimed)
+    if there is None and not claimed:
+        raise _Damage("is cut off: it does not end with a whole frame; export or download it again.")
     if there is None or (there == claimed and stop == read.size):
         return Reading()
     if there < claimed:
@@ -454,9 +461,11 @@ def _flac_end(read: _Bytes, info: bytes, claimed: int) -> tuple[int, int | None]
     place = len(tail)
     while (place := tail.rfind(b"\xff", 0, place)) >= 0:
         samples = _flac_frame_end(tail[place : place + 16], int.from_bytes(info[0:2], "big"))
+        if samples == claimed and tail[-1]:
+            return start + len(tail), samples
         # Chance may spell a header, and its checksum of 8 bits; the one of 16 behind the frame tells for sure.
         # Its last byte may be a zero of its own.
-        for stop in (len(tail), len(bare), len(bare) + 1, len(bare) + 2) if samples is not None else ():
+        for stop in (len(bare), len(bare) + 1, len(bare) + 2, len(tail)) if samples is not None else ():
             if place + 8 < stop <= len(tail) and _crc(tail[place:stop], 0x8005, 16) == 0:
                 return start + stop, samples
     return read.size, None
@@ -524,7 +533,7 @@ def _ogg(read: _Bytes, base: int) -> Reading:
             missing = stop - read.size
             raise _cut_off(max(1, missing))
         position = stop
-    if 0 < read.size - position and read(position, 4) == b"OggS":
+    if read.size - position > 0 and read(position, 4) == b"OggS":
         raise _cut_off(27 - (read.size - position))
     return Reading()
 
