@@ -145,8 +145,9 @@ def info_frame(frames: Mp3Frames, read: Read) -> bytes:
     Delay at the start and padding at the end are those of the first and of the last header that knows them.
     """
     # A first part without a header has a delay that nobody knows.
-    known = frames.parts and sum(found for _, found in frames.parts) == frames.n_frames
-    first, last = (frames.parts[0][0], frames.parts[-1][0]) if known else (None, None)
+    headed = frames.parts and sum(found for _, found in frames.parts) == frames.n_frames
+    start = frames.parts[0][0].lame_at if headed else None
+    end = frames.parts[-1][0].lame_at if frames.parts else None
     # The highest bit rate below "free" has room for the header at every sample rate.
     head = bytearray(frames.header)
     head[1] |= 1  # no checksum
@@ -163,12 +164,10 @@ def info_frame(frames: Mp3Frames, read: Read) -> bytes:
         + frames.n_frames.to_bytes(4, "big")
         + min(n_bytes, 0xFFFFFFFF).to_bytes(4, "big")
     )
-    if first is not None and last is not None and first.lame_at is not None:
-        trims = bytearray(read(first.lame_at, 3))
-        end = read(last.lame_at, 3) if last.lame_at is not None else bytes(3)
-        trims[1], trims[2] = (trims[1] & 0xF0) | (end[1] & 0x0F), end[2]
+    if start is not None or end is not None:
+        delay, padding = (read(at, 3) if at is not None else bytes(3) for at in (start, end))
         data[place + 16 : place + 20] = b"LAME"
-        data[place + 37 : place + 40] = trims
+        data[place + 37 : place + 40] = (delay[0], delay[1] & 0xF0 | padding[1] & 0x0F, padding[2])
     return bytes(data)
 
 

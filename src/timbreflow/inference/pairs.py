@@ -90,28 +90,23 @@ def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
         wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         # Names of files need not be UTF-8: what cannot be decoded stays as it is.
         text = data.decode("utf-16") if wide else data.decode("utf-8-sig", "surrogateescape")
-        first = text.partition("\n")[0].strip().strip('"')
-        named = first[4:5] if first.lower().startswith("sep=") else ""
-        for separator in [named] if named else SEPARATORS:
-            rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-            if named:
-                next(rows)
+        first, _, rest = text.partition("\n")
+        named = first.strip('\r"')[4:5] if first.strip('"').lower().startswith("sep=") else None
+        body, skipped = (text, 0) if named is None else (rest, 1)
+        for separator in [named, *SEPARATORS] if named else SEPARATORS:
+            rows = csv.reader(io.StringIO(body, newline=""), delimiter=separator, strict=True)
             head = [cell.strip().lower() for cell in next(rows, [])]
             if set(COLUMNS) <= set(head):
-                return [
-                    (rows.line_num, _cells(table, rows.line_num, head, row)) for row in rows if any(map(str.strip, row))
-                ]
+                full = ((rows.line_num + skipped, row) for row in rows if any(map(str.strip, row)))
+                return [(line, _cells(table, line, head, row)) for line, row in full]
     except (UnicodeDecodeError, csv.Error) as error:
         raise TimbreflowError(f"{table} is not a CSV file in UTF-8 ({error}); save it as one.") from error
-    missing = [column for column in COLUMNS if column not in _words(text)]
+    words = {cell.strip().strip('"').lower() for cell in re.split(r"[,;\t|]", body.partition("\n")[0])}
+    missing = [column for column in COLUMNS if column not in words]
     raise TimbreflowError(
         f"{table} has no column {', '.join(missing or COLUMNS)}; its first line must name {', '.join(COLUMNS)}, "
         "with commas, semicolons or tabs between them."
     )
-
-
-def _words(text: str) -> set[str]:
-    return {cell.strip().strip('"').lower() for cell in re.split(r"[,;\t|]", text.partition("\n")[0])}
 
 
 def _cells(table: Path, line: int, head: Sequence[str], row: Sequence[str]) -> dict[str, str]:

@@ -22,7 +22,7 @@ from timbreflow.notes.limits import ProcessLimits
 from timbreflow.notes.pieces import Reject
 from timbreflow.notes.reading_process import Batch, Reading, ran_out_of_time
 from timbreflow.notes.sources import Item, clean_text
-from timbreflow.notes.tables import table_file
+from timbreflow.notes.tables import parquet_source, table_file
 
 BATCH_FILES = 512
 BATCH_BYTES = 8_000_000
@@ -100,7 +100,7 @@ class _Shard:
     def _part(self, number: int, items: list[Item]) -> _Part:
         folder = self._folder / f"{number:05d}"
         if folder.exists():
-            table = pq.read_table(table_file(folder, "pieces", 0), columns=["piece_id", "path"])
+            table = pq.read_table(parquet_source(table_file(folder, "pieces", 0)), columns=["piece_id", "path"])
             ids, paths = (table.column(name).to_pylist() for name in ("piece_id", "path"))
             return _Part(folder, [Item(path, b"", 0) for path in paths], ids=ids)
         part = _Part(folder, items)
