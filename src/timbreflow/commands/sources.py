@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cyclopts import App
 
-from timbreflow.commands.common import print_table, project_root
+from timbreflow.commands.common import print_table, project_root, say
 from timbreflow.errors import TimbreflowError
 
 app = App()
@@ -39,6 +39,8 @@ def collect(*sources: str, out: Path) -> None:
         render = params.render_triples
         cut = collect_audio.Cut(render.sample_rate, render.clip_seconds, params.validate_data.silent_rms_dbfs)
         report = collect_audio.collect(sources, out, cut, render.splits)
+        for note in report.tables["notes"]:
+            say(note["detail"])
     else:
         report = collect_sources(sources, out, params.collect_midi, corpora=Layout(root).corpora)
     for row in report.tables["rejects"]:

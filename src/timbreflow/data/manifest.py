@@ -106,9 +106,10 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]] | pd.DataFrame, sc
         raise TimbreflowError(f"{path} cannot be written: column {error} is missing; give every column.") from error
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
         raise TimbreflowError(f"{path} cannot be written: {error}; mend the value.") from error
-    with atomic_file(path) as temporary:
+    # pyarrow takes names of files for UTF-8, which they need not be; an open file has none.
+    with atomic_file(path) as temporary, open(temporary, "wb") as file:
         # No pandas metadata: it names library versions, and the file's hash should change with its rows alone.
-        pq.write_table(table.replace_schema_metadata(None), temporary, compression="zstd")
+        pq.write_table(table.replace_schema_metadata(None), file, compression="zstd")
 
 
 def read_table(path: Path, schema: pa.Schema, *, others: bool = False) -> pd.DataFrame:
@@ -122,7 +123,8 @@ def read_table(path: Path, schema: pa.Schema, *, others: bool = False) -> pd.Dat
         raise TimbreflowError(f"{path} is missing; run the stage that makes it.")
     try:
         # ParquetFile, not read_table: the latter takes folder names such as split=train for columns.
-        table = pq.ParquetFile(path).read()
+        with open(path, "rb") as file:
+            table = pq.ParquetFile(file).read()
     except (OSError, ValueError) as error:
         raise TimbreflowError(f"{path} is not a readable Parquet file; delete it and run its stage again.") from error
     for field in schema:

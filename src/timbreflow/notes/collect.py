@@ -21,7 +21,7 @@ from timbreflow.notes.pieces import ReadLimits
 from timbreflow.notes.sources.archives import Item, Share, count_members, read_items
 from timbreflow.notes.sources.catalogue import CATALOGUE
 from timbreflow.notes.sources.files import Container, clean_text, containers
-from timbreflow.notes.tables import REJECTS, SCHEMAS, table_file
+from timbreflow.notes.tables import REJECTS, SCHEMAS, parquet_source, table_file
 from timbreflow.notes.writer import TableWriter
 
 _EXAMPLES = 3
@@ -210,14 +210,16 @@ def merge_shards(shards: Sequence[ShardPlan], folders: Sequence[Path], out: Path
     with TableWriter(out) as writer:
         for shard, folder in zip(shards, folders, strict=True):
             for part in part_folders(folder):
-                pieces = pq.read_table(table_file(part, "pieces", 0))
+                pieces = pq.read_table(parquet_source(table_file(part, "pieces", 0)))
                 twins = _twins(pieces, first_file)
                 if shard.is_tar and not len(twins):
                     writer.adopt(part)
-                    tables = {name: pq.read_table(table_file(part, name, 0)) for name in ("tracks", "rejects")}
-                    n_notes += pq.read_metadata(table_file(part, "notes", 0)).num_rows
+                    tables = {
+                        name: pq.read_table(parquet_source(table_file(part, name, 0))) for name in ("tracks", "rejects")
+                    }
+                    n_notes += pq.read_metadata(parquet_source(table_file(part, "notes", 0))).num_rows
                 else:
-                    tables = {name: pq.read_table(table_file(part, name, 0)) for name in SCHEMAS}
+                    tables = {name: pq.read_table(parquet_source(table_file(part, name, 0))) for name in SCHEMAS}
                     tables = _without(tables, twins)
                     writer.add(tables)
                     pieces = tables["pieces"]

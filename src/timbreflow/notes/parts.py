@@ -22,7 +22,7 @@ from timbreflow.notes.pieces import ReadLimits, Reject
 from timbreflow.notes.reading import Reading, ran_out_of_time
 from timbreflow.notes.sources.archives import Item
 from timbreflow.notes.sources.files import clean_text
-from timbreflow.notes.tables import table_file
+from timbreflow.notes.tables import parquet_source, table_file
 
 BATCH_FILES = 512
 BATCH_BYTES = 8_000_000
@@ -99,7 +99,7 @@ class _Shard:
     def _part(self, number: int, items: list[Item]) -> _Part:
         folder = self._folder / f"{number:05d}"
         if folder.exists():
-            table = pq.read_table(table_file(folder, "pieces", 0), columns=["piece_id", "path"])
+            table = pq.read_table(parquet_source(table_file(folder, "pieces", 0)), columns=["piece_id", "path"])
             ids, paths = (table.column(name).to_pylist() for name in ("piece_id", "path"))
             return _Part(folder, [Item(path, b"", 0) for path in paths], ids=ids)
         if self._left_out:

@@ -37,7 +37,7 @@ from timbreflow.stages.report import StageReport
 from timbreflow.stages.unfinished import unfinished, writing
 from timbreflow.workers import worker_count
 
-_VERSION = 1
+_VERSION = 2
 """Raise it when the same files come to mean other clips, so that half-finished work of before is not reused."""
 
 
@@ -132,13 +132,14 @@ def _refuse_foreign(out: Path) -> None:
 def _collect_file(file: Path, folder: Path, *, cut: Cut) -> None:
     """Write the clips of one file to `folder`, or only why there are none; returns at once when that was done before.
 
-    A folder holds clips.tar and manifest.parquet, whose split and shard are set when all are joined, or reject.json.
+    A folder holds clips.tar, notes.json and manifest.parquet, whose split and shard are set when all are joined, or
+    reject.json.
     """
     if folder.exists():
         return
     with atomic_directory(folder) as temporary:
         try:
-            rows, clips = _clips(file, _recording_id(file), cut)
+            rows, clips, notes = _clips(file, _recording_id(file), cut)
         except TimbreflowError as error:
             write_json(temporary / "reject.json", {"reason": "broken", "detail": clean_text(str(error))})
             return
@@ -152,6 +153,7 @@ def _collect_file(file: Path, folder: Path, *, cut: Cut) -> None:
         for row in rows:
             row["offset"], row["nbytes"] = places[row["clip_id"]].offset, places[row["clip_id"]].nbytes
         write_manifest(temporary, rows)
+        write_json(temporary / "notes.json", [clean_text(note) for note in notes])
 
 
 def _recording_id(file: Path) -> str:
@@ -161,8 +163,8 @@ def _recording_id(file: Path) -> str:
         raise TimbreflowError(f"{file} cannot be read ({error.strerror or error}); make it readable.") from error
 
 
-def _clips(file: Path, recording_id: str, cut: Cut) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
-    """Rows of the manifest and FLACs by clip id; pairs are half a recording apart."""
+def _clips(file: Path, recording_id: str, cut: Cut) -> tuple[list[dict[str, Any]], dict[str, bytes], tuple[str, ...]]:
+    """Rows of the manifest, FLACs by clip id, and notes on the file; pairs are half a recording apart."""
     recording = open_recording(file, minimum_seconds=2 * cut.clip_seconds)
     found: list[dict[str, Any]] = []
     clips: dict[str, bytes] = {}
@@ -205,7 +207,7 @@ def _clips(file: Path, recording_id: str, cut: Cut) -> tuple[list[dict[str, Any]
         # In turn, or the end of a recording would never be a target.
         for role, clip in zip(("style", "target"), pair[:: -1 if number % 2 else 1], strict=True):
             rows.append(common | clip | {"triple_id": f"{recording_id}-{number:05d}", "role": role})
-    return rows, {row["clip_id"]: clips[row["clip_id"]] for row in rows}
+    return rows, {row["clip_id"]: clips[row["clip_id"]] for row in rows}, recording.notes
 
 
 def _stretches(blocks: Iterator[np.ndarray], n_samples: int) -> Iterator[np.ndarray]:
@@ -230,6 +232,7 @@ def _merge(  # noqa: PLR0917 - lists of one length, and where to
     first: dict[str, Path] = {}
     found: dict[str, tuple[Path, pd.DataFrame]] = {}
     rejects: list[dict[str, str]] = []
+    notes: list[dict[str, str]] = []
     for file, folder in zip(files, folders, strict=True):
         if (folder / "reject.json").exists():
             rejects.append({"source": "recordings", "path": clean_text(str(file)), **read_json(folder / "reject.json")})
@@ -243,6 +246,7 @@ def _merge(  # noqa: PLR0917 - lists of one length, and where to
             )
             continue
         first[recording_id] = file
+        notes += [{"path": clean_text(str(file)), "detail": note} for note in read_json(folder / "notes.json")]
         found[recording_id] = (folder, manifest)
     reasons = Counter(reject["reason"] for reject in rejects)
     counted = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
@@ -280,7 +284,8 @@ def _merge(  # noqa: PLR0917 - lists of one length, and where to
             "rejects": [
                 {"reason": reason, "files": len(group), "such as": " ".join(group[:3])}
                 for reason, group in _by_reason(rejects).items()
-            ]
+            ],
+            "notes": notes,
         },
         files={"clips": out},
     )
