@@ -14,18 +14,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+import httpx
 import psutil
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
 from prefect.client.schemas.objects import StateType
 from prefect.events.worker import EventsWorker
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging.handlers import APILogWorker
 from prefect.server.api.server import SubprocessASGIServer
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Crashed
 
 from flows import ROOT
 from timbreflow.errors import TimbreflowError
+from timbreflow.network import ANSWER_SECONDS, within
 
 WATCH_SECONDS = 0.5
 SECONDS_TO_SEND = 10
@@ -112,9 +115,11 @@ def server() -> Iterator[None]:
     """Where no Prefect server answers, one for as long as the flow runs, which its worker processes share.
 
     Raises:
-        TimbreflowError: another flow of this checkout has such a server now; two would fight over the database.
+        TimbreflowError: the server of PREFECT_API_URL cannot be used, or another flow of this checkout has a temporary
+            one now; two would fight over the database.
     """
-    if os.environ.get("PREFECT_API_URL"):
+    if url := os.environ.get("PREFECT_API_URL"):
+        _require_answer(url)
         yield
         return
     _end_forgotten_server()
@@ -133,6 +138,42 @@ def server() -> Iterator[None]:
             worker.drain_all(timeout=SECONDS_TO_SEND, at_exit=False)
         temporary.stop()
         _SERVER_PID.unlink(missing_ok=True)
+
+
+def _require_answer(url: str) -> None:
+    """Ask a server what every flow asks first; where it fails, Prefect itself would try again for minutes."""
+
+    def ask() -> None:
+        settings = {PREFECT_CLIENT_MAX_RETRIES: 0}
+        with (
+            temporary_settings(settings),
+            get_client(sync_client=True, httpx_settings={"timeout": ANSWER_SECONDS}) as client,
+        ):
+            client.read_flow_runs(limit=1)
+
+    try:
+        within(ANSWER_SECONDS, ask)
+    except Exception as error:
+        raise TimbreflowError(
+            f"The Prefect server at PREFECT_API_URL={url} cannot be used ({_reason(error)}); start it, or correct or "
+            "unset the variable."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case TimeoutError() | httpx.TimeoutException():
+            return f"no answer in {ANSWER_SECONDS} s"
+        case PrefectHTTPStatusError(response=response) if response.status_code in (401, 403):
+            return f"status {response.status_code}: set PREFECT_API_AUTH_STRING or PREFECT_API_KEY to its credentials"
+        case PrefectHTTPStatusError(response=response) if response.status_code == 404:
+            return "status 404: the address of Prefect's API ends in /api"
+        case PrefectHTTPStatusError(response=response):
+            return f"status {response.status_code}"
+        case httpx.HTTPError() | httpx.InvalidURL() | OSError():
+            return " ".join(str(error).split()) or type(error).__name__
+        case _:
+            return "what answers is not Prefect's API"
 
 
 def _end_forgotten_server() -> None:
