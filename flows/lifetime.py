@@ -5,7 +5,6 @@ the next start does: it finds the flow runs whose process is gone and marks them
 ends itself, or the next `dvc repro` would find it still at work; so do the worker processes of a stage.
 """
 
-import fcntl
 import os
 import socket
 import sys
@@ -16,6 +15,7 @@ from contextlib import contextmanager, suppress
 
 import httpx
 import psutil
+from filelock import FileLock, Timeout
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
 from prefect.client.schemas.objects import StateType
@@ -42,13 +42,16 @@ _SERVER_PID = _RUN / "temporary-server.pid"
 def alone(name: str) -> Iterator[None]:
     """Hold this checkout's lock of a flow; waits, and says so, while another process holds it."""
     _RUN.mkdir(exist_ok=True)
-    with open(_RUN / f"{name}.lock", "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"Another process runs {name} in this checkout; waiting for it to end.", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
+    lock = FileLock(_RUN / f"{name}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        print(f"Another process runs {name} in this checkout; waiting for it to end.", file=sys.stderr)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def process_tag() -> str:
