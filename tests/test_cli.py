@@ -137,11 +137,3 @@ def test_a_transfer_reports_its_progress(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(TimbreTransfer, "load", lambda *_, **__: session)
     transfer.transfer(Path("a.wav"), Path("b.wav"), out=tmp_path / "out.wav")
     assert session.reported
-
-
-@pytest.mark.parametrize("tokens", [["register"], ["register", "--check"]])
-def test_register_takes_check_or_not(tokens: list[str]) -> None:
-    command, bound, _ = cli.app.parse_args(tokens, exit_on_error=False, print_error=False)
-    command_name = getattr(command, "__name__", "")
-    assert command_name == "register"
-    assert bound.arguments.get("check", False) == ("--check" in tokens)

@@ -87,8 +87,8 @@ def test_without_a_server_a_stage_still_runs_and_is_seen_later(checkout: Checkou
 def test_the_registry_is_filled_again_when_it_is_lost(checkout: Checkout) -> None:
     checkout.run("timbreflow", "stop")
     shutil.rmtree(checkout.root / ".mlflow")
-    first = checkout.run("timbreflow", "register", "--check")
-    again = checkout.run("timbreflow", "register", "--check")
+    first = checkout.run("timbreflow", "register")
+    again = checkout.run("timbreflow", "register")
     assert "timbreflow-glow version 1 registered" in first.stdout, first.stdout
     assert "was registered already" in again.stdout
     assert checkout.run("timbreflow", "ui").returncode == 0

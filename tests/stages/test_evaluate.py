@@ -20,7 +20,7 @@ from timbreflow.data.shards import write_shard
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.inference.catalogue import known_model
-from timbreflow.models.bundle import ModelBundle, save_bundle
+from timbreflow.models.bundle import ModelBundle, save_bundle, weights_sha256
 from timbreflow.models.encoders import ContentConfig, StyleConfig
 from timbreflow.models.glow.model import Glow, GlowConfig
 from timbreflow.models.quantizer import QuantizerConfig
@@ -161,6 +161,12 @@ def test_metrics_are_plain_figures_of_every_row(evaluated: Layout) -> None:
     assert re.fullmatch("[0-9a-f]{64}", metrics["metric_digest"])
     assert re.fullmatch("[0-9a-f]{64}", metrics["test_digest"])
     assert "real_time" not in json.dumps(metrics)
+    assert metrics["weights"] == {
+        "vqvae_base": {"weights_sha256": weights_sha256(evaluated.model("vqvae-base")), "vocoder_sha256": ""},
+        "vqvae_paper": {"weights_sha256": weights_sha256(evaluated.model("vqvae-paper")), "vocoder_sha256": ""},
+        "glow": {"weights_sha256": weights_sha256(evaluated.model("glow")), "vocoder_sha256": ""},
+        "timbre_metric": {"weights_sha256": weights_sha256(evaluated.model("timbre_metric"))},
+    }
 
 
 def test_clip_table_and_sounds_lie_beside_them(evaluated: Layout) -> None:

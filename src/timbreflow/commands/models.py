@@ -12,11 +12,10 @@ app = App()
 
 
 @app.command
-def register(*, check: bool = False, released: bool = False) -> None:
-    """Register the trained models in MLflow as challengers; a version that holds the same weights is kept.
+def register(*, released: bool = False) -> None:
+    """Make the trained models the challengers in MLflow's registry; those that it has already are not stored again.
 
     Args:
-        check: the same, said aloud in scripts: only what the registry lacks is ever registered.
         released: the models below released/ instead, measured on this checkout's test clips first.
     """
     from timbreflow.config import load_params

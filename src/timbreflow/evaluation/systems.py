@@ -125,7 +125,8 @@ class ModelSystem:
     copies: Role | None = None
 
     def __init__(self, context: SystemContext, name: str) -> None:
-        bundle = load_bundle(context.model_folder(name))
+        self.folder = context.model_folder(name)
+        bundle = load_bundle(self.folder)
         if bundle.features.sample_rate != context.features.sample_rate:
             raise TimbreflowError(
                 f"the model {name} works at {bundle.features.sample_rate} Hz and the test clips are at "

@@ -38,7 +38,8 @@ class Candidate:
     Args:
         model: which of the house's models it is.
         folder: its bundle.
-        evaluation: {"metric_digest", "test_digest", set: {system: {metric: figure}}}, the shape of metrics.json.
+        evaluation: {"metric_digest", "test_digest", "weights": {system: hashes}, set: {system: {metric: figure}}}, the
+            shape of metrics.json.
         tags: further facts, such as the data's digest.
     """
 

@@ -1,10 +1,11 @@
 """The only place that turns a kind and a plain dictionary into a model."""
 
 import dataclasses
-import types
+import json
 from collections.abc import Mapping
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from timbreflow.errors import TimbreflowError
@@ -73,53 +74,29 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 
 
 def config_from_dict(config_class: type[Any], values: Any, *, where: str = "config") -> Any:
-    """Read a frozen dataclass of plain and nested fields from a dictionary, strictly.
+    """Read a frozen dataclass of plain and nested fields from what JSON holds of it, strictly.
 
     Args:
-        config_class: a dataclass of str, int, float, bool, Literal, tuple, None-able and nested dataclass fields.
+        config_class: a dataclass.
         values: dictionary with exactly its fields.
         where: name of the dictionary, for the error message.
 
     Raises:
         TimbreflowError: unknown or missing key, or a value of the wrong type.
     """
-    if not isinstance(values, Mapping):
-        raise TimbreflowError(f"{where} must be a table of {config_class.__name__}, not {values!r}; mend it.")
-    names = {field.name for field in dataclasses.fields(config_class)}
-    unknown, missing = sorted(set(values) - names), sorted(names - set(values))
-    if unknown or missing:
-        raise TimbreflowError(
-            f"{where} has unknown keys {unknown} and lacks {missing}; write exactly the fields of "
-            f"{config_class.__name__}, or make the file again with this version."
+    try:
+        # As JSON, which has no tuples: strict validation takes lists for them there only.
+        return TypeAdapter(config_class).validate_json(json.dumps(values), strict=True, extra="forbid")
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join([where, *map(str, first["loc"])])
+        what = {"unexpected_keyword_argument": "is unknown", "missing": "is missing"}.get(
+            first["type"], f"is {first['input']!r} ({first['msg']})"
         )
-    hints = get_type_hints(config_class)
-    return config_class(**{name: _read(hints[name], values[name], where=f"{where}.{name}") for name in sorted(names)})
-
-
-def _read(hint: Any, value: Any, *, where: str) -> Any:
-    """One field, checked against its annotation."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    wrong = TimbreflowError(f"{where} is {value!r}, which is not {getattr(hint, '__name__', hint)}; mend it.")
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return config_from_dict(hint, value, where=where)
-    if origin is Literal:
-        if value not in arguments:
-            raise wrong
-        return value
-    if origin in (Union, types.UnionType):
-        return None if value is None else _read(arguments[0], value, where=where)
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise wrong
-        inner = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
-        if len(inner) != len(value):
-            raise wrong
-        return tuple(_read(h, v, where=f"{where}[{i}]") for i, (h, v) in enumerate(zip(inner, value, strict=True)))
-    if hint is float and type(value) in (int, float):
-        return float(value)
-    if type(value) is not hint:
-        raise wrong
-    return value
+        raise TimbreflowError(
+            f"{place} {what}; write exactly the fields of {config_class.__name__}, or make the file again with this "
+            "version."
+        ) from error
 
 
 def _plain(value: Any) -> Any:

@@ -1,10 +1,11 @@
 """Work of a command that writes a folder of the caller's choice: kept where it fails, for one process at a time."""
 
-import fcntl
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from timbreflow.errors import TimbreflowError
 
@@ -31,14 +32,13 @@ def unfinished(out: Path, key: str) -> Iterator[Path]:
     """
     folder = out.with_name(f".{out.name}-unfinished")
     folder.mkdir(exist_ok=True)
-    with open(folder / "lock", "w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TimbreflowError(f"another process collects into {out}; wait for it, or name a new folder.") from None
-        for other in folder.iterdir():
-            if other.name not in (key, "lock"):
-                shutil.rmtree(other)
-        (folder / key).mkdir(parents=True, exist_ok=True)
-        yield folder / key
-        shutil.rmtree(folder)
+    try:
+        with FileLock(folder / "lock", blocking=False):
+            for other in folder.iterdir():
+                if other.name not in (key, "lock"):
+                    shutil.rmtree(other)
+            (folder / key).mkdir(parents=True, exist_ok=True)
+            yield folder / key
+            shutil.rmtree(folder)
+    except Timeout:
+        raise TimbreflowError(f"another process collects into {out}; wait for it, or name a new folder.") from None
