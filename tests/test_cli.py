@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 import subprocess
 import sys
 import time
@@ -137,3 +138,10 @@ def test_a_transfer_reports_its_progress(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(TimbreTransfer, "load", lambda *_, **__: session)
     transfer.transfer(Path("a.wav"), Path("b.wav"), out=tmp_path / "out.wav")
     assert session.reported
+
+
+def test_names_that_are_no_text_are_printed_and_not_a_traceback(tmp_path: Path) -> None:
+    name = os.fsdecode(b"m\xe9lodie.wav")
+    (tmp_path / name).write_text("no sound")
+    assert_one_sentence(run("collect", name, "--out", "x", cwd=tmp_path), "lodie.wav")
+    assert_one_sentence(run("collect", os.fsdecode(b"g\xe9ne"), "--out", "x", cwd=tmp_path), "g\\udce9ne")

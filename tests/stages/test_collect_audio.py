@@ -1,6 +1,7 @@
 """Own recordings through the same stages: clips, features, validation, and a training on pairs of one recording."""
 
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 
@@ -219,6 +220,20 @@ def test_two_recordings_are_one_for_training_and_one_for_validation(folder: Path
         collect(files, tmp_path / "audio", CUT, SplitFractions(fraction, 0.0, 0.0, 0.0))
         clips = read_manifest(tmp_path / "audio")
         assert clips.groupby("split")["piece_id"].nunique().to_dict() == {"train": 1, "validation": 1}
+
+
+def test_names_that_are_no_text_are_collected_and_what_is_odd_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"m\xe9lodies")
+    for number in range(2):
+        write_audio(folder / f"{number}.wav", recording(number), 22_050)
+    data = (folder / "0.wav").read_bytes()
+    (folder / "0.wav").unlink()
+    (folder / os.fsdecode(b"\xe9.wav")).write_bytes(data[:40] + bytes(4) + data[44:])
+    out = tmp_path / os.fsdecode(b"\xff\xfe")
+    report = collect([str(folder)], out, CUT, SPLITS, workers=1)
+    assert read_manifest(out)["piece_id"].nunique() == 2
+    (note,) = report.tables["notes"]
+    assert "unfinished recording" in note["detail"]
 
 
 def test_the_command_tells_recordings_from_notes(
