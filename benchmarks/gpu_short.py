@@ -38,9 +38,9 @@ FOLDER = HERE.parent / ".scratch" / "gpu-short"
 BUNDLES = {"vqvae": "vqvae-base", "glow": "glow"}
 """Model -> its folder below data/models."""
 WHEELS = (
-    "annotated-types", "cffi", "einx", "frozendict", "isal", "loguru", "pycparser", "pydantic", "pydantic-core",
-    "pyfluidsynth", "ruamel.yaml", "soundfile", "soxr", "torch-einops-utils", "typing-inspection",
-    "vector-quantize-pytorch",
+    "annotated-types", "cffi", "einx", "frozendict", "isal", "loguru", "platformdirs", "pycparser", "pydantic",
+    "pydantic-core", "pyfluidsynth", "pySmartDL", "ruamel.yaml", "soundfile", "soxr", "symusic", "torch-einops-utils",
+    "typing-inspection", "vector-quantize-pytorch",
 )  # fmt: skip
 """Python packages that a machine with PyTorch usually lacks, in the versions of this environment."""
 PLATFORMS = [f"--platform=manylinux{name}_x86_64" for name in ("_2_28", "_2_27", "_2_17", "2014", "1", "_2_5", "_2_34")]
@@ -181,7 +181,7 @@ def _inside(folder: Path, arguments: list[str]) -> NoReturn:
 
 
 def run(folder: Path, out: Path, *, deadline: float) -> None:
-    """Render, train and write to `out` until `deadline`; a second call goes on where the first one was ended.
+    """Render, train and write to `out` until `deadline`; a second call keeps the data and trains anew.
 
     Args:
         folder: of `prepare`.
@@ -201,6 +201,8 @@ def run(folder: Path, out: Path, *, deadline: float) -> None:
     began = time.monotonic()
     _make_data(params, layout)
     logger.info("data ready after %.0f s", time.monotonic() - began)
+    for earlier in [layout.root / "data" / "models", *(layout.root / ".scratch").glob("train_*")]:
+        shutil.rmtree(earlier, ignore_errors=True)
     context = get_context("spawn")
     barrier = context.Barrier(len(BUNDLES))
     trainings = {name: context.Process(target=_train, args=(name, folder, deadline, out, barrier)) for name in BUNDLES}
