@@ -151,6 +151,8 @@ def _copy_fluidsynth(folder: Path) -> None:
             shutil.copy(path, folder / Path(path).name)
     # pyfluidsynth asks the linker, which knows no folder of ours, and then looks for this name below HOMEBREW_PREFIX.
     shutil.copy(library, folder / "libfluidsynth.dylib")
+    shutil.make_archive(str(folder), "xztar", folder)  # a third of the room
+    shutil.rmtree(folder)
 
 
 def _download(folder: Path) -> None:
@@ -160,14 +162,16 @@ def _download(folder: Path) -> None:
 
 
 def _inside(folder: Path, arguments: list[str]) -> NoReturn:
-    """Start again with the packed packages and libraries; those of the machine come first where it has them."""
+    """Start again with the packed packages, and those of the packed libraries that the machine lacks."""
     site, wheels = folder / "site", sorted((folder / "wheels").glob("*.whl"))
     if wheels and not site.is_dir():
         install = ["install", "-q", "--no-index", "--no-deps", "--no-compile", "--target", str(site), *map(str, wheels)]
         subprocess.run([sys.executable, "-m", "pip", *install], check=True)
+    if not (folder / "lib").is_dir():
+        shutil.unpack_archive(folder / "lib.tar.xz", folder / "lib")
     paths = {
         "PYTHONPATH": [str(folder / "src"), str(site), str(folder / "benchmarks")],
-        "LD_LIBRARY_PATH": [*filter(None, [os.environ.get("LD_LIBRARY_PATH")]), str(folder / "lib")],
+        "LD_LIBRARY_PATH": [*filter(None, [os.environ.get("LD_LIBRARY_PATH")]), str(_lacking(folder / "lib"))],
     }
     environment = {
         **os.environ,
@@ -178,6 +182,21 @@ def _inside(folder: Path, arguments: list[str]) -> NoReturn:
         INSIDE: "1",
     }
     os.execve(sys.executable, [sys.executable, __file__, *arguments], environment)
+
+
+def _lacking(packed: Path) -> Path:
+    """A folder with those libraries alone that the machine has not: other versions of its own could break programs."""
+    chosen = packed / "lacking"
+    chosen.mkdir(exist_ok=True)
+    while True:
+        command = ["ldd", str(packed / "libfluidsynth.dylib")]
+        environment = {**os.environ, "LD_LIBRARY_PATH": str(chosen)}
+        listed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        names = [line.split()[0] for line in listed.splitlines() if line.endswith("=> not found")]
+        if not names:
+            return chosen
+        for name in names:
+            shutil.copy(packed / name, chosen)
 
 
 def run(folder: Path, out: Path, *, deadline: float) -> None:
@@ -191,6 +210,8 @@ def run(folder: Path, out: Path, *, deadline: float) -> None:
     Raises:
         TimbreflowError: a model could not be trained.
     """
+    from safetensors import SafetensorError
+
     from timbreflow.config import load_params
     from timbreflow.errors import TimbreflowError
     from timbreflow.stages.layout import Layout
@@ -212,7 +233,10 @@ def run(folder: Path, out: Path, *, deadline: float) -> None:
         next(iter(trainings.values())).join(1.0)
         if time.monotonic() - began > SECONDS_BETWEEN_PARTS:
             began = time.monotonic()
-            bring(params, layout, out)
+            try:
+                bring(params, layout, out)
+            except (OSError, SafetensorError) as error:  # a checkpoint that was replaced while it was read
+                logger.info("the weights were not written this time (%s)", error)
         if time.time() > deadline - RESERVE / 3:
             for workdir in (folder / ".scratch").glob("train_*/*"):
                 (workdir / "stop").touch()
@@ -378,7 +402,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     train = commands.add_parser("run", help="render and train, on the GPU machine")
     train.add_argument("--folder", type=Path, default=HERE.parent, help="%(default)s")
     train.add_argument("--out", type=Path, required=True, help="gets the weights in parts, and log.txt")
-    train.add_argument("--minutes", type=float, default=9.2, help="for everything (%(default)s)")
+    train.add_argument("--minutes", type=float, default=9.0, help="for everything (%(default)s)")
     whole = commands.add_parser("join", help="make model folders from the parts")
     whole.add_argument("out", type=Path, help="folder of the parts")
     whole.add_argument("models", type=Path, help="folder that gets vqvae-base and glow, such as data/models")

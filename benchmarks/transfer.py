@@ -6,7 +6,8 @@ Both ways take the same models, files and chunks, and take turns, so that a busy
 - `librosa`: the same with `librosa.feature.inverse.mel_to_stft` and `librosa.griffinlim` for each chunk, which is how
   sound was made of spectrograms in 2021.
 
-Another processor's instructions are measured with `ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2` before the command.
+With `ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2` before the command torch takes the processor for one with AVX2
+alone, as most laptops have.
 The content is real music: scores of music21 played by one SoundFont. The last line is JSON.
 """
 
