@@ -39,7 +39,7 @@ def test_prepare_run_and_join(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "is ready" in done.stdout
 
-    done = command(folder / "benchmarks" / "gpu_short.py", "run", "--out", out, "--minutes", "3")
+    done = command(folder / "benchmarks" / "gpu_short.py", "run", "--out", out, "--minutes", "30")
     assert done.returncode == 0, done.stderr[-3000:]
     log = (out / "log.txt").read_text()
     assert log.count("all training triples are in the memory of cpu") == 4  # to measure and to train, of two models
