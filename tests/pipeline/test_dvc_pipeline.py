@@ -1,6 +1,7 @@
 """The pipeline as people run it, on tiny parameters: a second run does nothing, one change reruns little."""
 
 import shutil
+import sqlite3
 import time
 from collections.abc import Iterator
 
@@ -44,6 +45,12 @@ def test_every_stage_is_a_finished_flow_run_with_artifacts(checkout: Checkout) -
     runs = checkout.flow_runs()
     assert sorted(run["name"].replace("-", "@") for run in runs) == sorted(STAGES)
     assert {run["state_type"] for run in runs} == {"COMPLETED"}
+
+
+def test_runs_of_trainings_tell_the_precision_that_auto_chose(checkout: Checkout) -> None:
+    with sqlite3.connect(checkout.root / ".mlflow" / "mlflow.db") as store:
+        taken = [value for (value,) in store.execute("SELECT value FROM params WHERE key = 'precision'")]
+    assert len(taken) == 5 and set(taken) <= {"float32", "bfloat16"}
 
 
 def test_editing_one_parameter_reruns_exactly_what_depends_on_it(checkout: Checkout) -> None:

@@ -1,5 +1,6 @@
 """Releases: half precision, a card that tells where all came from, and a fresh clone that uses them."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -69,6 +70,16 @@ def test_the_card_names_sources_licences_cost_and_use(layout: Layout, trained: d
         "have not been evaluated",
     ):
         assert line in card, line
+
+
+def test_the_card_tells_the_precision_that_auto_chose(layout: Layout, trained: dict[str, Path]) -> None:
+    bundle = load_bundle(trained["glow"])
+    section = {"fit": {"batch_size": 16, "grad_accumulation": 1, "precision": "auto"}}
+    facts = {"section": section, "precision": "bfloat16", "steps": 100, "best_step": 90}
+    save_bundle(trained["glow"], dataclasses.replace(bundle, training=facts))
+    release("glow", trained["glow"], layout=layout, **ORIGIN)
+    card = (layout.root / "released" / "glow" / "README.md").read_text(encoding="utf-8")
+    assert "samples seen: 1,600, in batches of 16 (bfloat16)" in card
 
 
 def test_the_card_says_what_was_averaged(layout: Layout, trained: dict[str, Path], tmp_path: Path) -> None:

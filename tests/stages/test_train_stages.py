@@ -223,6 +223,7 @@ def test_stage_writes_weights_curves_and_numbers(layout: Layout, name: str) -> N
     report = run(layout, log=lambda step, values: logged.append(step))
     bundle = load_bundle(layout.model(name))
     assert not bundle.model.training and bundle.training["data"] == {"data": "1234", "suites": ["manifest"]}
+    assert bundle.training["precision"] == report.facts["precision"] == "float32"
     metrics = read_json(layout.results(results) / "metrics.json")
     assert metrics == report.metrics and metrics["steps"] == 6
     assert metrics["parameters"] == sum(p.numel() for p in bundle.model.parameters())

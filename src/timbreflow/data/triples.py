@@ -85,10 +85,11 @@ def crop(batch: TripleBatch, frames: int, *, seed: int, number: int) -> TripleBa
     if frames == 0 or frames >= length:
         return batch
     generator = torch.Generator().manual_seed(stable_hash("crop", seed, number) >> 1)
-    starts = own(torch.randint(length - frames + 1, (whole(len(batch)),), generator=generator)).tolist()
+    starts = own(torch.randint(length - frames + 1, (whole(len(batch)),), generator=generator))
+    places = (starts[:, None, None] + torch.arange(frames)).to(batch.target.device)
 
     def cut(x: Tensor) -> Tensor:
-        return torch.stack([clip[:, start : start + frames] for clip, start in zip(x, starts, strict=True)])
+        return x.gather(2, places.expand(-1, x.shape[1], -1))
 
     return replace(batch, content=cut(batch.content), target=cut(batch.target), content_roll=cut(batch.content_roll))
 
@@ -149,6 +150,7 @@ class Triples(Dataset[TripleBatch], ABC):
         rows: row numbers of `clips`, in the order of the items.
         triple_ids: ids in the order of the items.
         timbres: timbre ids in the order of the timbre index.
+        self_supervised: of each item, whether the target takes the content's place.
         held_out_pairs: pairs to validate with: true triples, unless the clips are of recordings, which have none.
 
     Raises:
@@ -164,7 +166,7 @@ class Triples(Dataset[TripleBatch], ABC):
         self.held_out_pairs: Pairs = "self_supervised" if self._recorded else "triples"
         self.rows = triple_rows(clips, split)
         self.triple_ids = self.rows.ids
-        self._self_supervised = np.array([is_self_supervised(name, pairs) for name in self.triple_ids])
+        self.self_supervised = np.array([is_self_supervised(name, pairs) for name in self.triple_ids])
         self._clip_ids = clips["clip_id"].to_numpy()
         timbres = clips["timbre_id"].to_numpy()[self.rows.target]
         self.timbres: list[str] = sorted(set(timbres))
@@ -182,17 +184,24 @@ class Triples(Dataset[TripleBatch], ABC):
         places = np.asarray(items)
         rows, target_rows = self.rows.content[places], self.rows.target[places]
         target = self.load(target_rows)
-        rolls = np.zeros((len(places), 128, self.n_frames(target)), bool)
-        for row, roll in zip(rows, rolls, strict=True) if not self._recorded else ():
-            notes = self._notes.of(self._clip_ids[row])
-            notes.piano_roll(roll.shape[-1], self.features.seconds_per_frame, out=roll)
         return TripleBatch(
-            content=self.load(np.where(self._self_supervised[places], target_rows, rows)),
+            content=self.load(np.where(self.self_supervised[places], target_rows, rows)),
             style=self.load(self.rows.style[places]),
             target=target,
-            content_roll=torch.from_numpy(rolls),
-            timbre=torch.from_numpy(self._timbre[places]),
+            content_roll=self.piano_rolls(rows, self.n_frames(target)),
+            timbre=self.timbre(places),
         )
+
+    def piano_rolls(self, rows: np.ndarray, frames: int) -> Tensor:
+        """Which pitches sound in clips of these rows: [B, 128, frames] bool, all False in recordings."""
+        rolls = np.zeros((len(rows), 128, frames), bool)
+        for row, roll in zip(rows, rolls, strict=True) if not self._recorded else ():
+            self._notes.of(self._clip_ids[row]).piano_roll(frames, self.features.seconds_per_frame, out=roll)
+        return torch.from_numpy(rolls)
+
+    def timbre(self, places: np.ndarray | slice) -> Tensor:
+        """Timbre numbers [B] int64 of items."""
+        return torch.from_numpy(self._timbre[places])
 
     @abstractmethod
     def load(self, rows: np.ndarray) -> Tensor:
@@ -234,6 +243,13 @@ class TripleDataset(Triples):
         """Of features that are stored in 8 bits; None where half precision is."""
         return self._levels if self._shards.shard(self._shard_names[0]).dtype == np.uint8 else None
 
+    def stored(self, rows: np.ndarray) -> Tensor:
+        """Clips by their rows in the index, as they are stored: [B, M, T] raw float16, or uint8 levels."""
+        return torch.from_numpy(np.stack([self._read(row) for row in rows]))
+
+    def _read(self, row: int) -> np.ndarray:
+        return self._shards.read(self._shard_names[row], int(self._shard_rows[row]))
+
     def load(self, rows: np.ndarray) -> Tensor:
         """Clips by their rows in the index: [B, M, T] normalised.
 
@@ -241,7 +257,7 @@ class TripleDataset(Triples):
         the time of the same over the whole batch.
         """
         level = self._levels
-        clips = [self._shards.read(self._shard_names[row], int(self._shard_rows[row])) for row in rows]
+        clips = [self._read(row) for row in rows]
         mean, std = self.normalizer.mean[:, None], self.normalizer.std[:, None]
         stored = np.empty_like(clips[0])
         raw = torch.from_numpy(stored)

@@ -142,7 +142,8 @@ def _training(bundle: ModelBundle, origin: Origin) -> list[str]:
         lines.append(f"- steps: {facts['steps']}" + (f", stored: {facts['best_step']}" if "best_step" in facts else ""))
     if "steps" in facts and "batch_size" in fit:
         seen = facts["steps"] * fit["batch_size"] * fit.get("grad_accumulation", 1)
-        lines.append(f"- samples seen: {seen:,}, in batches of {fit['batch_size']} ({fit.get('precision', 'float32')})")
+        precision = facts.get("precision", fit.get("precision", "float32"))
+        lines.append(f"- samples seen: {seen:,}, in batches of {fit['batch_size']} ({precision})")
     if facts.get("begun"):
         lines.append(f"- that was the last part: it went on from the weights with sha256 `{facts['begun']}`")
     for mean in facts.get("averaged", []):

@@ -79,4 +79,5 @@ def run(
         f"{result.examples_per_second:.1f} triples/s",
         metrics=metrics,
         files={"curves": layout.results("train_glow") / "curves.csv"},
+        facts={"precision": result.precision},
     )

@@ -76,4 +76,5 @@ def run(
         f"at step {result.best_step}, {result.examples_per_second:.1f} triples/s",
         metrics=metrics,
         files={"curves": layout.results("train_vqvae") / variant / "curves.csv"},
+        facts={"precision": result.precision},
     )

@@ -1,8 +1,10 @@
 """Triples on their way to a model, whatever their features: stored mels, or spectra made from sound on the device."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +19,11 @@ from timbreflow.data.sampling import make_loader
 from timbreflow.data.triples import TripleBatch, TripleDataset, Triples, crop
 from timbreflow.errors import TimbreflowError
 from timbreflow.training.config import GlowTraining, VQVAETraining
+from timbreflow.training.device_triples import DeviceTriples, may_preload
 from timbreflow.training.devices import loader_workers
 from timbreflow.workers import local_process_count, worker_count
+
+logger = logging.getLogger(__name__)
 
 STATISTICS_TRIPLES = 256
 """Training triples that the mean and deviation of computed features are taken from."""
@@ -91,8 +96,13 @@ def open_source(
     chosen = (
         _rendered(wanted, stored.normalizer, config, rendering, levels=stored.levels) if config.on_the_fly else stored
     )
+    load: Callable[[int], Iterable[TripleBatch]] = partial(_load, chosen, config, device)
+    if chosen is stored and may_preload(stored, device):
+        preloaded = DeviceTriples(stored, device)
+        logger.info("all training triples are in the memory of %s", device)
+        load = partial(preloaded.batches, config.fit.batch_size, seed=config.fit.seed)
     return TripleSource(
-        batches=lambda start: _cropped(_load(chosen, config, device, start), config, start),
+        batches=lambda start: _cropped(load(start), config, start),
         validation=_spread(held_out, config.validation_triples, config.fit.batch_size),
         features=wanted,
         normalizer=stored.normalizer,
