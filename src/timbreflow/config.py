@@ -28,6 +28,12 @@ from timbreflow.validation.config import ValidationConfig
 
 PRESETS = resources.files("timbreflow") / "presets"
 
+OLD_NAMES = {
+    "render_triples.counterparts": "complete_squares",
+    "on_the_fly": "online_triples",
+}
+"""Renamed parameters: the last parts of the old dotted name -> the new name of its last part."""
+
 
 @dataclasses.dataclass(frozen=True)
 class VQVAEVariants:
@@ -187,11 +193,20 @@ def _require_plain(value: Any, place: tuple[str, ...], source: str) -> None:
         )
 
 
+_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+
+
 def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_url=False)[0]
+    problems = error.errors(include_url=False)
+    for problem in problems:
+        where = ".".join(str(part) for part in problem["loc"])
+        for old, new in OLD_NAMES.items():
+            if problem["type"] in _UNKNOWN and f".{where}".endswith(f".{old}"):
+                return f"{where} is called {new} now; rename it."
+    problem = problems[0]
     where = ".".join(str(part) for part in problem["loc"])
     match problem["type"]:
-        case "unexpected_keyword_argument" | "extra_forbidden":
+        case kind if kind in _UNKNOWN:
             return f"{where} is not a known parameter; correct its name or remove it."
         case "missing" | "missing_argument":
             return f"{where} is missing; add it, or start again from `timbreflow preset default`."

@@ -45,7 +45,7 @@ CONFIG = RenderConfig(
     min_onsets=2,
     transposition=5,
     performance=PerformanceConfig(tempo=0.2, velocity=20),
-    counterparts=False,
+    complete_squares=False,
     triples_per_shard=6,
     soundfonts=(SoundFontSpec(BUNDLED, sha256_file(bundled_soundfont()), "train"),),
     triples=TripleCounts(train=24, validation=4, test=8, test_seen=8),

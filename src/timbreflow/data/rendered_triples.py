@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 
 from timbreflow.audio.features import FeatureConfig, FeatureExtractor, Normalizer
 from timbreflow.audio.files import to_int16
-from timbreflow.data.levels import Levels
 from timbreflow.data.manifest import SQUARE
+from timbreflow.data.quantization import Quantization
 from timbreflow.data.renderer import RenderInputs, TripleRenderer
 from timbreflow.data.triples import Pairs, TripleBatch, is_self_supervised, stack
 from timbreflow.rendering.clips import RenderedClip
@@ -24,15 +24,15 @@ from timbreflow.rendering.clips import RenderedClip
 class RenderedTriples(Dataset[TripleBatch]):
     """Triples of one split, rendered in whichever process asks; each process loads its own SoundFonts when it begins.
 
-    With counterparts each drawn square is four items, of which each costs the rendering of the whole square.
+    With `complete_squares` each drawn square is four items, of which each costs the rendering of the whole square.
 
     Args:
         inputs: settings, notes and SoundFonts.
         features: of the models.
         normalizer: statistics of the features; None gives sound instead of features.
-        levels: of features that are stored in 8 bits; None where half precision is.
+        quantization: of features that are stored in 8 bits; None of those in half precision.
         split: train, validation, test or test_seen.
-        count: number of triples, or with counterparts of squares; not bound by `render_triples.triples`.
+        count: number of triples, or with `complete_squares` of squares; not bound by `render_triples.triples`.
         pairs: as in Triples.
     """
 
@@ -42,7 +42,7 @@ class RenderedTriples(Dataset[TripleBatch]):
         features: FeatureConfig,
         normalizer: Normalizer | None,
         *,
-        levels: Levels | None = None,
+        quantization: Quantization | None = None,
         split: str,
         count: int,
         pairs: Pairs = "triples",
@@ -50,11 +50,11 @@ class RenderedTriples(Dataset[TripleBatch]):
         self.features = features
         self._inputs = inputs
         self._normalizer = normalizer
-        self._levels = levels
+        self._quantization = quantization
         self._extractor = FeatureExtractor(features).eval()
         self._split = split
         self._pairs = pairs
-        self._square = inputs.config.counterparts and split == "train"
+        self._square = inputs.config.complete_squares and split == "train"
         self._count = count * (len(SQUARE) if self._square else 1)
         self._renderer: TripleRenderer | None = None
         self._process = 0
@@ -100,9 +100,9 @@ class RenderedTriples(Dataset[TripleBatch]):
     def _features(self, sounds: list[Tensor]) -> Tensor:
         """[3, M, T] float32, as they come back from shards."""
         features: Tensor = self._extractor(torch.stack(sounds))
-        if self._levels is None:
+        if self._quantization is None:
             return features.half().float()
-        return torch.from_numpy(self._levels.decode(self._levels.encode(features.numpy())))
+        return torch.from_numpy(self._quantization.decode(self._quantization.encode(features.numpy())))
 
 
 def _samples(clip: RenderedClip) -> Tensor:

@@ -21,7 +21,7 @@ class SoundFontSpec:
 
 @dataclass(frozen=True)
 class TripleCounts:
-    """Number of triples of each split; with counterparts, of the squares of the train split."""
+    """Number of triples of each split; with `complete_squares`, of the squares of the train split."""
 
     train: int
     validation: int
@@ -111,7 +111,7 @@ class RenderConfig:
         min_onsets: least number of distinct onsets in a clip.
         transposition: content and style are each moved by -transposition..+transposition semitones.
         performance: variation of tempo and velocity.
-        counterparts: render a fourth clip for each triple of the train split, the style's notes with the content's
+        complete_squares: render a fourth clip for each triple of the train split, the style's notes with the content's
             timbre: each of the four clips is then the target of a triple, so four clips make four triples, not 4/3.
         triples_per_shard: triples in one unit of work.
     """
@@ -122,7 +122,7 @@ class RenderConfig:
     min_onsets: int
     transposition: int
     performance: PerformanceConfig
-    counterparts: bool
+    complete_squares: bool
     triples_per_shard: int
     soundfonts: tuple[SoundFontSpec, ...]
     triples: TripleCounts

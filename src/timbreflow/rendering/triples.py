@@ -258,7 +258,7 @@ def draw_triple(
         style=ClipRecipe(triple_id, "style", partner, target_timbre, config.clip_seconds),
         target=ClipRecipe(triple_id, "target", segment, target_timbre, config.clip_seconds),
         counterpart=ClipRecipe(triple_id, "counterpart", partner, content_timbre, config.clip_seconds)
-        if config.counterparts and split == "train"
+        if config.complete_squares and split == "train"
         else None,
     )
 

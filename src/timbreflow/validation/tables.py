@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from timbreflow.data.levels import Levels
 from timbreflow.data.manifest import CLIP_NOTES_SCHEMA, COUNTERPART, MANIFEST_SCHEMA, ROLES, SPLITS, read_table
 from timbreflow.data.mels import MelShards, read_mel_index, read_statistics
+from timbreflow.data.quantization import Quantization
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import read_json
 from timbreflow.rendering.timbres import Timbre
@@ -215,5 +215,5 @@ def _memberships(pairs: Iterable[tuple[str, str]], name: str, groups: str) -> pd
 def _raw(stored: np.ndarray, mels: Path) -> np.ndarray:
     """[M, T] float32 of half-precision features or 8-bit levels; only levels need statistics that can be used."""
     if stored.dtype == np.uint8:
-        return Levels.of(read_statistics(mels)[1]).decode(stored)
+        return Quantization.of(read_statistics(mels)[1]).decode(stored)
     return np.asarray(stored, dtype=np.float32)
