@@ -90,7 +90,7 @@ def measure(root: Path, triples: int, n_clips: int) -> dict[str, Any]:
     notes = _used(layout.notes)
     projected = {name: used / n * SEGMENTS / 1e9 for name, used in room.items()}
     reads = projected["manifest_and_notes_of_clips"] + notes / 1e9
-    data = _used(layout.root / "data")
+    data = _used(layout.data)
     return {
         "triples": triples,
         "clips": n,

@@ -172,4 +172,4 @@ def test_an_old_name_is_told_its_new_one(section: tuple[str, ...], old: str, new
     place[old] = place.pop(new)
     with pytest.raises(TimbreflowError) as caught:
         parse_params(values, source="params.yaml")
-    assert str(caught.value) == f"params.yaml: {'.'.join(section)}.{old} is called {new} now; rename it."
+    assert str(caught.value) == f"params.yaml: {'.'.join(section)}.{old} is now called {new}; rename it."

@@ -29,10 +29,10 @@ from timbreflow.validation.config import ValidationConfig
 PRESETS = resources.files("timbreflow") / "presets"
 
 OLD_NAMES = {
-    "render_triples.counterparts": "complete_squares",
+    "counterparts": "complete_squares",
     "on_the_fly": "online_triples",
 }
-"""Renamed parameters: the last parts of the old dotted name -> the new name of its last part."""
+"""Former names of parameters, for people whose params.yaml still has them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,10 +199,9 @@ _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 def _first_problem(error: ValidationError) -> str:
     problems = error.errors(include_url=False)
     for problem in problems:
-        where = ".".join(str(part) for part in problem["loc"])
-        for old, new in OLD_NAMES.items():
-            if problem["type"] in _UNKNOWN and f".{where}".endswith(f".{old}"):
-                return f"{where} is called {new} now; rename it."
+        name = str(problem["loc"][-1])
+        if problem["type"] in _UNKNOWN and name in OLD_NAMES:
+            return f"{'.'.join(map(str, problem['loc']))} is now called {OLD_NAMES[name]}; rename it."
     problem = problems[0]
     where = ".".join(str(part) for part in problem["loc"])
     match problem["type"]:

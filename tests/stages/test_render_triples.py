@@ -218,7 +218,7 @@ def test_too_little_music_is_said_before_anything_is_rendered(tmp_path: Path) ->
 def test_a_wrong_or_missing_soundfont_stops_the_stage(tmp_path: Path) -> None:
     layout = layout_with_notes(tmp_path)
     wrong = dataclasses.replace(CONFIG, soundfonts=(SoundFontSpec(BUNDLED, "0" * 64, "train"),))
-    with pytest.raises(TimbreflowError, match="expects 0000"):
+    with pytest.raises(TimbreflowError, match="instead of 0000"):
         stage.plan(wrong, layout=layout)
     absent = dataclasses.replace(CONFIG, soundfonts=(*CONFIG.soundfonts, SoundFontSpec("Absent", "1" * 64, "test")))
     with pytest.raises(TimbreflowError, match=r"Absent\.sf2.*corpus fetch Absent"):
