@@ -104,14 +104,14 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]] | pd.DataFrame, sc
     except KeyError as error:
         raise TimbreflowError(f"{path} cannot be written: column {error} is missing; give every column.") from error
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
-        raise TimbreflowError(f"{path} cannot be written: {error}; mend the value.") from error
+        raise TimbreflowError(f"{path} cannot be written: {error}; correct the value.") from error
     with atomic_file(path) as temporary:
         # No pandas metadata: it names library versions, and the file's hash should change with its rows alone.
         pq.write_table(table.replace_schema_metadata(None), temporary, compression="zstd")
 
 
 def read_table(path: Path, schema: pa.Schema, *, others: bool = False) -> pd.DataFrame:
-    """Read a Parquet table and check its columns and their types; `others` keeps columns that the schema has not.
+    """Read a Parquet table and check its columns and their types; `others` keeps further columns.
 
     Raises:
         TimbreflowError: the file is missing, is not Parquet, or has other columns or types.

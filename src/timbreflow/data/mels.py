@@ -63,7 +63,7 @@ def write_mels(path: Path, features: np.ndarray) -> None:
 
 
 class MelShards:
-    """Random access to stored features by memory map; files are opened when first read, in each loader process anew.
+    """Random access to stored features by memory map; each process opens a file when it first reads it.
 
     Args:
         root: folder that the index's shard paths are relative to (data/mels).
@@ -76,7 +76,7 @@ class MelShards:
         self._maps: OrderedDict[str, np.ndarray] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the maps behind: pickled, each would become a full copy in memory."""
+        """Without the maps: pickled, each would become a full copy in memory."""
         return {**self.__dict__, "_maps": OrderedDict()}
 
     def read(self, shard: str, row: int) -> np.ndarray:
@@ -115,7 +115,7 @@ class MelShards:
 
 
 class RunningStatistics:
-    """Mean and deviation of each feature row over any number of clips, in one pass and float64.
+    """Mean and standard deviation of each feature row over any number of clips, in one pass and float64.
 
     Batches are merged by the parallel rule of Chan, Golub and LeVeque (1979), so nothing cancels.
 

@@ -1,4 +1,4 @@
-"""Logarithmic features in 8 bits: half the room of half precision.
+"""Logarithmic features in 8 bits: half the size of half precision.
 
 256 evenly spaced values over a fixed range: no clip needs a scale of its own, and silence, which is the floor, is
 exact.

@@ -1,4 +1,4 @@
-"""Triples by number: the same clips for the same seed, split and number, whoever asks and in whichever order."""
+"""Triples by number: the same clips for the same seed, split and number, in any process and any order."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,7 +14,7 @@ from timbreflow.rendering.synthesizer import Synthesizer
 from timbreflow.rendering.triples import ClipRecipe, SegmentPool, draw_triple, segment_notes
 
 ATTEMPTS = 20
-"""Draws of a triple before its notes are called silent."""
+"""Times that a triple is drawn before its notes count as silent."""
 
 
 @dataclass(frozen=True)

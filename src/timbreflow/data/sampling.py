@@ -73,11 +73,11 @@ class StepSampler(Sampler[list[int]]):
 class ReadAhead:
     """Reads the next batches in a thread while this one is used, in the same order.
 
-    Reading stored mels is copying, which lets go of Python's lock; a loader process would pickle them on top of that.
+    Reading stored mels is copying, which releases Python's lock; a loader process would have to pickle them too.
 
     Args:
-        batches: what is read; each pass starts a thread, which ends with the pass, or when the pass is given up.
-        depth: batches that lie ready at most.
+        batches: what is read; each pass starts a thread, which ends with the pass or when it is stopped.
+        depth: batches that are read ahead at most.
     """
 
     def __init__(self, batches: Iterable[Any], depth: int = 2) -> None:

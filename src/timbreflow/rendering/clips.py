@@ -14,7 +14,7 @@ RMS_DBFS = -23.0
 PEAK = 0.99
 
 SILENCE_DBFS = -60.0
-"""Below this before scaling, nothing worth hearing sounds: music comes out of the synthesizer at -50 to -20 dBFS."""
+"""A clip below this before scaling is silent: music comes out of the synthesizer at -50 to -20 dBFS."""
 
 FADE_SECONDS = 0.02
 """The clip ends in the middle of sounds; this much of a fade avoids a click."""
@@ -46,7 +46,7 @@ def render_recipe(recipe: ClipRecipe, notes: Notes, synthesizer: Synthesizer) ->
         synthesizer: with the timbre's fonts loaded.
 
     Returns:
-        The clip, or None when it would not be what the notes say: it is silent, or the first layer's preset does not
+        The clip, or None when it would not play its notes: it is silent, or the first layer's preset does not
         reach one of the pitches.
 
     Raises:

@@ -41,7 +41,7 @@ class SplitFractions:
         validation_pieces: fraction of the pieces.
         test_pieces: fraction of the pieces, for test and test_seen.
         test_programs: fraction of the programs of each group of eight that only test plays.
-        test_effects: fraction of the settings of each effect that only test hears.
+        test_effects: fraction of the settings of each effect that only test uses.
     """
 
     validation_pieces: float
@@ -62,7 +62,7 @@ class TimbreConfig:
     Args:
         layer_probability: that two or more programs sound together.
         max_layers: most programs that do.
-        synthesis_probability: that filter, envelope, vibrato and tuning are moved.
+        synthesis_probability: that filter, envelope, vibrato and tuning are changed.
         equalizer_probability: that an equalizer is drawn.
         effect_counts: probabilities of 0, 1, 2 and 3 effects.
     """
@@ -85,11 +85,11 @@ class TimbreConfig:
 
 @dataclass(frozen=True)
 class PerformanceConfig:
-    """How far each drawn segment is played otherwise than it is written; content and target are played alike.
+    """How far the performance of a segment may differ from its score; content and target are played alike.
 
     Args:
         tempo: played up to (1 + tempo) times as fast or as slow, evenly drawn on a logarithmic scale.
-        velocity: all velocities are moved by -velocity..+velocity.
+        velocity: all velocities are changed by -velocity..+velocity.
     """
 
     tempo: float

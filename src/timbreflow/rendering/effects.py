@@ -18,7 +18,7 @@ import scipy.signal
 
 PHASER_STAGES = 6
 PHASER_RANGE = (300.0, 3000.0)
-"""Hz between which the notches of the phaser wander."""
+"""Hz between which the notches of the phaser move."""
 
 _CONTROL = 32
 """Samples between two values of the phaser's sweep; between them it is a straight line."""
@@ -41,7 +41,7 @@ def overdrive(audio: np.ndarray, sample_rate: int, *, gain_db: float) -> np.ndar
 
 
 def tremolo(audio: np.ndarray, sample_rate: int, *, rate_hz: float, depth: float) -> np.ndarray:
-    """Swing the amplitude between 1 and 1 - depth by a sine.
+    """Modulate the amplitude between 1 and 1 - depth by a sine.
 
     Args:
         audio: [N] float32.
@@ -54,13 +54,13 @@ def tremolo(audio: np.ndarray, sample_rate: int, *, rate_hz: float, depth: float
 
 
 def phaser(audio: np.ndarray, sample_rate: int, *, rate_hz: float, feedback: float) -> np.ndarray:
-    """Add the signal to itself behind a chain of first-order allpasses whose corner frequency wanders.
+    """Add the signal to itself after a chain of first-order allpasses whose corner frequency moves.
 
     Args:
         audio: [N] float32.
         sample_rate: in Hz.
-        rate_hz: of the wandering.
-        feedback: part of the chain's output that is led back into it, in [0, 1).
+        rate_hz: of that movement.
+        feedback: part of the chain's output that is fed back into it, in [0, 1).
     """
     times = np.arange(len(audio) // _CONTROL + 2) * (_CONTROL / sample_rate)
     low, high = PHASER_RANGE
@@ -79,7 +79,7 @@ def reverb(audio: np.ndarray, sample_rate: int, *, decay_seconds: float, wet: fl
         sample_rate: in Hz.
         decay_seconds: time in which the reverberation falls by 60 dB.
         wet: part of the reverberation in the result, in [0, 1].
-        room: its whole part chooses the noise.
+        room: its integer part seeds the noise.
     """
     response = _room_response(sample_rate, decay_seconds, int(room))
     size = scipy.fft.next_fast_len(len(audio) + len(response) - 1, real=True)
@@ -142,7 +142,7 @@ def _compiled_allpasses() -> Callable[..., Any]:
 def _room_response(sample_rate: int, decay_seconds: float, room: int) -> np.ndarray:
     times = np.arange(max(1, round(decay_seconds * sample_rate))) / sample_rate
     noise = np.random.default_rng(room).standard_normal(len(times))
-    # Air and walls swallow the high frequencies: a one-pole low-pass at 3 kHz.
+    # Air and walls absorb high frequencies: a one-pole low-pass at 3 kHz.
     pole = np.exp(-2 * np.pi * 3000 / sample_rate)
     tail = scipy.signal.lfilter([1 - pole], [1, -pole], noise) * np.exp(-np.log(1000) * times / decay_seconds)
     response: np.ndarray = (tail / np.sqrt(np.sum(tail**2))).astype(np.float32)

@@ -1,8 +1,8 @@
 """A small sampler: notes played with recordings of single notes, so that real instruments have a known target.
 
 The recording nearest in pitch is resampled to the note, at most REACH semitones away. It is placed so that its attack
-reaches ATTACK_DB below its peak exactly at the note's onset: bowed and blown notes swell slowly, and what a listener
-takes for their beginning lies near that point. A note ends with a short fade, as a player's does.
+reaches ATTACK_DB below its peak exactly at the note's onset: bowed and blown notes swell slowly, and listeners hear
+their onset near that point. A note ends with a short fade, as a player's does.
 """
 
 import re

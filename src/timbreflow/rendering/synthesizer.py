@@ -2,7 +2,7 @@
 
 What a voice of FluidSynth 2 does in its first 64 samples depends on the voice that used its slot before (the amplitude
 is ramped up from the last one's), and a reset does not clear that. So every clip gets a fresh synthesizer, while the
-SoundFonts stay loaded in one that lives as long as the process and are lent to each in turn: .1 ms a clip.
+SoundFonts stay loaded in one that exists as long as the process and are shared with each in turn: .1 ms a clip.
 Samples are taken as floats, because the 16-bit output is dithered from a running sequence.
 """
 
@@ -43,7 +43,7 @@ GENERATORS = {
 _ATTENUATION = 48
 
 _PROBE = Notes.of([0.0], [0.3], [0], [100])
-"""The note that tells whether a preset sounds at a pitch, in its first .3 s and above this amplitude."""
+"""This note tests whether a preset sounds at a pitch: in its first .3 s, above the amplitude below."""
 
 _PROBE_AMPLITUDE = 1e-5
 
@@ -167,19 +167,19 @@ class Synthesizer:
         n_blocks = -(-n_samples // BLOCK)
         library = self._library.fluidsynth
         synth = library.new_fluid_synth(self._owner.settings)
-        lent = []
+        shared = []
         try:
             numbers = {}
             for name in {layer.soundfont: None for layer in layers}:
                 if name not in self._fonts:
-                    raise TimbreflowError(f"SoundFont {name} is not loaded; name it in render_triples.soundfonts.")
+                    raise TimbreflowError(f"SoundFont {name} is not loaded; give its path to the synthesizer.")
                 numbers[name] = self._library.c.fluid_synth_add_sfont(synth, self._fonts[name])
-                lent.append(self._fonts[name])
+                shared.append(self._fonts[name])
             for channel, layer in enumerate(layers):
                 self._select(synth, channel, numbers[layer.soundfont], layer, synthesis)
             stereo = self._run(synth, _events(notes, n_blocks, self.sample_rate), len(layers), n_blocks)
         finally:
-            for font in lent:
+            for font in shared:
                 self._library.c.fluid_synth_remove_sfont(synth, font)
             library.delete_fluid_synth(synth)
         mono: np.ndarray = (stereo[:n_samples, 0] + stereo[:n_samples, 1]) * np.float32(0.5)

@@ -153,8 +153,8 @@ class Palette:
     """What the timbres of one split are made of.
 
     Args:
-        presets: presets that may sound, layers included.
-        effect_settings: settings that may be heard.
+        presets: presets that may be used, also as layers.
+        effect_settings: settings of effects that may be used.
     """
 
     presets: tuple[Preset, ...]

@@ -31,7 +31,7 @@ class Layout:
 
     @property
     def soundfonts(self) -> Path:
-        """SoundFonts that were fetched; the default one lies in a package."""
+        """SoundFonts that were fetched; the default one is part of a package."""
         return self.data / "soundfonts"
 
     @property
