@@ -153,32 +153,18 @@ def _room_response(sample_rate: int, decay_seconds: float, room: int) -> np.ndar
 def _bell(frequency: float, gain_db: float, sample_rate: int) -> np.ndarray:
     amplitude, angle = 10 ** (gain_db / 40), 2 * np.pi * min(frequency, 0.45 * sample_rate) / sample_rate
     alpha = np.sin(angle) / 2 * 1.04  # 1 / Q for 1.5 octaves
-    section = np.array(
-        [
-            1 + alpha * amplitude,
-            -2 * np.cos(angle),
-            1 - alpha * amplitude,
-            1 + alpha / amplitude,
-            -2 * np.cos(angle),
-            1 - alpha / amplitude,
-        ]
-    )
-    return section / section[3]
+    boost, cut, middle = alpha * amplitude, alpha / amplitude, -2 * np.cos(angle)
+    return np.array([1 + boost, middle, 1 - boost, 1 + cut, middle, 1 - cut]) / (1 + cut)
 
 
 def _shelf(frequency: float, gain_db: float, sample_rate: int, *, high: bool) -> np.ndarray:
     amplitude, angle = 10 ** (gain_db / 40), 2 * np.pi * min(frequency, 0.45 * sample_rate) / sample_rate
-    cosine = -np.cos(angle) if high else np.cos(angle)
-    root = 2 * np.sqrt(amplitude) * np.sin(angle) / 2 * np.sqrt(2)  # slope 1
     sign = -1 if high else 1
-    section = np.array(
-        [
-            amplitude * ((amplitude + 1) - (amplitude - 1) * cosine + root),
-            sign * 2 * amplitude * ((amplitude - 1) - (amplitude + 1) * cosine),
-            amplitude * ((amplitude + 1) - (amplitude - 1) * cosine - root),
-            (amplitude + 1) + (amplitude - 1) * cosine + root,
-            sign * -2 * ((amplitude - 1) + (amplitude + 1) * cosine),
-            (amplitude + 1) + (amplitude - 1) * cosine - root,
-        ]
+    cosine = sign * np.cos(angle)
+    root = 2 * np.sqrt(amplitude) * np.sin(angle) / 2 * np.sqrt(2)  # slope 1
+    more, less = amplitude + 1, amplitude - 1
+    numerator = np.array([more - less * cosine + root, 2 * sign * (less - more * cosine), more - less * cosine - root])
+    denominator = np.array(
+        [more + less * cosine + root, -2 * sign * (less + more * cosine), more + less * cosine - root]
     )
-    return section / section[3]
+    return np.concatenate((amplitude * numerator, denominator)) / denominator[0]
