@@ -147,7 +147,7 @@ def run(
     with _open_arm(layout, name if row.trains else row.reference, data) as arm:
         passed = read_passed(arm.results("validate_data") / "passed.json")
         # Before the training, so that a set that is missing is not missed after it.
-        sets = [_spread_set(layout.root / "data" / "testsets" / testset, arm, clips) for testset in TESTSETS]
+        sets = [_spread_set(layout.testsets / testset, arm, clips) for testset in TESTSETS]
         cost = _train(section, features, arm, passed, log=log, device=device)
         weights = weights_sha256(_weights(arm, section))
         # Another temperature is another arm, not another exam.

@@ -28,6 +28,12 @@ from timbreflow.validation.config import ValidationConfig
 
 PRESETS = resources.files("timbreflow") / "presets"
 
+OLD_NAMES = {
+    "counterparts": "complete_squares",
+    "on_the_fly": "online_triples",
+}
+"""Former names of parameters, for people whose params.yaml still has them."""
+
 
 @dataclasses.dataclass(frozen=True)
 class VQVAEVariants:
@@ -187,11 +193,19 @@ def _require_plain(value: Any, place: tuple[str, ...], source: str) -> None:
         )
 
 
+_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+
+
 def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_url=False)[0]
+    problems = error.errors(include_url=False)
+    for problem in problems:
+        name = str(problem["loc"][-1])
+        if problem["type"] in _UNKNOWN and name in OLD_NAMES:
+            return f"{'.'.join(map(str, problem['loc']))} is now called {OLD_NAMES[name]}; rename it."
+    problem = problems[0]
     where = ".".join(str(part) for part in problem["loc"])
     match problem["type"]:
-        case "unexpected_keyword_argument" | "extra_forbidden":
+        case kind if kind in _UNKNOWN:
             return f"{where} is not a known parameter; correct its name or remove it."
         case "missing" | "missing_argument":
             return f"{where} is missing; add it, or start again from `timbreflow preset default`."

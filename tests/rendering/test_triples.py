@@ -34,7 +34,7 @@ CONFIG = RenderConfig(
     min_onsets=3,
     transposition=5,
     performance=PerformanceConfig(tempo=0.0, velocity=0),
-    counterparts=False,
+    complete_squares=False,
     triples_per_shard=4,
     soundfonts=(SoundFontSpec(BUNDLED, "", "train"),),
     triples=TripleCounts(train=8, validation=2, test=2, test_seen=2),
@@ -242,7 +242,7 @@ def test_a_manifest_row_holds_the_whole_recipe(tmp_path: Path) -> None:
 
 
 def test_a_counterpart_closes_the_square_of_training_triples_alone() -> None:
-    config = dataclasses.replace(CONFIG, counterparts=True)
+    config = dataclasses.replace(CONFIG, complete_squares=True)
     made = pool(tables())
     triple = draw_triple(made, PALETTE, config, split="train", pieces="train", number=3, attempt=0)
     assert triple.counterpart is not None

@@ -61,7 +61,7 @@ BASE = VQVAETraining(
     losses=LOSSES,
     validation_triples=8,
     crop_frames=0,
-    on_the_fly=0,
+    online_triples=0,
     init_from="",
 )
 PAPER = VQVAETraining(
@@ -82,7 +82,7 @@ PAPER = VQVAETraining(
     losses=dataclasses.replace(LOSSES, commitment=0.5, roll=0.0, contrastive=0.0),
     validation_triples=8,
     crop_frames=0,
-    on_the_fly=0,
+    online_triples=0,
     init_from="",
 )
 GLOW = GlowTraining(
@@ -112,7 +112,7 @@ GLOW = GlowTraining(
     losses=LOSSES,
     validation_triples=8,
     crop_frames=0,
-    on_the_fly=0,
+    online_triples=0,
     init_from="",
 )
 METRIC = TimbreMetricTraining(

@@ -45,9 +45,10 @@ def stop() -> None:
 def where() -> None:
     """Say what to open: the report, the Prefect page, the MLflow page."""
     from timbreflow.app.servers import SERVERS, running_url
+    from timbreflow.stages.layout import Layout
 
     root = project_root()
-    report = root / "results" / "evaluate" / "report.html"
+    report = Layout(root).results("evaluate") / "report.html"
     print(f"report   {report.as_uri() if report.is_file() else 'not made yet: make run'}")
     for server in SERVERS:
         print(f"{server.name:8} {running_url(server, root) or 'not running: make ui'}")

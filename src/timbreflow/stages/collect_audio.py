@@ -1,7 +1,7 @@
 """Own recordings to clips for self-supervised training: the work of `timbreflow collect RECORDINGS… --out DIR`.
 
 It writes what render_triples does, audio shards and their manifest, without notes: each recording is a timbre of its
-own, and two clips of one recording make a pair, style and target. Recordings stand at training level.
+own, and two clips of one recording make a pair, style and target. Recordings are brought to the training level.
 """
 
 from collections import Counter
@@ -144,14 +144,13 @@ def _collect_file(file: Path, folder: Path, *, cut: Cut) -> None:
             write_json(temporary / "reject.json", {"reason": "broken", "detail": clean_text(str(error))})
             return
         if not rows:
-            detail = (
-                f"fewer than two stretches of {cut.clip_seconds:g} s of it are louder than {cut.silent_dbfs:g} dBFS."
-            )
+            detail = f"fewer than two parts of {cut.clip_seconds:g} s of it are louder than {cut.silent_dbfs:g} dBFS."
             write_json(temporary / "reject.json", {"reason": "too_few_clips", "detail": detail})
             return
         places = {entry.clip_id: entry for entry in write_shard(temporary / "clips.tar", clips.items())}
         for row in rows:
-            row["offset"], row["nbytes"] = places[row["clip_id"]].offset, places[row["clip_id"]].nbytes
+            place = places[row["clip_id"]]
+            row |= {"offset": place.offset, "nbytes": place.nbytes}
         write_manifest(temporary, rows)
         write_json(temporary / "notes.json", [clean_text(note) for note in notes])
 
@@ -205,13 +204,14 @@ def _clips(file: Path, recording_id: str, cut: Cut) -> tuple[list[dict[str, Any]
     for number in range(half):
         pair = (found[number], found[number + half])
         # In turn, or the end of a recording would never be a target.
-        for role, clip in zip(("style", "target"), pair[:: -1 if number % 2 else 1], strict=True):
-            rows.append(common | clip | {"triple_id": f"{recording_id}-{number:05d}", "role": role})
+        style, target = pair if number % 2 == 0 else pair[::-1]
+        names = common | {"triple_id": f"{recording_id}-{number:05d}"}
+        rows += [names | style | {"role": "style"}, names | target | {"role": "target"}]
     return rows, {row["clip_id"]: clips[row["clip_id"]] for row in rows}, recording.notes
 
 
 def _stretches(blocks: Iterator[np.ndarray], n_samples: int) -> Iterator[np.ndarray]:
-    """[n] blocks as stretches of [n_samples]; what is left at the end is dropped."""
+    """[n] blocks as parts of [n_samples]; what is left at the end is dropped."""
     held = np.zeros(0, np.float32)
     for block in blocks:
         held = np.concatenate((held, block))
@@ -229,24 +229,23 @@ def _merge(  # noqa: PLR0917 - lists of one length, and where to
     splits: SplitFractions,
 ) -> StageReport:
     """Join the recordings, those with equal bytes once, and write the tables; `others` are passed over, and why."""
-    first: dict[str, Path] = {}
+    paths: dict[str, str] = {}
     found: dict[str, tuple[Path, pd.DataFrame]] = {}
     rejects: list[dict[str, str]] = []
     notes: list[dict[str, str]] = []
     for file, folder in zip(files, folders, strict=True):
+        path = clean_text(str(file))
         if (folder / "reject.json").exists():
-            rejects.append({"source": "recordings", "path": clean_text(str(file)), **read_json(folder / "reject.json")})
+            rejects.append({"source": "recordings", "path": path, **read_json(folder / "reject.json")})
             continue
         manifest = read_manifest(folder)
         recording_id = str(manifest["piece_id"].iloc[0])
-        if recording_id in first:
-            detail = f"it is the same file as {clean_text(str(first[recording_id]))}."
-            rejects.append(
-                {"source": "recordings", "path": clean_text(str(file)), "reason": "duplicate", "detail": detail}
-            )
+        if recording_id in found:
+            detail = f"it is the same file as {paths[recording_id]}."
+            rejects.append({"source": "recordings", "path": path, "reason": "duplicate", "detail": detail})
             continue
-        first[recording_id] = file
-        notes += [{"path": clean_text(str(file)), "detail": note} for note in read_json(folder / "notes.json")]
+        paths[recording_id] = path
+        notes += [{"path": path, "detail": note} for note in read_json(folder / "notes.json")]
         found[recording_id] = (folder, manifest)
     reasons = Counter(reject["reason"] for reject in rejects)
     counted = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
@@ -272,7 +271,7 @@ def _merge(  # noqa: PLR0917 - lists of one length, and where to
     write_clip_notes(temporary, [])
     write_table(temporary / "rejects.parquet", rejects, REJECTS)
     pairs = clips.drop_duplicates("triple_id")["split"].value_counts()
-    hours = float((clips["duration"]).sum()) / 3600
+    hours = float(clips["duration"].sum()) / 3600
     return StageReport(
         summary=(
             f"{len(found)} recordings, {len(clips)} clips ({hours:.2f} h), {pairs['train']} pairs for training and "

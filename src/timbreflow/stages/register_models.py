@@ -63,12 +63,10 @@ def released_candidates(config: RegisterConfig, evaluate: Evaluate, *, layout: L
     Raises:
         TimbreflowError: nothing is released; whatever `evaluate` raises.
     """
-    folders = {model: layout.root / "released" / model.name for model in MODELS}
+    folders = {model: layout.released / model.name for model in MODELS}
     there = {model: folder for model, folder in folders.items() if is_bundle(folder)}
     if not there:
-        raise TimbreflowError(
-            f"Nothing is released in {layout.root / 'released'}; run `timbreflow register` without it."
-        )
+        raise TimbreflowError(f"Nothing is released in {layout.released}; run `timbreflow register` without it.")
     found = []
     for model, folder in there.items():
         metrics = evaluate(model, folder)

@@ -63,7 +63,7 @@ def release(
         )
     origin = _origin(bundle, fonts, corpora, cost)
     bundle = replace(bundle, training={**bundle.training, "release": dataclasses.asdict(origin)})
-    place = layout.root / "released" / name
+    place = layout.released / name
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{name}-") as scratch:
         made = Path(scratch) / name

@@ -33,7 +33,7 @@ def run(
         variant: names the outputs.
         config: the variant's section of params.yaml.
         features: the audio section.
-        rendering: the section render_triples, which `config.on_the_fly` needs.
+        rendering: the section render_triples, which `config.online_triples` needs.
         layout: paths.
         log: metric logger.
         device: overrides TIMBREFLOW_DEVICE.
@@ -52,7 +52,7 @@ def run(
     model = VQVAE(config.model)
     begun = begin_with(model, layout.root / config.init_from, source.features)[0] if config.init_from else ""
     # What the passed data does not tell of triples that are not among it.
-    drawn = [rendering] if rendering and config.on_the_fly else []
+    drawn = [rendering] if rendering and config.online_triples else []
     result, metrics = train(
         model,
         VQVAEObjective(reconstruction=config.reconstruction, weights=config.losses),

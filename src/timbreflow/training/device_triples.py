@@ -28,19 +28,19 @@ class DeviceTriples:
 
     def __init__(self, dataset: TripleDataset, device: torch.device) -> None:
         self._device = device
-        rows, targets = dataset.rows, dataset.rows.target
-        content = np.where(dataset.self_supervised, targets, rows.content)
-        clips, places = np.unique(np.stack([content, rows.style, targets]), return_inverse=True)
+        notes, styles, targets = dataset.positions.to_numpy().T
+        contents = np.where(dataset.self_supervised, targets, notes)
+        clips, places = np.unique(np.stack([contents, styles, targets]), return_inverse=True)
         self._content, self._style, self._target = torch.from_numpy(places.reshape(3, -1)).to(device)
         # Content and target have one piano roll, since they play the same notes.
-        noted, rolls = np.unique(rows.content, return_inverse=True)
+        noted, rolls = np.unique(notes, return_inverse=True)
         self._roll = torch.from_numpy(rolls).to(device)
         self._timbre = dataset.timbre(slice(None)).to(device)
         self._features = self._filled(len(clips), lambda part: dataset.stored(clips[part]))
         frames = self._features.shape[-1]
         self._rolls = self._filled(len(noted), lambda part: dataset.piano_rolls(noted[part], frames))
         self._mean, self._std = (x[:, None].to(device) for x in (dataset.normalizer.mean, dataset.normalizer.std))
-        self._levels = dataset.levels
+        self._quantization = dataset.quantization
 
     def _filled(self, count: int, read: Callable[[slice], Tensor]) -> Tensor:
         first = read(slice(0, 1))
@@ -68,8 +68,8 @@ class DeviceTriples:
 
     def _load(self, places: Tensor) -> Tensor:
         features = self._features[places].float()
-        if self._levels is not None:
-            features.mul_(self._levels.step).add_(self._levels.low)
+        if self._quantization is not None:
+            features.mul_(self._quantization.step).add_(self._quantization.low)
         return features.sub_(self._mean).div_(self._std)
 
 
@@ -86,7 +86,7 @@ def may_preload(dataset: TripleDataset, device: torch.device) -> bool:
         raise TimbreflowError(f"{VARIABLE} is {asked!r}; set it to auto, 1 or 0.")
     if asked != "auto" or device.type != "cuda":
         return asked == "1"
-    clip = dataset.stored(dataset.rows.target[:1])
-    clips = len(set(np.concatenate([dataset.rows.content, dataset.rows.style, dataset.rows.target])))
+    clip = dataset.stored(dataset.positions["target"].to_numpy()[:1])
+    clips = len(np.unique(dataset.positions.to_numpy()))
     size = clips * (clip.numel() * clip.element_size() + clip.shape[-1] * 128)
     return size <= torch.cuda.mem_get_info(device)[0] / 4

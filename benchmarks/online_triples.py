@@ -3,14 +3,14 @@
 One process on one core; three ways take turns over the same triples, in the same shuffled order. Measured is the time
 that the process has the core, so that other work on the machine hardly counts:
 
-- `on_the_fly`: RenderedTriples: drawn from the note tables, rendered, log-mels;
+- `online_triples`: RenderedTriples: drawn from the note tables, rendered, log-mels;
 - `stored_mels`: TripleDataset: memory-mapped half-precision log-mels of extract_mels;
 - `stored_sound`: AudioTripleDataset: FLAC of render_triples, decoded, log-mels.
 
 The three are checked to give the same numbers. Files are in the system's cache, so reading costs no waiting for a disk.
 Music21's scores, timbres and effects as params.yaml draws them. Medians; the last line is JSON.
 
-    .venv/bin/python benchmarks/on_the_fly.py
+    .venv/bin/python benchmarks/online_triples.py
 """
 
 import argparse
@@ -90,7 +90,7 @@ def measure(layout: Layout, font: Path, n_triples: int, repeats: int) -> dict[st
         for name, way in ways.items():
             passes[name].append(_seconds(way, order))
     rates = {name: n_triples / statistics.median(seconds) for name, seconds in passes.items()}
-    sizes = {"stored_mels": _bytes(layout.mels), "stored_sound": _bytes(layout.audio), "on_the_fly": 0}
+    sizes = {"stored_mels": _bytes(layout.mels), "stored_sound": _bytes(layout.audio), "online_triples": 0}
     return {
         "font": font.name,
         "triples": n_triples,
@@ -98,8 +98,8 @@ def measure(layout: Layout, font: Path, n_triples: int, repeats: int) -> dict[st
         "first_pass_triples_per_second": {name: round(n_triples / first[name], 1) for name in ways},
         "median_triples_per_second": {name: round(rate, 1) for name, rate in rates.items()},
         "median_clips_per_second": {name: round(CLIPS * rate, 1) for name, rate in rates.items()},
-        "stored_mels_over_on_the_fly": round(rates["stored_mels"] / rates["on_the_fly"], 1),
-        "stored_sound_over_on_the_fly": round(rates["stored_sound"] / rates["on_the_fly"], 1),
+        "stored_mels_over_online_triples": round(rates["stored_mels"] / rates["online_triples"], 1),
+        "stored_sound_over_online_triples": round(rates["stored_sound"] / rates["online_triples"], 1),
         "disk_bytes_per_triple": {name: sizes[name] // n_triples for name in ways},
         "note_table_bytes": _bytes(layout.notes),
     }
@@ -140,7 +140,7 @@ def _ways(params: Params, layout: Layout, n_triples: int) -> dict[str, Way]:
     def from_sound(number: int) -> TripleBatch:
         return to_features(sound.collate([sound[number]]), extractor, normalizer)
 
-    return {"on_the_fly": rendered.__getitem__, "stored_mels": mels.__getitem__, "stored_sound": from_sound}
+    return {"online_triples": rendered.__getitem__, "stored_mels": mels.__getitem__, "stored_sound": from_sound}
 
 
 def _seconds(way: Way, order: list[int]) -> float:

@@ -23,13 +23,13 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     return layout
 
 
-def train(layout: Layout, name: str, on_the_fly: int) -> str:
+def train(layout: Layout, name: str, online_triples: int) -> str:
     if name == "glow":
-        section: Any = dataclasses.replace(GLOW, on_the_fly=on_the_fly)
+        section: Any = dataclasses.replace(GLOW, online_triples=online_triples)
         train_glow.run(section, small.MELS, FEW, layout=layout, log=ignore_metrics, device="cpu")
         return weights_sha256(layout.model("glow"))
     variant: Any = name.removeprefix("vqvae-")
-    section = dataclasses.replace({"base": BASE, "paper": PAPER}[variant], on_the_fly=on_the_fly)
+    section = dataclasses.replace({"base": BASE, "paper": PAPER}[variant], online_triples=online_triples)
     train_vqvae.run(variant, section, small.MELS, FEW, layout=layout, log=ignore_metrics, device="cpu")
     return weights_sha256(layout.model(name))
 
@@ -47,13 +47,13 @@ def test_the_weights_are_those_of_a_training_from_disk(
         assert train(layout, name, 3 * FEW.triples.train) != from_disk
 
 
-def test_on_the_fly_needs_the_settings_of_the_rendering(layout: Layout) -> None:
-    with pytest.raises(TimbreflowError, match="on_the_fly"):
+def test_online_triples_needs_the_settings_of_the_rendering(layout: Layout) -> None:
+    with pytest.raises(TimbreflowError, match="online_triples"):
         train_glow.run(
-            dataclasses.replace(GLOW, on_the_fly=5), small.MELS, layout=layout, log=ignore_metrics, device="cpu"
+            dataclasses.replace(GLOW, online_triples=5), small.MELS, layout=layout, log=ignore_metrics, device="cpu"
         )
 
 
 def test_less_than_no_triple_is_refused() -> None:
-    with pytest.raises(TimbreflowError, match="on_the_fly is -1"):
-        dataclasses.replace(BASE, on_the_fly=-1)
+    with pytest.raises(TimbreflowError, match="online_triples is -1"):
+        dataclasses.replace(BASE, online_triples=-1)
