@@ -49,6 +49,8 @@ class System(Protocol):
     Attributes:
         copies: role whose sound is given back unchanged; None for systems that make sound.
         parameters: number of learned weights; 0 where nothing is learned.
+
+    A system with `by_id = True` also gets `triple_ids`, the ids [B] of the triples.
     """
 
     copies: Role | None

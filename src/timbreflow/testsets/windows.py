@@ -1,7 +1,7 @@
-"""Stretches of test pieces that a test set may use: what is in them, and how they are dealt out to triples."""
+"""Windows of 8 s cut from test pieces, and the deck that deals them out to triples."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,14 +17,14 @@ from timbreflow.testsets.frozen import FRACTIONS
 SECONDS = 8.0
 MIN_ONSETS = 4
 MIN_BUSY_SECONDS = 4
-"""Whole seconds of the 8 in which a note begins (Cífka et al. 2021)."""
+"""Seconds of the 8 in which a note begins (Cífka et al. 2021)."""
 
 TRANSPOSITION = 5
 """Semitones, up and down."""
 
 VOICES = 1.16
 MEAN_PITCH = 62.8
-"""Medians of the paper's pieces, which bound its 2 x 2 bins."""
+"""Medians of the paper's pieces, where its 2 x 2 bins meet."""
 
 _ROLL_STEP = 0.01  # s, fine enough to count voices
 _PARTNERS = 12
@@ -59,7 +59,7 @@ def voices_and_pitch(notes: Notes) -> tuple[float, float]:
 
 
 def all_windows(tables: NoteTables, *, seed: int) -> list[Window]:
-    """Every usable, disjoint window of the test pieces, each with a transposition drawn from its place's hash."""
+    """All disjoint windows of the test pieces with enough notes, each in a transposition drawn by its place."""
     tracks = tables.tracks
     usable = ~tracks["is_drum"].to_numpy(bool) & tracks["program"].isin((-1, *PITCHED_PROGRAMS)).to_numpy(bool)
     chosen = tracks[usable].drop_duplicates(["piece_id", "track"]).sort_values(["piece_id", "track"])
@@ -91,17 +91,12 @@ def make_window(tables: NoteTables, segment: Segment) -> Window | None:
     return Window(segment, notes, *voices_and_pitch(notes))
 
 
-def transposed(tables: NoteTables, window: Window, semitones: int) -> Window | None:
-    """The same stretch in another transposition."""
-    return make_window(tables, replace(window.segment, transposition=semitones))
-
-
 class Deck:
-    """Windows dealt piece by piece in turn, so that no long piece fills a set; each is dealt once.
+    """Windows in an order that takes one of each piece in turn, so that no long piece fills a set; each is dealt once.
 
     Args:
         windows: to deal.
-        seed_parts: what decides the order.
+        seed_parts: hashed for the order.
     """
 
     def __init__(self, windows: Sequence[Window], *seed_parts: object) -> None:
@@ -113,16 +108,16 @@ class Deck:
         rounds = range(max(map(len, by_piece.values()), default=0))
         self._left = [by_piece[piece][turn] for turn in rounds for piece in pieces if turn < len(by_piece[piece])]
 
-    def deal(self, wanted: Callable[[Window], bool], purpose: str) -> Window:
-        """The next window that is `wanted`.
+    def deal(self, purpose: str, wanted: Callable[[Window], object] = bool) -> Window:
+        """The next window that is `wanted`; `purpose` says in the error what it was for.
 
         Raises:
             TimbreflowError: none is left.
         """
         return self._take(next((window for window in self._left if wanted(window)), None), purpose)
 
-    def deal_partner(self, other: Window, wanted: Callable[[Window], bool], purpose: str) -> Window:
-        """A window of another piece that shares most of its pitch range with `other`, of the next few `wanted`.
+    def deal_partner(self, other: Window, purpose: str, wanted: Callable[[Window], object] = bool) -> Window:
+        """Of the next few `wanted` windows of other pieces, the one whose pitch range overlaps most with `other`'s.
 
         Raises:
             TimbreflowError: none is left.
@@ -134,7 +129,7 @@ class Deck:
 
     def _take(self, window: Window | None, purpose: str) -> Window:
         if window is None:
-            raise TimbreflowError(f"the test pieces hold too few stretches for {purpose}; collect more music.")
+            raise TimbreflowError(f"the test pieces hold too few windows for {purpose}; collect more music.")
         self._left.remove(window)
         return window
 

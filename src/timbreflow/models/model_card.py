@@ -5,20 +5,20 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from timbreflow.inference.catalogue import MODELS
 from timbreflow.models.bundle import ModelBundle
 from timbreflow.notes.sources.catalogue import CATALOGUE, Corpus
 
 TITLES = {"vqvae": "VQ-VAE", "glow": "Glow", "triplet": "timbre metric", "vocoder": "vocoder"}
-MEASURES = ("triplet",)
-"""Kinds that stay in full precision: figures are compared over years, and rounding moves them."""
+FULL_PRECISION = ("triplet",)
+"""Kinds that are not stored in half precision: rounding a metric's weights would change all stored figures."""
 SUMMARIES = {
     "vqvae": "Plays the notes of one recording with the timbre of another: a vector-quantised autoencoder with a "
     "quantised code of the content and an encoding of the style. Deterministic.",
     "glow": "Plays the notes of one recording with the timbre of another: a normalizing flow, conditioned on a "
-    "content code of the notes and tokens of the style. It samples, converts, and fits the style at test time.",
-    "triplet": "Embeds a recording so that sounds of one timbre lie near each other: the timbre metric of the tables.",
-    "vocoder": "Makes sound of log-mel spectrograms.",
+    "content code of the notes and on tokens of the style. It samples, converts, and fits the style at test time.",
+    "triplet": "Embeds a recording such that sounds of one timbre lie near each other: the timbre metric of the "
+    "tables.",
+    "vocoder": "Turns log-mel spectrograms into sound.",
 }
 USES = {
     "vqvae": ("timbreflow transfer melody.wav cello.wav -o out.wav --model {name}",),
@@ -42,12 +42,12 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Origin:
-    """What a model was made of.
+    """What a model was trained on.
 
     Attributes:
-        fonts: SoundFonts that it was trained on, by name.
+        fonts: names of the SoundFonts.
         corpora: sources of notes, as collect_midi names them.
-        cost: what the training cost, in words; empty where nobody said.
+        cost: what the training cost, in words; empty where it is not known.
     """
 
     fonts: tuple[str, ...]
@@ -66,7 +66,7 @@ def model_card(
         origin: fonts, corpora and cost.
         megabytes: size of the weights file.
         tables: test set to {"figures": {metric: {value, low, high}}, "content_copied": …, "triples": n}; empty where
-            these very weights were not evaluated.
+            these weights were not evaluated.
     """
     parameters = sum(parameter.numel() for parameter in bundle.model.parameters())
     lines = [
@@ -101,15 +101,15 @@ def model_card(
         *_results(bundle.kind, tables),
         "## Limits",
         "",
-        "One line or a few voices of one instrument; no drums, no singing, no mixes. The band ends at "
-        f"{bundle.features.sample_rate / 2000:g} kHz, mono. Worst clips: `docs/results.md`.",
+        "Made for one line or a few voices of one instrument: no drums, no singing, no mixes. Mono, up to "
+        f"{bundle.features.sample_rate / 2000:g} kHz. Worst clips: `docs/results.md`.",
         "",
     ]
     return "\n".join(lines)
 
 
 def catalogued(source: str) -> Corpus | None:
-    """The entry of the catalogue that a SoundFont or a source of notes comes from; None for a user's own file."""
+    """The catalogue's entry of a SoundFont or a source of notes; None for a user's own file."""
     name = source.split("/", maxsplit=1)[0]
     if name in CATALOGUE:
         return CATALOGUE[name]
@@ -118,12 +118,13 @@ def catalogued(source: str) -> Corpus | None:
 
 def _use(name: str, kind: str) -> list[str]:
     commands = USES.get(kind, ())
-    place = name if name in {model.name for model in MODELS} else f"released/{name}"
+    # --model takes the names of the kinds; other models are named by their folder.
+    place = name if name == kind else f"released/{name}"
     return ["## Use", "", *(f"    {command.format(name=place)}" for command in commands), ""] if commands else []
 
 
 def _precision(bundle: ModelBundle) -> str:
-    return "full precision" if bundle.kind in MEASURES else "half precision"
+    return "full precision" if bundle.kind in FULL_PRECISION else "half precision"
 
 
 def _features(bundle: ModelBundle) -> str:
@@ -145,19 +146,20 @@ def _training(bundle: ModelBundle, origin: Origin) -> list[str]:
         precision = facts.get("precision", fit.get("precision", "float32"))
         lines.append(f"- samples seen: {seen:,}, in batches of {fit['batch_size']} ({precision})")
     if facts.get("begun"):
-        lines.append(f"- that was the last part: it went on from the weights with sha256 `{facts['begun']}`")
+        lines.append(f"- continued from the weights with sha256 `{facts['begun']}`, whose training is not counted here")
     for mean in facts.get("averaged", []):
         parts = mean["parts"] if isinstance(mean["parts"], str) else " and ".join(mean["parts"])
         lines.append(
-            f"- then averaged, {parts}: {mean['share']:.0%} of the weights `{mean.get('other', 'not recorded')}`"
+            f"- averaged afterwards ({parts}): {mean['share']:.0%} are of the weights "
+            f"`{mean.get('other', 'not recorded')}`"
         )
     if bundle.kind == "glow" and "noise" in facts.get("section", {}):
-        lines.append(f"- noise on the target, at which likelihoods hold: {facts['section']['noise']:g} deviations")
+        lines.append(f"- noise added to the target, in standard deviations: {facts['section']['noise']:g}")
     if "best_loss" in facts:
         lines.append(f"- validation criterion: {facts['best_loss']:.4f}")
     digest = facts.get("data", {}).get("digest")
     if digest:
-        lines.append(f"- digest of the data: `{digest}`")
+        lines.append(f"- sha256 of the data: `{digest}`")
     lines.append(f"- cost: {origin.cost or 'not recorded'}")
     lines.append("- all settings: `training` in `config.json`")
     return lines
@@ -167,8 +169,9 @@ def _kept_away(origin: Origin) -> list[str]:
     if not origin.fonts:
         return []
     return [
-        "No recording was trained on: all sound was rendered from notes with SoundFonts. Never trained on: the font "
-        "GeneralUser GS, an eighth of the programs, a tenth of the pieces, the recordings of the set `real`.",
+        "All training sound was rendered from notes with SoundFonts; there are no recordings in it. Held out from "
+        "training: the font GeneralUser GS, an eighth of the programs, a tenth of the pieces, and the recorded "
+        "instruments of the test set `real`.",
         "",
     ]
 
@@ -185,12 +188,17 @@ def _results(kind: str, tables: Mapping[str, Mapping[str, Any]]) -> list[str]:
     if kind not in ("vqvae", "glow"):
         return []
     if not tables:
-        return ["## Results", "", "These weights have not been evaluated: `timbreflow evaluate --testset NAME`.", ""]
+        return [
+            "## Results",
+            "",
+            "These weights have not been evaluated; run `timbreflow evaluate --testset NAME`.",
+            "",
+        ]
     columns = [metric for metric in COLUMNS if any(metric in table["figures"] for table in tables.values())]
     lines = [
         "## Results",
         "",
-        "Frozen test sets, mean and 95 % interval; in brackets what copying the content scores.",
+        "Frozen test sets: mean and 95 % interval; in square brackets, the score of the unchanged content.",
         "",
         "| set | triples | " + " | ".join(COLUMNS[metric] for metric in columns) + " |",
         "|---|" + "---|" * (len(columns) + 1),

@@ -1,4 +1,4 @@
-"""Releases: half precision, a card that tells where all came from, and a fresh clone that uses them."""
+"""Releases: half precision, cards that tell the training data, no rewritten weights, and a clone that uses them."""
 
 import dataclasses
 import os
@@ -15,16 +15,21 @@ from tests.inference.tiny import FEATURES, build, melody, save_bundles
 from timbreflow.audio.features import Normalizer
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import sha256_file, write_json
-from timbreflow.inference.model_card import catalogued
 from timbreflow.inference.transfer import TimbreTransfer
+from timbreflow.models import release as release_module
 from timbreflow.models.average import average
 from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle
-from timbreflow.stages import release as release_module
+from timbreflow.models.model_card import catalogued
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.release import release
 from timbreflow.tracking.registry import resolve
 
 ORIGIN = {"fonts": ("TimGM6mb", "A320U", "mine"), "corpora": ("music21/bach", "freedoom")}
+
+
+def release(name: str, folder: Path, *, layout: Layout, **facts: object) -> str:
+    return release_module.release(
+        name, folder, released=layout.root / "released", tables=layout.results("testsets"), **facts
+    )
 
 
 @pytest.fixture
@@ -39,12 +44,12 @@ def trained(tmp_path: Path) -> dict[str, Path]:
 
 def test_the_released_model_is_half_as_large_and_plays_the_same(layout: Layout, trained: dict[str, Path]) -> None:
     for name, folder in trained.items():
-        report = release(name, folder, layout=layout, **ORIGIN)
+        said = release(name, folder, layout=layout, **ORIGIN)
         place = layout.root / "released" / name
         assert sorted(path.name for path in place.iterdir()) == ["README.md", "config.json", "weights.safetensors"]
         sizes = [(each / "weights.safetensors").stat().st_size for each in (place, folder)]
         assert sizes[0] < 0.75 * sizes[1]
-        assert str(place) in report.summary
+        assert str(place) in said
         exact, halved = (TimbreTransfer.load(each) for each in (folder, place))
         assert {value.dtype for value in halved.bundle.model.parameters()} == {torch.float32}
         clips = torch.randn(2, 1, 40, 64, generator=torch.Generator().manual_seed(0))
@@ -87,7 +92,7 @@ def test_the_card_says_what_was_averaged(layout: Layout, trained: dict[str, Path
     save_bundle(tmp_path / "mean", mean)
     release("vqvae-paper", tmp_path / "mean", layout=layout, **ORIGIN)
     card = (layout.root / "released" / "vqvae-paper" / "README.md").read_text(encoding="utf-8")
-    assert "then averaged, all weights: 25% of the weights `5a4e`" in card
+    assert "averaged afterwards (all weights): 25% are of the weights `5a4e`" in card
     assert "--model released/vqvae-paper" in card
 
 
@@ -103,13 +108,38 @@ def test_figures_come_in_when_these_very_weights_were_evaluated(layout: Layout, 
         metrics = {"systems": systems, "weights": {"vqvae_base": weights}, "triples": 240}
         write_json(layout.results("testsets") / testset / "metrics.json", metrics)
     # From its own folder: the same weights, and what was said of them before.
-    report = release("vqvae", place, layout=layout, fonts=(), corpora=())
+    said = release("vqvae", place, layout=layout, fonts=(), corpora=())
     card = (place / "README.md").read_text(encoding="utf-8")
     assert sha256_file(place / "weights.safetensors") == digest
     assert "| artificial | 240 | 9.5 (9.1 to 9.9) [16] |" in card
     assert "| real |" not in card
     assert "an hour" in card and "A320U" in card
-    assert "artificial" in report.summary
+    assert "figures of artificial; changed: README.md." in said
+
+
+def test_equal_weights_are_not_written_again(layout: Layout, trained: dict[str, Path]) -> None:
+    release("vqvae", trained["vqvae"], layout=layout, **ORIGIN, cost="an hour")
+    place = layout.root / "released" / "vqvae"
+    weights, config, card = (place / name for name in ("weights.safetensors", "config.json", "README.md"))
+
+    def states() -> list[tuple[int, int]]:
+        return [(path.stat().st_ino, path.stat().st_mtime_ns) for path in (weights, config, card)]
+
+    before = states()
+    assert "is up to date" in release("vqvae", place, layout=layout, fonts=(), corpora=())
+    assert states() == before
+    card.write_text("other words\n", encoding="utf-8")
+    before = states()
+    release("vqvae", trained["vqvae"], layout=layout, **ORIGIN, cost="an hour")
+    assert states()[:2] == before[:2] and "an hour" in card.read_text(encoding="utf-8")
+    release("vqvae", place, layout=layout, fonts=(), corpora=(), cost="two hours")
+    assert states()[0] == before[0] and "two hours" in config.read_text(encoding="utf-8")
+    model = load_bundle(place)
+    with torch.no_grad():
+        next(model.model.parameters()).mul_(2)
+    save_bundle(trained["vqvae"], model)
+    release("vqvae", trained["vqvae"], layout=layout, **ORIGIN)
+    assert states()[0] != before[0]
 
 
 def test_every_font_and_corpus_of_the_long_preset_is_known() -> None:
@@ -145,12 +175,12 @@ def test_the_cap_counts_all_that_is_released_and_leaves_the_old_model(
     before = sha256_file(place / "glow" / "config.json")
     (place / "testsets").mkdir()
     (place / "testsets" / "notes.parquet").write_bytes(bytes(400_000))
-    monkeypatch.setattr(release_module, "LARGEST", 400_000)
+    monkeypatch.setattr(release_module, "MAX_BYTES", 400_000)
     with pytest.raises(TimbreflowError, match=r"would hold 0 MB|would hold 1 MB"):
         release("glow", trained["glow"], layout=layout, **ORIGIN, cost="new")
     assert sha256_file(place / "glow" / "config.json") == before
     assert sorted(path.name for path in place.iterdir()) == ["glow", "testsets"]
-    monkeypatch.setattr(release_module, "LARGEST", 800_000)
+    monkeypatch.setattr(release_module, "MAX_BYTES", 800_000)
     release("glow", trained["glow"], layout=layout, **ORIGIN, cost="new")
     assert sha256_file(place / "glow" / "config.json") != before
 
@@ -207,4 +237,4 @@ def test_the_timbre_metric_stays_exact(layout: Layout, tmp_path: Path) -> None:
     card = (place / "README.md").read_text(encoding="utf-8")
     assert "in full precision" in card
     assert "| input | MFCC 2 to 13" in card
-    assert "went on from the weights with sha256 `5eed`" in card
+    assert "continued from the weights with sha256 `5eed`" in card
