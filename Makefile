@@ -3,6 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+CORE := .venv/.core
 STAMP := .venv/.installed
 # The scripts of an environment hold its path: where the checkout was renamed or copied, it is made anew.
 ifneq ($(wildcard .venv),)
@@ -10,20 +11,30 @@ MOVED := $(shell $(BIN)/python -c '' 2>/dev/null && grep -qF -- " $(realpath .ve
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: anew help setup run ui stop test test-slow test-released lint lock clean
+.PHONY: anew help listen setup run ui stop test test-slow test-released lint lock clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-$(STAMP): pyproject.toml requirements.lock $(MOVED)
+$(CORE): pyproject.toml requirements.lock $(MOVED)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
 	  || { echo "error: timbreflow needs Python 3.11 or 3.12, but $(PYTHON) is $$($(PYTHON) -V 2>&1); type make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	@$(if $(MOVED),echo "making .venv anew: it was made for another folder, or its Python is gone"; rm -rf .venv)
 	@$(PYTHON) -m venv .venv \
 	  || { echo "error: $(PYTHON) cannot make virtual environments; install its venv package, on Debian and Ubuntu sudo apt-get install python3-venv" >&2; exit 2; }
+	@# No .pyc files of what is never imported: they are a tenth of the size.
+	$(BIN)/pip install -q --no-compile -c requirements.lock -e .
+	@touch $@
+
+$(STAMP): $(CORE)
 	$(BIN)/pip install -q -c requirements.lock -e '.[dev]'
 	@# Its dependencies would bring TensorFlow; only its ONNX file is read.
 	$(BIN)/pip install -q --no-deps basic-pitch==0.4.0
 	@touch $@
+
+EXAMPLE := docs/sounds/violin-tune-on-xylophone.wav
+listen: $(CORE) ## the quick start: install what transfer needs, and transfer a sound that ships
+	@$(BIN)/timbreflow transfer docs/sounds/violin-tune.ogg docs/sounds/xylophone.ogg -o $(EXAMPLE)
+	@echo "listen to $(EXAMPLE): docs/sounds/violin-tune.ogg, played by docs/sounds/xylophone.ogg"
 
 setup: $(STAMP) ## make .venv and see to libfluidsynth
 	@.ci/fluidsynth.sh $(BIN)/python
