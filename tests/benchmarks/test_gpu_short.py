@@ -44,7 +44,12 @@ def test_prepare_run_and_join(tmp_path: Path) -> None:
     log = (out / "log.txt").read_text()
     assert log.count("all training triples are in the memory of cpu") == 4  # to measure and to train, of two models
     assert len(re.findall(r"(?:vqvae|glow): [\d.]+ ms a step, so \d+ steps", log)) == 2
-    assert sorted(path.name for path in out.iterdir()) == ["glow.tar.xz.00", "log.txt", "vqvae.tar.xz.00"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "glow.tar.xz.00",
+        "glow.tar.xz.01",
+        "log.txt",
+        "vqvae.tar.xz.00",
+    ]
 
     done = command(SCRIPT, "join", out, tmp_path / "models")
     assert done.returncode == 0, done.stderr

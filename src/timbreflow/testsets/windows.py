@@ -52,12 +52,6 @@ class Window:
         return f"{'many' if self.voices >= VOICES else 'few'}-{'high' if self.mean_pitch >= MEAN_PITCH else 'low'}"
 
 
-def voices_and_pitch(notes: Notes) -> tuple[float, float]:
-    """Mean number of notes sounding while any sounds, and mean pitch: what the 2 x 2 bins are made of."""
-    sounding = notes.piano_roll(round(SECONDS / _ROLL_STEP), _ROLL_STEP).sum(axis=0)
-    return float(sounding[sounding > 0].mean()), float(notes.pitch.astype(np.float64).mean())
-
-
 def all_windows(tables: NoteTables, *, seed: int) -> list[Window]:
     """All disjoint windows of the test pieces with enough notes, each in a transposition drawn by its place."""
     tracks = tables.tracks
@@ -88,7 +82,8 @@ def make_window(tables: NoteTables, segment: Segment) -> Window | None:
     notes = segment_notes(tables, segment, SECONDS)
     if len(set(notes.onset.tolist())) < MIN_ONSETS:
         return None
-    return Window(segment, notes, *voices_and_pitch(notes))
+    sounding = notes.piano_roll(round(SECONDS / _ROLL_STEP), _ROLL_STEP).sum(axis=0)
+    return Window(segment, notes, float(sounding[sounding > 0].mean()), float(notes.pitch.astype(np.float64).mean()))
 
 
 class Deck:
@@ -100,7 +95,10 @@ class Deck:
     """
 
     def __init__(self, windows: Sequence[Window], *seed_parts: object) -> None:
-        rank = {window.segment: stable_hash(*seed_parts, *_place(window.segment)) for window in windows}
+        segments = [window.segment for window in windows]
+        rank = {
+            segment: stable_hash(*seed_parts, segment.piece_id, segment.track, segment.start) for segment in segments
+        }
         by_piece: dict[str, list[Window]] = {}
         for window in sorted(windows, key=lambda window: rank[window.segment]):
             by_piece.setdefault(window.segment.piece_id, []).append(window)
@@ -138,7 +136,3 @@ def _overlap(one: Window, other: Window) -> float:
     low, high = max(one.notes.pitch.min(), other.notes.pitch.min()), min(one.notes.pitch.max(), other.notes.pitch.max())
     narrow = min(int(np.ptp(one.notes.pitch)), int(np.ptp(other.notes.pitch))) + 1
     return max(0, int(high) - int(low) + 1) / narrow
-
-
-def _place(segment: Segment) -> tuple[str, int, float]:
-    return segment.piece_id, segment.track, segment.start
