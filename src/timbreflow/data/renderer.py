@@ -64,7 +64,7 @@ class TripleRenderer:
             TimbreflowError: the notes hold no segments, or every attempt had silent notes.
         """
         for attempt in range(ATTEMPTS):
-            recipe = draw_triple(
+            recipes = draw_triple(
                 self._pools[PIECES_OF[split]],
                 self._palette_of(split),
                 self.config,
@@ -74,15 +74,15 @@ class TripleRenderer:
                 attempt=attempt,
             )
             rendered = []
-            for clip_recipe in recipe.clips:
-                notes = segment_notes(self._tables, clip_recipe.segment, self.config.clip_seconds)
+            for recipe in recipes.values():
+                notes = segment_notes(self._tables, recipe.segment, self.config.clip_seconds)
                 # Transposition drops notes that leave MIDI's range.
                 if n_onsets(notes) < self.config.min_onsets:
                     break
-                clip = render_recipe(clip_recipe, notes, self._synthesizer)
+                clip = render_recipe(recipe, notes, self._synthesizer)
                 if clip is None:
                     break
-                rendered.append((clip_recipe, clip, notes))
+                rendered.append((recipe, clip, notes))
             else:
                 return rendered, attempt
         raise TimbreflowError(

@@ -90,26 +90,6 @@ class ClipRecipe:
         return cls(str(row["triple_id"]), str(row["role"]), segment, timbre, float(row["duration"]))
 
 
-@dataclass(frozen=True)
-class TripleRecipe:
-    """Content and target share their notes, style and target their timbre.
-
-    The counterpart, where there is one, has the style's notes and the content's timbre.
-    """
-
-    triple_id: str
-    content: ClipRecipe
-    style: ClipRecipe
-    target: ClipRecipe
-    counterpart: ClipRecipe | None = None
-
-    @property
-    def clips(self) -> tuple[ClipRecipe, ...]:
-        """Content, style, target and, where there is one, counterpart."""
-        three = (self.content, self.style, self.target)
-        return three if self.counterpart is None else (*three, self.counterpart)
-
-
 class SegmentPool:
     """The segments of some pieces, looked up when they are drawn, so that a pool of any size opens at once.
 
@@ -225,8 +205,8 @@ def segment_notes(tables: NoteTables, segment: Segment, seconds: float) -> Notes
 
 def draw_triple(
     pool: SegmentPool, palette: Palette, config: RenderConfig, *, split: str, pieces: str, number: int, attempt: int
-) -> TripleRecipe:
-    """Draw the recipe of one triple.
+) -> dict[str, ClipRecipe]:
+    """Draw the recipes of one triple.
 
     Args:
         pool: segments of the split's pieces.
@@ -236,6 +216,10 @@ def draw_triple(
         pieces: name of the split of pieces; splits that share it share their notes.
         number: of the triple in its split, from 0.
         attempt: from 0; the next one is drawn when a clip turns out silent.
+
+    Returns:
+        The clips by their roles: content and target share their notes, style and target their timbre; in a complete
+        square the counterpart has the style's notes and the content's timbre.
 
     Raises:
         TimbreflowError: the pieces hold no two disjoint segments, or the palette no two timbres.
@@ -252,18 +236,15 @@ def draw_triple(
     target_timbre = draw_timbre(rng, palette, config.timbre, source_program=partner.program)
     content_timbre = _draw_other(rng, palette, config, segment.program, target_timbre)
     triple_id = f"{split}-{number:07d}"
-
-    def clip(role: str, notes: Segment, timbre: Timbre) -> ClipRecipe:
-        return ClipRecipe(triple_id, role, notes, timbre, config.clip_seconds)
-
-    fourth = config.complete_squares and split == "train"
-    return TripleRecipe(
-        triple_id,
-        content=clip("content", segment, content_timbre),
-        style=clip("style", partner, target_timbre),
-        target=clip("target", segment, target_timbre),
-        counterpart=clip("counterpart", partner, content_timbre) if fourth else None,
-    )
+    clips = {
+        "content": (segment, content_timbre),
+        "style": (partner, target_timbre),
+        "target": (segment, target_timbre),
+        "counterpart": (partner, content_timbre),
+    }
+    if not (config.complete_squares and split == "train"):
+        del clips["counterpart"]
+    return {role: ClipRecipe(triple_id, role, *clip, config.clip_seconds) for role, clip in clips.items()}
 
 
 def _draw_other(
