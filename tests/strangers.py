@@ -21,6 +21,7 @@ def stranger(kind: str) -> Iterator[str]:
                 ended.wait()
                 return
             self.send_response(int(kind) if kind.isdecimal() else 200)
+            self.flush_headers()
             while kind == "drips" and not ended.is_set():
                 self.wfile.write(b"X-More: to come\r\n")
                 time.sleep(0.2)
