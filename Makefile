@@ -18,7 +18,7 @@ help: ## this list
 $(CORE): pyproject.toml requirements.lock $(MOVED)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
 	  || { echo "error: timbreflow needs Python 3.11 or 3.12, but $(PYTHON) is $$($(PYTHON) -V 2>&1); type make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
-	@$(if $(MOVED),echo "making .venv anew: it was made for another folder, or its Python is gone"; rm -rf .venv)
+	@[ -z "$(MOVED)" ] || { echo "making .venv anew: it was made for another folder, or its Python is gone"; rm -rf .venv; }
 	@$(PYTHON) -m venv .venv \
 	  || { echo "error: $(PYTHON) cannot make virtual environments; install its venv package, on Debian and Ubuntu sudo apt-get install python3-venv" >&2; exit 2; }
 	@# No .pyc files of what is never imported: they are a tenth of the size.

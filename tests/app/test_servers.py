@@ -14,6 +14,7 @@ import pytest
 
 from timbreflow.app import servers
 from timbreflow.errors import TimbreflowError
+from timbreflow.network import PROXIES
 
 
 def free_port() -> int:
@@ -49,6 +50,58 @@ def test_without_a_server_flows_fall_back_to_this_checkouts_database(
     environment = servers.prefect_environment(tmp_path)
     assert environment["PREFECT_HOME"] == str(tmp_path / ".prefect")
     assert "PREFECT_API_URL" not in environment
+
+
+def test_what_another_project_set_for_prefect_has_no_effect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign = {
+        "PREFECT_API_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:////elsewhere.db",
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:////elsewhere.db",
+        "PREFECT_SERVER_API_BASE_PATH": "/x",
+        "PREFECT_SERVER_API_AUTH_STRING": "a:b",
+        "PREFECT_PROFILE": "elsewhere",
+        "PREFECT_PROFILES_PATH": "/elsewhere.toml",
+        "PREFECT_LOCAL_STORAGE_PATH": "/elsewhere",
+    }
+    kept = {"PREFECT_API_KEY": "k", "PREFECT_API_AUTH_STRING": "a:b", "PREFECT_CLIENT_CUSTOM_HEADERS": "{}"}
+    kept |= {"PREFECT_LOGGING_LEVEL": "DEBUG", "PREFECT__FLOW_RUN_ID": "1"}
+    for name, value in (foreign | kept | {"PREFECT_HOME": "/elsewhere"}).items():
+        monkeypatch.setenv(name, value)
+    environment = servers.prefect_environment(tmp_path)
+    assert not set(foreign) & set(environment)
+    assert kept.items() <= environment.items()
+    assert environment["PREFECT_HOME"] == str(tmp_path / ".prefect")
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("http://lab:4200", "http://lab:4200/api"),
+        ("http://lab:4200/api/", "http://lab:4200/api"),
+        (
+            "https://api.prefect.cloud/api/accounts/1/workspaces/2",
+            "https://api.prefect.cloud/api/accounts/1/workspaces/2",
+        ),
+    ],
+)
+def test_the_address_of_a_labs_server_ends_in_api(
+    given: str, used: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", given)
+    assert servers.prefect_environment(tmp_path)["PREFECT_API_URL"] == used
+
+
+@pytest.mark.parametrize("name", PROXIES)
+def test_servers_are_found_and_started_without_the_proxy(
+    name: str, fake_server: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(variable, "")
+    monkeypatch.setenv(name, "http://127.0.0.1:1")
+    fake_server("answers", "answers")
+    try:
+        assert set(servers.start(tmp_path)) == {"prefect", "mlflow"}
+    finally:
+        servers.stop(tmp_path)
 
 
 def test_a_process_that_is_no_server_of_ours_is_never_stopped(tmp_path: Path) -> None:

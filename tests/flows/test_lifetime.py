@@ -10,10 +10,12 @@ import pytest
 from prefect import flow, tags
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Running
 from prefect.testing.utilities import prefect_test_harness
 
 from flows import lifetime
+from tests.strangers import KINDS, stranger
 from timbreflow.errors import TimbreflowError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STAGE = """
 import time
 from flows import lifetime
+from tests.strangers import KINDS, stranger
 from timbreflow.errors import TimbreflowError
 lifetime.end_with_dvc()
 print("ready", flush=True)
@@ -124,3 +127,37 @@ def test_a_living_flow_keeps_its_temporary_server(tmp_path: Path, monkeypatch: p
     (tmp_path / "server.pid").write_text(f"{server.pid} {gone}")
     lifetime._end_forgotten_server()
     assert wait_until_gone(server.pid)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_that_cannot_be_used_is_one_sentence(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifetime, "ANSWER_SECONDS", 3)
+    with stranger(kind) as address:
+        monkeypatch.setenv("PREFECT_API_URL", f"{address}/api")
+        began = time.monotonic()
+        with (
+            pytest.raises(TimbreflowError, match=f"PREFECT_API_URL={address}/api cannot be used") as caught,
+            temporary_settings({PREFECT_API_URL: f"{address}/api"}),
+            lifetime.server(),
+        ):
+            pass
+        assert time.monotonic() - began < 30
+    reasons = {
+        "401": "credentials",
+        "404": "ends in /api",
+        "503": "status 503",
+        "silent": "no answer",
+        "drips": "no answer",
+    }
+    assert reasons.get(kind, "is not Prefect's API") in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1/api", "http://prefect.invalid/api", "127.0.0.1:4200/api"])
+def test_a_server_that_is_not_there_is_one_sentence(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", address)
+    with (
+        pytest.raises(TimbreflowError, match=f"PREFECT_API_URL={address} cannot be used"),
+        temporary_settings({PREFECT_API_URL: address}),
+        lifetime.server(),
+    ):
+        pass

@@ -12,23 +12,6 @@ ROOT = Path(__file__).resolve().parents[2]
 STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
 
-def test_make_clean_leaves_what_git_has(tmp_path: Path) -> None:
-    for name in ("Makefile", ".gitignore"):
-        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    kept = [
-        tmp_path / "results" / name
-        for name in ("ablations/table.md", "testsets/real/table.md", "evaluate/metrics.json")
-    ]
-    made = [tmp_path / "results" / "evaluate" / "report.html", tmp_path / "data" / "mels" / "index.parquet"]
-    for path in (*kept, *made):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    for command in (["git", "init", "-q"], ["git", "add", "-A"], ["make", "-o", "stop", "clean"]):
-        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    assert all(path.is_file() for path in kept)
-    assert not any(path.exists() for path in made)
-
-
 @pytest.mark.parametrize("stage", STAGES)
 def test_dvc_deps_cover_the_modules_the_stage_reaches_and_nothing_else(stage: str) -> None:
     named = [dep for dep in STAGES[stage]["deps"] if dep.startswith("src/")]

@@ -2,9 +2,15 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from tests.strangers import KINDS, stranger
+from timbreflow.errors import TimbreflowError
+from timbreflow.tracking import connection
+from timbreflow.tracking.registry import resolve
 
 
 @pytest.mark.slow
@@ -17,3 +23,58 @@ def test_two_processes_may_make_the_store_at_once(tmp_path: Path) -> None:
     ids = {process.communicate()[0] for process in both}
     assert [process.returncode for process in both] == [0, 0]
     assert len(ids) == 1
+
+
+def released(root: Path) -> Path:
+    """Files as a released Glow has them."""
+    folder = root / "released" / "glow"
+    folder.mkdir(parents=True)
+    for name in ("config.json", "weights.safetensors"):
+        (folder / name).touch()
+    return folder
+
+
+def check_fallback(address: str, root: Path) -> str:
+    """A transfer takes the released model and says why; other commands end; returns what they say."""
+    found = resolve("glow", root=root)
+    assert found.folder == root / "released" / "glow"
+    assert f"the registry was not asked: MLFLOW_TRACKING_URI={address} cannot be used" in found.description
+    with pytest.raises(TimbreflowError, match=f"MLFLOW_TRACKING_URI={address} cannot be used") as caught:
+        resolve("models:/timbreflow-glow@champion", root=root)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_that_is_no_mlflow_is_said_and_a_transfer_needs_none(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released(tmp_path)
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 3)
+    with stranger(kind) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        began = time.monotonic()
+        said = check_fallback(address, tmp_path)
+        assert time.monotonic() - began < 30
+    reasons = {"401": "credentials", "silent": "no answer", "drips": "no answer"}
+    assert reasons.get(kind, "what answers is not MLflow") in said
+    assert "Router" not in said
+
+
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:1", "https://mlflow.invalid", "postgresql://lab@127.0.0.1:1/mlflow", "foo://x"]
+)
+def test_a_store_that_is_not_there_is_said(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    released(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    check_fallback(address, tmp_path)
+
+
+def test_a_password_is_not_shown_and_a_missing_file_is_no_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://lab:secret@127.0.0.1:1/mlflow")
+    with pytest.raises(TimbreflowError) as caught:
+        connection.connect(tmp_path)
+    assert "secret" not in str(caught.value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/nothing.db")
+    assert not connection.has_store(tmp_path)

@@ -256,7 +256,8 @@ def _remote_mlflow() -> str | None:
 def _healthy(url: str) -> bool:
     bypass_proxy_for_loopback()
     try:
-        with urllib.request.urlopen(url, timeout=3) as response:
+        # Not urlopen, which keeps the proxies of its first call.
+        with urllib.request.build_opener().open(url, timeout=3) as response:
             return bool(response.status == 200)
     except (OSError, urllib.error.URLError, ValueError):
         return False

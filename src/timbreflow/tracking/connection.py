@@ -87,7 +87,10 @@ def _opened(uri: str) -> "MlflowClient":
     import mlflow
 
     client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
-    client.get_experiment_by_name(EXPERIMENT)
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is not None and found.name != EXPERIMENT:
+        # MLflow reads an empty experiment out of any JSON.
+        raise ValueError("what answers is not MLflow")
     return client
 
 
@@ -134,7 +137,7 @@ def _reason(error: Exception) -> str:
         r"Connection refused|Name or service not known|Failed to resolve|No module named [\w']+", text
     ):
         return reason[0]
-    if "error code" in text or "JSON" in text:
+    if text.startswith("API request"):
         return "what answers is not MLflow"
     return text[:200].rstrip(".")
 
