@@ -102,7 +102,7 @@ def _mended(data: bytes) -> tuple[bytes, list[tuple[int, int]], str]:
         else:
             track, end, differs = _mended_track(data, values, start, stop if exact else None, len(tracks) + 1)
             changed = changed or differs or end != stop
-            if end < stop and _walk(values[end:stop])[4] > 0:
+            if end < stop and _walk(values[end:stop])[3] > 0:
                 raise Reject("broken", f"notes follow behind the end mark of its track {len(tracks) + 1}.")
         tracks.append(track)
         spans.append((start, end))
@@ -133,10 +133,10 @@ def _check_between(between: bytes, number: int, promised: int) -> None:
             raise Reject("broken", f"what follows its track {number} reads like a track, but is not marked as one.")
 
 
-def _walk(events: np.ndarray) -> tuple[int, int, int, int, int, bool]:
+def _walk(events: np.ndarray) -> tuple[int, int, int, int, bool]:
     from timbreflow.notes.compiled import walk
 
-    found: tuple[int, int, int, int, int, bool] = walk(events, np.empty(0, np.uint8))
+    found: tuple[int, int, int, int, bool] = walk(events)
     return found
 
 
@@ -155,20 +155,19 @@ def _mended_track(
     Raises:
         Reject: it has no end, or holds what is no event.
     """
-    from timbreflow.notes.compiled import ENDED, INVALID, OPEN, walk
+    from timbreflow.notes.compiled import ENDED, INVALID, OPEN, written_out
 
     following = data.find(b"MTrk", start) if stop is None else stop
     events = values[start : following if following >= 0 else len(data)]
-    out = np.empty(2 * len(events) + 4, np.uint8)
-    state, walked, written, _, _, changed = walk(events, out)
+    state, walked, _, _, hidden = _walk(events)
     if state == INVALID:
         raise Reject("broken", f"its track {number} holds what is no MIDI event, at byte {start + walked}.")
     if state != ENDED and (state != OPEN or stop is None):
         raise Reject("broken", f"it was cut: its track {number} ends early, at byte {start + walked}.")
     end = start + walked
-    if not changed and data[end - 3 : end] == _END_MARK:
+    if not hidden and data[end - 3 : end] == _END_MARK:
         return data[start:end], end, False
-    return out[:written].tobytes() + (_END_MARK if state == ENDED else b"\x00" + _END_MARK), end, True
+    return written_out(events[:walked]).tobytes() + (_END_MARK if state == ENDED else b"\x00" + _END_MARK), end, True
 
 
 def _check_ticks(data: bytes, spans: list[tuple[int, int]], score: Any, max_ticks: int) -> None:
@@ -176,7 +175,7 @@ def _check_ticks(data: bytes, spans: list[tuple[int, int]], score: Any, max_tick
     values = np.frombuffer(data, np.uint8)
     end = int(score.end())
     if _may_run_long(values):
-        end = max(end, *(_walk(values[first:last])[3] for first, last in spans))
+        end = max(end, *(_walk(values[first:last])[2] for first, last in spans))
     if end > max_ticks:
         raise Reject("too_many_ticks", f"it runs past tick {max_ticks}, the limit.")
 
