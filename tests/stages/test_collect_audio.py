@@ -48,7 +48,7 @@ def recording(seed: int, *, seconds: float = 6.3, rate: int = 22_050, silent: tu
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six good recordings of all kinds in folders, some behind a link, one of them with two silent seconds; five bad."""
+    """Six good recordings of all kinds in folders, some behind a link, one with two silent seconds; five bad."""
     root = tmp_path_factory.mktemp("recordings")
     linked = tmp_path_factory.mktemp("elsewhere")
     (root / "deep").symlink_to(linked)

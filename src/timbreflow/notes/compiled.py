@@ -198,18 +198,18 @@ def walk(events: np.ndarray) -> tuple[int, int, int, int, bool]:
     fresh, hidden = True, False  # whether symusic still knows the status
     while at < len(events):
         begin = at
-        delta = np.int64(events[at])
+        delta = int(events[at])
         at += 1
         if delta >= 0x80:
             delta, at = _number(events, begin)
         if at >= len(events):
             return CUT, begin, tick + delta if at == len(events) else tick, notes, hidden
         tick += delta
-        kind = np.int64(events[at])
+        kind = int(events[at])
         if kind < 0xF0:
             if kind >= 0x80:
                 status, fresh, at = kind, True, at + 1
-            hidden = hidden or not fresh
+            hidden |= not fresh
             at += _DATA_BYTES[status - 0x80] if status else 0
             if status >> 4 == 9 and at <= len(events) and events[at - 1] > 0:
                 notes += 1
@@ -219,7 +219,7 @@ def walk(events: np.ndarray) -> tuple[int, int, int, int, bool]:
                 return ENDED, min(at + 3, len(events)), tick, notes, hidden
             end = _system_end(events, at)
             fresh = fresh and kind == 0xFF
-            hidden = hidden or 0xF0 < kind < 0xFF
+            hidden |= 0xF0 < kind < 0xFF
         if end < 0 or end > len(events):
             return INVALID if end < 0 else CUT, begin, tick, notes, hidden
         at = end
