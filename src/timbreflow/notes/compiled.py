@@ -165,14 +165,11 @@ ENDED, OPEN, CUT, INVALID = range(4)
 
 _DATA_BYTES = np.repeat(np.array([2, 2, 2, 2, 1, 1, 2, 0]), 16)  # of the statuses from 0x80
 _DATA_BYTES[0xF1 - 0x80 : 0xF6 - 0x80] = (1, 2, 1, -1, -1)
-_BYTES = np.arange(256).astype(np.uint8)
-_EMPTY_TEXT = np.array([0xFF, 0x01, 0x00], np.uint8)
-_OF_SEQUENCER = np.array([0xFF, 0x7F], np.uint8)
 
 
 @compiled
-def _event_end(events: np.ndarray, at: int, status: int) -> int:
-    """Where the event at `at` ends, perhaps behind the data; -1 where it is none."""
+def _system_end(events: np.ndarray, at: int) -> int:
+    """Where the system or meta message at `at` ends, perhaps behind the data; -1 where it is none."""
     kind = events[at]
     if kind == 0xFF:
         length, first = _number(events, at + 2)
@@ -182,70 +179,85 @@ def _event_end(events: np.ndarray, at: int, status: int) -> int:
         # A message with its end before its end was written as on the wire, without its length.
         whole = kind == 0xF7 or np.count_nonzero(events[first : first + length - 1] == 0xF7) == 0
         return first + length if whole else -1
-    if kind < 0x80:
-        return at + _DATA_BYTES[status - 0x80] if status else -1
     end = at + 1 + _DATA_BYTES[kind - 0x80]
-    if kind > 0xF0:
-        for i in range(at + 1, min(end, len(events))):
-            if events[i] >= 0x80:
-                return -1
+    for i in range(at + 1, min(end, len(events))):
+        if events[i] >= 0x80:
+            return -1
     return end if end > at else -1
 
 
 @compiled
-def _copy(source: np.ndarray, first: int, end: int, out: np.ndarray, made: int) -> int:
-    if len(out):
-        out[made : made + end - first] = source[first:end]
-    return made + end - first
+def walk(events: np.ndarray) -> tuple[int, int, int, int, bool]:
+    """Walk over the events of one track: [n] uint8.
+
+    Returns:
+        Why it stops (`ENDED`, `OPEN`, `CUT` or `INVALID`); bytes walked over; tick of the last event; notes that begin;
+        whether `written_out` has to be asked for symusic.
+    """
+    at, tick, notes, status = 0, 0, 0, 0
+    fresh, hidden = True, False  # whether symusic still knows the status
+    while at < len(events):
+        begin = at
+        delta = int(events[at])
+        at += 1
+        if delta >= 0x80:
+            delta, at = _number(events, begin)
+        if at >= len(events):
+            return CUT, begin, tick + delta if at == len(events) else tick, notes, hidden
+        tick += delta
+        kind = int(events[at])
+        if kind < 0xF0:
+            if kind >= 0x80:
+                status, fresh, at = kind, True, at + 1
+            hidden |= not fresh
+            at += _DATA_BYTES[status - 0x80] if status else 0
+            if status >> 4 == 9 and at <= len(events) and events[at - 1] > 0:
+                notes += 1
+            end = at if status else -1
+        else:
+            if kind == 0xFF and at + 1 < len(events) and events[at + 1] == 0x2F:
+                return ENDED, min(at + 3, len(events)), tick, notes, hidden
+            end = _system_end(events, at)
+            fresh = fresh and kind == 0xFF
+            hidden |= 0xF0 < kind < 0xFF
+        if end < 0 or end > len(events):
+            return INVALID if end < 0 else CUT, begin, tick, notes, hidden
+        at = end
+    return OPEN, at, tick, notes, hidden
 
 
 @compiled
-def walk(events: np.ndarray, out: np.ndarray) -> tuple[int, int, int, int, int, bool]:
-    """Walk over the events of one track, and write them so that symusic reads all of them.
+def written_out(events: np.ndarray) -> np.ndarray:
+    """The events of a track so that symusic reads all of them: [n] uint8, as far as `walk` came, without an end mark.
 
-    symusic takes a running status over a system message for that message again, and skips what follows. So the status
-    is written out there. It takes the length of an F7 packet for a delta time, so those become messages of a sequencer;
+    symusic takes a running status over a system message for that message again, and skips what follows. So each status
+    is written out. It takes the length of an F7 packet for a delta time, so those become messages of a sequencer;
     system messages that a file may not hold (F1 and above) become empty texts.
-
-    Args:
-        events: [n] uint8.
-        out: [2 n + 4] uint8 to write to, or [0].
-
-    Returns:
-        Why it stops (`ENDED`, `OPEN`, `CUT` or `INVALID`); bytes walked over; bytes written, without an end mark; tick
-        of the last event; notes that begin; whether what is written differs from what was read.
     """
-    at, made, tick, notes, status = 0, 0, 0, 0, 0
-    fresh, changed = True, False  # whether symusic still knows the status
+    out = np.empty(2 * len(events) + 4, np.uint8)
+    at, made, status = 0, 0, 0
     while at < len(events):
-        begin = at
-        delta, at = _number(events, at)
-        if at >= len(events):
-            return CUT, begin, made, tick + delta if at == len(events) else tick, notes, changed
-        tick += delta
-        kind = events[at]
-        if kind == 0xFF and at + 1 < len(events) and events[at + 1] == 0x2F:
-            made = _copy(events, begin, at, out, made)
-            return ENDED, min(at + 3, len(events)), made, tick, notes, changed
-        end = _event_end(events, at, status)
-        if end < 0 or end > len(events):
-            return INVALID if end < 0 else CUT, begin, made, tick, notes, changed
-        made = _copy(events, begin, at, out, made)
-        if kind < 0x80 and not fresh:
-            made = _copy(_BYTES, status, status + 1, out, made)
-            fresh, changed = True, True
-        elif 0x80 <= kind < 0xF0:
-            status, fresh = kind, True
-        elif 0xF0 <= kind < 0xFF:
-            fresh, changed = False, changed or kind != 0xF0
-            if kind == 0xF7:
-                made, at = _copy(_OF_SEQUENCER, 0, 2, out, made), at + 1
-            elif kind > 0xF0:
-                made, at = _copy(_EMPTY_TEXT, 0, 3, out, made), end
-        made = _copy(events, at, end, out, made)
-        notes += kind < 0xF0 and status >> 4 == 9 and events[end - 1] > 0
-        at = end
-    return OPEN, at, made, tick, notes, changed
+        _, body = _number(events, at)
+        out[made : made + body - at] = events[at:body]
+        made += body - at
+        kind = events[body]
+        if kind < 0xF0:
+            status = kind if kind >= 0x80 else status
+            out[made] = status
+            made += 1
+            body += kind >= 0x80
+            at = body + _DATA_BYTES[status - 0x80]
+        elif kind == 0xFF and events[body + 1] == 0x2F:
+            break
+        else:
+            at = _system_end(events, body)
+            if 0xF0 < kind < 0xFF:
+                out[made : made + 3] = (0xFF, 0x7F, 0x00) if kind == 0xF7 else (0xFF, 0x01, 0x00)
+                made += 2 if kind == 0xF7 else 3
+                body = body + 1 if kind == 0xF7 else at
+        out[made : made + at - body] = events[body:at]
+        made += at - body
+    return out[:made]
 
 
 def load() -> None:
@@ -254,4 +266,4 @@ def load() -> None:
     onset, duration, pitch, velocity, ends = arrange(raw, np.array([1]))
     in_milliseconds(onset, duration, pitch, velocity, ends)
     numbers_of_tracks(onset, duration, pitch, ends)
-    walk(np.frombuffer(b"\0", np.uint8), np.empty(0, np.uint8))
+    walk(np.frombuffer(b"\0", np.uint8))

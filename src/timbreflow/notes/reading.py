@@ -187,6 +187,9 @@ class _NoPandas(MetaPathFinder):
 def _read(items: Sequence[Item], limits: ReadLimits, progress: mmap.mmap) -> list[Piece | Reject]:
     read: list[Piece | Reject] = []
     for number, item in enumerate(items):
+        if item.reject:
+            read.append(item.reject)
+            continue
         progress[:] = number.to_bytes(8, "little")
         _set_timers(limits.max_seconds)
         try:
