@@ -139,7 +139,7 @@ def test_test_and_test_seen_share_their_notes_only() -> None:
 
 def test_partners_overlap_in_pitch_where_they_can() -> None:
     triples = [draw(number) for number in range(60)]
-    same_register = [t.content.segment.track == t.style.segment.track for t in triples]
+    same_register = [t["content"].segment.track == t["style"].segment.track for t in triples]
     assert np.mean(same_register) > 0.8
 
 
