@@ -131,15 +131,15 @@ def test_a_faster_segment_holds_more_of_the_piece() -> None:
 def test_test_and_test_seen_share_their_notes_only() -> None:
     for number in range(10):
         unseen, seen = draw(number, split="test"), draw(number, split="test_seen")
-        assert unseen.content.segment == seen.content.segment
-        assert unseen.style.segment == seen.style.segment
-        assert unseen.target.timbre != seen.target.timbre
-        assert unseen.target.clip_id != seen.target.clip_id
+        assert unseen["content"].segment == seen["content"].segment
+        assert unseen["style"].segment == seen["style"].segment
+        assert unseen["target"].timbre != seen["target"].timbre
+        assert unseen["target"].clip_id != seen["target"].clip_id
 
 
 def test_partners_overlap_in_pitch_where_they_can() -> None:
     triples = [draw(number) for number in range(60)]
-    same_register = [t.content.segment.track == t.style.segment.track for t in triples]
+    same_register = [t["content"].segment.track == t["style"].segment.track for t in triples]
     assert np.mean(same_register) > 0.8
 
 
