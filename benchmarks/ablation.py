@@ -75,7 +75,7 @@ ROWS: dict[str, Row] = {
     "pairs_mixed": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.pairs": "mixed"}),
     "one_style_token": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.model.style.n_tokens": 1}),
     "invariance": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.losses.invariance": 0.05}),
-    "no_roll_hint": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.model.content.roll_hint": 0}),
+    "no_roll_hint": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.model.content.pianoroll_channels": 0}),
     "plain_timbres": Row("vqvae_base", "reference_vqvae", data="plain"),
     "reference_glow": Row("glow", ""),
     "flow_alone": Row("glow", "reference_glow", {"train_glow.model.decoder_width": 0}),

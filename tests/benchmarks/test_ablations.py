@@ -22,7 +22,7 @@ from timbreflow.config import load_params, preset_text
 from timbreflow.data.manifest import read_manifest, write_manifest
 from timbreflow.files import write_json
 from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle
-from timbreflow.models.triplet import TripletConfig, TripletNetwork
+from timbreflow.models.timbre_metric import TripletConfig, TripletNetwork
 from timbreflow.stages import collect_midi
 from timbreflow.stages.layout import Layout
 from timbreflow.tracking.runs import flatten

@@ -21,10 +21,11 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.inference.catalogue import known_model
 from timbreflow.models.bundle import ModelBundle, save_bundle
-from timbreflow.models.encoders import ContentConfig, StyleConfig
+from timbreflow.models.content import ContentConfig
 from timbreflow.models.glow.model import Glow, GlowConfig
 from timbreflow.models.quantizer import QuantizerConfig
-from timbreflow.models.triplet import TripletConfig, TripletNetwork
+from timbreflow.models.style import StyleConfig
+from timbreflow.models.timbre_metric import TripletConfig, TripletNetwork
 from timbreflow.models.vqvae import VQVAE, VQVAEConfig
 from timbreflow.stages.evaluate import evaluate_again, run
 from timbreflow.stages.layout import Layout

@@ -184,7 +184,7 @@ def test_a_fresh_clone_transfers_with_the_released_weights(
 
 
 def test_the_timbre_metric_stays_exact(layout: Layout, tmp_path: Path) -> None:
-    from timbreflow.models.triplet import TripletConfig, TripletNetwork
+    from timbreflow.models.timbre_metric import TripletConfig, TripletNetwork
 
     torch.manual_seed(0)
     model = TripletNetwork(TripletConfig(n_coefficients=12, channels=8, kernels=(4, 4, 4, 2)))

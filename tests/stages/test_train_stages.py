@@ -20,11 +20,11 @@ from timbreflow.data.shards import write_shard
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import read_json, write_json
 from timbreflow.models.bundle import load_bundle, weights_sha256
-from timbreflow.models.encoders import ContentConfig, StyleConfig
+from timbreflow.models.content import ContentConfig
 from timbreflow.models.glow.model import GlowConfig
 from timbreflow.models.quantizer import QuantizerConfig
-from timbreflow.models.timbre_embedder import TimbreEmbedder
-from timbreflow.models.triplet import TripletConfig, TripletNetwork
+from timbreflow.models.style import StyleConfig
+from timbreflow.models.timbre_metric import TimbreEmbedder, TripletConfig, TripletNetwork
 from timbreflow.models.vqvae import VQVAEConfig
 from timbreflow.stages import train_glow, train_timbre_metric, train_vqvae
 from timbreflow.stages.layout import Layout
@@ -37,12 +37,20 @@ LOSSES = AuxiliaryWeights(
     commitment=0.25, roll=0.5, roll_pos_weight=10.0, invariance=0.1, contrastive=0.1, contrastive_temperature=0.1
 )
 CONTENT = ContentConfig(
-    encoder="residual", width=16, downsample=2, n_blocks=1, instance_norm=False, roll_width=8, roll_hint=4
+    encoder="residual",
+    width=16,
+    downsample=2,
+    n_blocks=1,
+    instance_norm=False,
+    pianoroll_head_width=8,
+    pianoroll_channels=4,
 )
 QUANTIZER = QuantizerConfig(
     codebook_size=16, code_dim=8, heads=1, distance="euclidean", decay=0.9, dead_code_threshold=0.2, kmeans_iters=3
 )
-STYLE = StyleConfig(encoder="tokens", width=16, dim=8, n_tokens=2, n_blocks=1, chunk_frames=8, roll_bins=1, noise=0.01)
+STYLE = StyleConfig(
+    encoder="tokens", width=16, dim=8, n_tokens=2, n_blocks=1, chunk_frames=8, max_bin_shift=1, noise=0.01
+)
 BASE = VQVAETraining(
     features="log_mel",
     pairs="mixed",
@@ -69,9 +77,11 @@ PAPER = VQVAETraining(
     pairs="self_supervised",
     model=VQVAEConfig(
         n_features=513,
-        content=dataclasses.replace(CONTENT, encoder="strided", downsample=4, roll_width=0, roll_hint=0),
+        content=dataclasses.replace(
+            CONTENT, encoder="strided", downsample=4, pianoroll_head_width=0, pianoroll_channels=0
+        ),
         quantizer=QUANTIZER,
-        style=dataclasses.replace(STYLE, encoder="gru", n_tokens=1, chunk_frames=0, roll_bins=0, noise=0.0),
+        style=dataclasses.replace(STYLE, encoder="gru", n_tokens=1, chunk_frames=0, max_bin_shift=0, noise=0.0),
         decoder="gru",
         width=16,
         n_blocks=1,
@@ -98,10 +108,10 @@ GLOW = GlowTraining(
         n_context_blocks=1,
         n_levels=2,
         n_steps=1,
-        hidden=16,
+        hidden_channels=16,
         n_layers=1,
         kernel=3,
-        bound=3.0,
+        max_log_scale=3.0,
         style_norm=True,
         condition_dropout=0.1,
     ),

@@ -29,7 +29,7 @@ from timbreflow.inference.vocoding import VERDICT
 from timbreflow.metrics.family import FamilyConfig, load_family_classifier
 from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle, weights_sha256
 from timbreflow.models.glow.model import Glow
-from timbreflow.models.triplet import TripletConfig, TripletNetwork
+from timbreflow.models.timbre_metric import TripletConfig, TripletNetwork
 from timbreflow.models.vocoder import Vocoder
 from timbreflow.models.vqvae import VQVAE
 from timbreflow.stages.layout import Layout

@@ -24,7 +24,7 @@ from timbreflow.data.mels import MelShards, read_mel_index, read_statistics
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import stable_hash
 from timbreflow.notes.tables import Notes
-from timbreflow.parallel import own, whole
+from timbreflow.parallel import draw
 
 Pairs = Literal["triples", "self_supervised", "mixed"]
 
@@ -85,7 +85,7 @@ def crop(batch: TripleBatch, frames: int, *, seed: int, number: int) -> TripleBa
     if frames == 0 or frames >= length:
         return batch
     generator = torch.Generator().manual_seed(stable_hash("crop", seed, number) >> 1)
-    starts = own(torch.randint(length - frames + 1, (whole(len(batch)),), generator=generator)).tolist()
+    starts = draw(len(batch), lambda n: torch.randint(length - frames + 1, (n,), generator=generator)).tolist()
 
     def cut(x: Tensor) -> Tensor:
         return torch.stack([clip[:, start : start + frames] for clip, start in zip(x, starts, strict=True)])

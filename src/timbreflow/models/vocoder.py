@@ -63,11 +63,11 @@ class VocoderConfig:
         """Refuse what gives no sound."""
         for name in ("n_features", "hop_length", "upsample", "width", "expansion"):
             if getattr(self, name) < 1:
-                raise TimbreflowError(f"vocoder.{name} is {getattr(self, name)}; set it to 1 or more in params.yaml.")
+                raise TimbreflowError(f"vocoder.{name} is {getattr(self, name)}; set it to 1 or more.")
         if min(self.n_coarse_blocks, self.n_fine_blocks) < 0 or self.n_coarse_blocks + self.n_fine_blocks < 1:
             raise TimbreflowError("vocoder.n_coarse_blocks + n_fine_blocks must be 1 or more, neither below 0.")
         if self.kernel < 1 or self.kernel % 2 == 0:
-            raise TimbreflowError(f"vocoder.kernel is {self.kernel}; set it to an odd number in params.yaml.")
+            raise TimbreflowError(f"vocoder.kernel is {self.kernel}; set it to an odd number.")
         if self.hop_length % self.upsample:
             raise TimbreflowError(
                 f"vocoder.upsample ({self.upsample}) must divide vocoder.hop_length ({self.hop_length})."
@@ -175,13 +175,13 @@ class Vocoder(nn.Module):
                 )
             )
 
-        self.inlet = nn.Conv1d(config.n_features, config.width, config.kernel, padding=config.kernel // 2)
-        self.inlet_norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.in_proj = nn.Conv1d(config.n_features, config.width, config.kernel, padding=config.kernel // 2)
+        self.in_norm = nn.LayerNorm(config.width, eps=1e-6)
         self.coarse = stack(config.n_coarse_blocks)
         self.spread = nn.Linear(config.width, config.upsample * config.width) if config.upsample > 1 else None
         self.fine = stack(config.n_fine_blocks)
-        self.outlet_norm = nn.LayerNorm(config.width, eps=1e-6)
-        self.outlet = nn.Linear(config.width, config.n_fft + 2)
+        self.out_norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.out_proj = nn.Linear(config.width, config.n_fft + 2)
         self.levels = nn.Linear(config.n_features, config.n_fft // 2 + 1, bias=False)
         self.inverse = InverseSTFT(config.n_fft, config.win_length, config.fine_hop)
         # No sample beyond full scale can make a bin larger than the sum of the window.
@@ -189,7 +189,7 @@ class Vocoder(nn.Module):
         self.apply(_initialize)
         with torch.no_grad():
             # Noise to begin with: with equal phases all bins would meet in one click every n_fft samples.
-            self.outlet.bias[config.n_fft // 2 + 1 :].uniform_(-math.pi, math.pi)
+            self.out_proj.bias[config.n_fft // 2 + 1 :].uniform_(-math.pi, math.pi)
 
     @torch.no_grad()
     def start_from(self, features: FeatureConfig, normalizer: Normalizer) -> None:
@@ -229,7 +229,7 @@ class Vocoder(nn.Module):
         scale = math.log(2 * ratio) - math.log(1.5 * ratio) / 2
         crowd = (width * features.n_fft / features.sample_rate).clamp_min(1).log()
         self.levels.weight.copy_(weights * normalizer.std)
-        self.outlet.bias[: len(bins)] = weights @ normalizer.mean + scale - crowd
+        self.out_proj.bias[: len(bins)] = weights @ normalizer.mean + scale - crowd
 
     def forward(self, features: Tensor, *, first_frame: int = 0) -> Tensor:
         """Sound of a batch.
@@ -255,13 +255,13 @@ class Vocoder(nn.Module):
 
     def spectrum(self, features: Tensor, *, first_frame: int = 0) -> Tensor:
         """[B, M, T] normalised -> complex [B, n_fft / 2 + 1, T * upsample]."""
-        x = self.inlet_norm(self.inlet(features).transpose(1, 2)).transpose(1, 2)
+        x = self.in_norm(self.in_proj(features).transpose(1, 2)).transpose(1, 2)
         x = self.coarse(x)
         if self.spread is not None:
             batch, width, frames = x.shape
             x = self.spread(x.transpose(1, 2)).reshape(batch, frames * self.config.upsample, width).transpose(1, 2)
         x = self.fine(x)
-        out = self.outlet(self.outlet_norm(x.transpose(1, 2))).transpose(1, 2)
+        out = self.out_proj(self.out_norm(x.transpose(1, 2))).transpose(1, 2)
         # Half precision has 8 bits for a phase; neither exp nor the transform is to see it.
         with torch.autocast(features.device.type, enabled=False):
             level, phase = full_precision(out).chunk(2, dim=1)
