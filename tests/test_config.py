@@ -115,6 +115,27 @@ def test_a_missing_key_is_named(values: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "old", "new"),
+    [
+        (("train_glow", "model"), "bound", "max_log_scale"),
+        (("train_glow", "model"), "hidden", "hidden_channels"),
+        (("train_glow", "model", "style"), "roll_bins", "max_bin_shift"),
+        (("train_vqvae", "base", "model", "content"), "roll_hint", "pianoroll_channels"),
+        (("train_vqvae", "paper", "model", "content"), "roll_width", "pianoroll_head_width"),
+    ],
+)
+def test_an_old_name_is_answered_with_the_new_one(
+    path: tuple[str, ...], old: str, new: str, values: dict[str, Any]
+) -> None:
+    section = values
+    for key in path:
+        section = section[key]
+    section[old] = section.pop(new)
+    with pytest.raises(TimbreflowError, match=rf"params.yaml: {'.'.join(path)}.{old} is now called {new}; rename it."):
+        parse_params(values, source="params.yaml")
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("a: [1", "not valid YAML"),

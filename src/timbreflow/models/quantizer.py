@@ -22,7 +22,7 @@ class QuantizerConfig:
         code_dim: length of a code vector, D.
         heads: the vector is cut into so many parts with a codebook each (product quantisation); 1 is the plain VQ of
             the 2021 paper. Chords need more than the 9-11 bits a frame that one codebook gives.
-        distance: what "nearest" means; cosine compares directions only.
+        distance: by which the nearest code is found; cosine compares directions only.
         decay: of the exponential moving average that moves the codes.
         dead_code_threshold: a code whose average number of vectors a batch falls below this is moved onto a vector
             of the batch. Keep it well under (batch x frames) / codebook_size.

@@ -252,33 +252,22 @@ class AffineCoupling(InvertibleLayer):
     """Half of the channels passes; it and the context decide how the other half is scaled and shifted.
 
     z_b = n(x_b) exp(s) + t with (s, t) = network(n(x_a), context), n the optional style normalisation and
-    |s| <= max_log_scale: a rendered sound is nearly a function of its conditions, and with unbounded scales so is its
-    likelihood. Dinh et al. 2017, *Real NVP*.
+    |s| <= max_log_scale: a rendered sound is nearly a function of its conditions, and with unbounded scales its
+    likelihood would be unbounded too. Dinh et al. 2017, *Real NVP*.
+
+    Args:
+        channels: of x; half of them, rounded down, pass.
+        max_log_scale: above 0.
+        style_norm: of all channels, or None.
+        **network: keyword arguments of `GatedNetwork`.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        context_channels: int,
-        hidden_channels: int,
-        n_layers: int,
-        kernel: int,
-        max_log_scale: float,
-        style_norm: StyleNorm | None = None,
-    ) -> None:
+    def __init__(self, channels: int, *, max_log_scale: float, style_norm: StyleNorm | None, **network: int) -> None:
         super().__init__()
         self.n_passing = channels // 2
         self.max_log_scale = max_log_scale
         self.style_norm = style_norm
-        self.network = GatedNetwork(
-            self.n_passing,
-            2 * (channels - self.n_passing),
-            context_channels=context_channels,
-            hidden_channels=hidden_channels,
-            n_layers=n_layers,
-            kernel=kernel,
-        )
+        self.network = GatedNetwork(self.n_passing, 2 * (channels - self.n_passing), **network)
 
     def _map(self, passing: Tensor, context: FlowContext) -> tuple[Tensor, Tensor | float, Tensor]:
         """The map of the other half, z = (x - mean) exp(log_scale) + shift: log_scale, mean, shift.
