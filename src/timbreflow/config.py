@@ -18,7 +18,7 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.evaluation.gate import RegisterConfig
 from timbreflow.files import atomic_file
-from timbreflow.inference.catalogue import MODELS
+from timbreflow.models.catalogue import GATED
 from timbreflow.notes.collect import CollectConfig
 from timbreflow.rendering.config import RenderConfig
 from timbreflow.schema import parse
@@ -199,8 +199,8 @@ def _cross_check(params: Params, source: str) -> None:
         raise TimbreflowError(
             f"{source}: register_models.gate.set is {gate.set}, which evaluate.sets does not name; add it there."
         )
-    for model in MODELS:
-        if model.system not in params.evaluate.systems:
+    for model in GATED:
+        if model.name not in params.evaluate.systems:
             raise TimbreflowError(
-                f"{source}: evaluate.systems lacks {model.system}, which register_models needs; add it there."
+                f"{source}: evaluate.systems lacks {model.name}, which register_models needs; add it there."
             )

@@ -8,7 +8,7 @@ The result is that of one process with the whole batch, up to rounding, by one r
 - `average_gradients` makes the mean of the parts' gradients, which is the whole batch's.
 
 The price: such a layer costs each process as much as the whole batch does, and an all-gather forward and an all-reduce
-backward. In the released VQ-VAE, batch normalisation and quantiser are 5 % of a step's CPU time, so that eight processes
+backward. In the released VQ-VAE, batch normalisation and quantiser are 5 % of a step's CPU time, so eight processes
 are at most 6 times as fast as one. In return the buffers of all processes stay alike without being sent.
 
 With one process, and inside `alone`, nothing is sent and torch draws as it would.

@@ -169,7 +169,7 @@ def test_rows_one_by_one_make_the_table(
     _run(command, checkout, "plain_timbres")
     assert one["weights_sha256"] != reference["weights_sha256"]
     arm = Layout(checkout / ".scratch" / "ablations" / "one_style_token")
-    assert load_bundle(arm.model("vqvae-base")).model.config.style.n_tokens == 1
+    assert load_bundle(arm.model("vqvae")).model.config.style.n_tokens == 1
     heard = pd.read_csv(checkout / "results" / "ablations" / "per_clip" / "one_style_token.csv")
     for name, rows in heard.groupby("set"):
         ids = sorted(read_manifest(checkout / "data" / "testsets" / str(name))["triple_id"].unique())

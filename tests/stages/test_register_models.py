@@ -10,7 +10,7 @@ import pytest
 from tests.inference.tiny import save_bundles
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.gate import CriterionConfig, GateConfig, RegisterConfig
-from timbreflow.inference.catalogue import Candidate, KnownModel
+from timbreflow.models.catalogue import Candidate, KnownModel
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.register_models import candidates, released_candidates, run
 from timbreflow.tracking.connection import connect
@@ -27,7 +27,7 @@ METRICS: dict[str, Any] = {
     "test_digest": "t",
     "test": {
         "glow": {"lsd": 15.0, "timbre": 0.3, "pitch": 0.5},
-        "vqvae_base": {"lsd": 14.0, "timbre": 0.1, "pitch": 0.4},
+        "vqvae": {"lsd": 14.0, "timbre": 0.1, "pitch": 0.4},
     },
 }
 
@@ -38,7 +38,7 @@ def layout(tmp_path: Path) -> Layout:
     folders = save_bundles(tmp_path / "made")
     layout.model("glow").parent.mkdir(parents=True)
     folders["glow"].rename(layout.model("glow"))
-    folders["vqvae"].rename(layout.model("vqvae-base"))
+    folders["vqvae"].rename(layout.model("vqvae"))
     write(layout, "evaluate", "metrics.json", METRICS)
     write(layout, "validate_data", "passed.json", {"suites": ["manifest"], "digest": "d" * 64})
     return layout
@@ -75,7 +75,7 @@ def test_candidates_hold_what_the_gate_compares(layout: Layout) -> None:
     assert found["timbreflow-vqvae"].evaluation == {
         "metric_digest": "m",
         "test_digest": "t",
-        "test": {"vqvae_base": METRICS["test"]["vqvae_base"]},
+        "test": {"vqvae": METRICS["test"]["vqvae"]},
     }
 
 
@@ -86,8 +86,8 @@ def forbidden(candidate: Candidate) -> str:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"test": {"glow": METRICS["test"]["glow"]}}, "vqvae_base"),
-        ({"test": {}, "test_seen": METRICS["test"]}, "vqvae_base"),
+        ({"test": {"glow": METRICS["test"]["glow"]}}, "vqvae"),
+        ({"test": {}, "test_seen": METRICS["test"]}, "vqvae"),
         ({"metric_digest": None}, "metric_digest"),
     ],
 )

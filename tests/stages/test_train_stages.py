@@ -220,8 +220,8 @@ def run_glow(layout: Layout, log: Any = ignore_metrics, **changes: Any) -> Stage
 
 STAGES = {
     "timbre_metric": (run_metric, "train_timbre_metric"),
-    "vqvae-base": (run_base, "train_vqvae/base"),
-    "vqvae-paper": (run_paper, "train_vqvae/paper"),
+    "vqvae": (run_base, "train_vqvae/base"),
+    "vqvae-2021": (run_paper, "train_vqvae/paper"),
     "glow": (run_glow, "train_glow"),
 }
 
@@ -248,7 +248,7 @@ def test_stage_writes_weights_curves_and_numbers(layout: Layout, name: str) -> N
 
 def test_paper_keeps_its_own_features(layout: Layout) -> None:
     run_paper(layout)
-    bundle = load_bundle(layout.model("vqvae-paper"))
+    bundle = load_bundle(layout.model("vqvae-2021"))
     assert bundle.features == dataclasses.replace(small.MELS, kind="log_stft")
     assert bundle.normalizer is not None and len(bundle.normalizer.mean) == 513
 
@@ -335,12 +335,12 @@ def test_senseless_glow_settings_are_refused(change: dict[str, float]) -> None:
         dataclasses.replace(GLOW, **change)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["vqvae-base", "glow"])
+@pytest.mark.parametrize("name", ["vqvae", "glow"])
 def test_training_goes_on_from_given_weights(layout: Layout, name: str) -> None:
-    run: Any = {"vqvae-base": run_base, "glow": run_glow}[name]
+    run: Any = {"vqvae": run_base, "glow": run_glow}[name]
     run(layout)
     shutil.copytree(layout.model(name), layout.root / "earlier")
-    section = {"vqvae-base": BASE, "glow": GLOW}[name]
+    section = {"vqvae": BASE, "glow": GLOW}[name]
     model = dataclasses.replace(section.model, condition_dropout=section.model.condition_dropout / 2)
     run(layout, init_from="earlier", model=model, fit=dataclasses.replace(section.fit, learning_rate=1e-9))
     first, again = (load_bundle(folder) for folder in (layout.root / "earlier", layout.model(name)))
@@ -351,7 +351,7 @@ def test_training_goes_on_from_given_weights(layout: Layout, name: str) -> None:
 
 def test_a_glow_with_a_decoder_begins_with_a_vqvae(layout: Layout) -> None:
     run_base(layout)
-    shutil.copytree(layout.model("vqvae-base"), layout.root / "earlier")
+    shutil.copytree(layout.model("vqvae"), layout.root / "earlier")
     model = dataclasses.replace(GLOW.model, decoder_width=BASE.model.width, decoder_blocks=BASE.model.n_blocks)
     run_glow(layout, init_from="earlier", model=model, fit=dataclasses.replace(GLOW.fit, learning_rate=1e-9))
     lent, flow = load_bundle(layout.root / "earlier").model, load_bundle(layout.model("glow")).model.state_dict()
@@ -362,6 +362,6 @@ def test_a_glow_with_a_decoder_begins_with_a_vqvae(layout: Layout) -> None:
 
 def test_weights_of_another_shape_are_no_beginning(layout: Layout) -> None:
     run_base(layout)
-    shutil.copytree(layout.model("vqvae-base"), layout.root / "earlier")
+    shutil.copytree(layout.model("vqvae"), layout.root / "earlier")
     with pytest.raises(TimbreflowError, match="earlier holds a model of another shape"):
         run_base(layout, init_from="earlier", model=dataclasses.replace(BASE.model, width=24))

@@ -26,10 +26,10 @@ from tests.inference.tiny import FEATURES, melody
 from timbreflow.audio.features import Normalizer
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.gate import CriterionConfig, GateConfig
-from timbreflow.inference.catalogue import Candidate, KnownModel, known_model
 from timbreflow.inference.transfer import TimbreTransfer
 from timbreflow.inference.vocoding import VERDICT, VocoderInverter, vocoder_beside
 from timbreflow.models.bundle import ModelBundle, save_bundle, weights_sha256
+from timbreflow.models.catalogue import Candidate, KnownModel, known_model
 from timbreflow.models.vocoder import Vocoder
 from timbreflow.tracking.connection import connect
 from timbreflow.tracking.promotion import promote, rollback
@@ -147,8 +147,7 @@ def vocoder(seed: int, *, won: int) -> ModelBundle:
 
 def test_check_registers_what_is_missing(root: Path, bundles: dict[str, Path]) -> None:
     candidates = [
-        Candidate(known_model(kind), bundles[kind], evaluation(15, 0.6, system=known_model(kind).system), {})
-        for kind in ("vqvae", "glow")
+        Candidate(known_model(kind), bundles[kind], evaluation(15, 0.6, system=kind), {}) for kind in ("vqvae", "glow")
     ]
     register_bundle("glow", bundles["glow"], candidates[1].evaluation, root=root)
     sentences = [register_candidate(candidate, root=root) for candidate in candidates]
@@ -303,7 +302,7 @@ def test_figures_of_other_metric_code_are_measured_again(root: Path, bundles: di
     asked: list[Path] = []
 
     def evaluate(model: KnownModel, folder: Path) -> dict[str, Any]:
-        assert model.system == "glow"
+        assert model.name == "glow"
         asked.append(folder)
         return evaluation(12, 0.6)
 

@@ -196,7 +196,7 @@ def test_noise_bounds_the_likelihood_and_is_drawn_anew() -> None:
         ("reconstruction", "style_encoder"),
         ("vq/commitment_loss", "content_path.encoder"),
         ("roll/bce", "content_path.encoder"),
-        ("roll/bce", "content_path.roll_head"),
+        ("roll/bce", "content_path.pianoroll_head"),
         ("style/contrastive", "style_encoder"),
     ],
 )

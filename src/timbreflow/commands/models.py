@@ -65,7 +65,7 @@ def release(name: str, folder: Path, *, cost: str = "") -> None:
     """Store trained weights below released/, in half precision and with their card.
 
     Args:
-        name: vqvae, vqvae-paper, glow, timbre_metric or vocoder.
+        name: vqvae, vqvae-2021, glow, timbre_metric or vocoder.
         folder: of the trained weights, or the released ones again to bring new figures into the card.
         cost: what the training cost, such as "7 h on 2 CPU cores, 21 triples/s".
     """
@@ -87,7 +87,7 @@ def promote(name: str, *, rollback: bool = False) -> None:
     Exit code 1 when the gate refuses.
 
     Args:
-        name: timbreflow-vqvae or timbreflow-glow.
+        name: vqvae or glow.
         rollback: move `champion` back to the version that held it before.
     """
     from timbreflow.config import load_params

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from timbreflow.inference.catalogue import MODELS
 from timbreflow.models.bundle import ModelBundle
 from timbreflow.notes.catalogue import CATALOGUE, Corpus
 
@@ -118,8 +117,7 @@ def catalogued(source: str) -> Corpus | None:
 
 def _use(name: str, kind: str) -> list[str]:
     commands = USES.get(kind, ())
-    place = name if name in {model.name for model in MODELS} else f"released/{name}"
-    return ["## Use", "", *(f"    {command.format(name=place)}" for command in commands), ""] if commands else []
+    return ["## Use", "", *(f"    {command.format(name=name)}" for command in commands), ""] if commands else []
 
 
 def _precision(bundle: ModelBundle) -> str:

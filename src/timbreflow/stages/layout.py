@@ -40,7 +40,7 @@ class Layout:
         return self.root / "data" / "mels"
 
     def model(self, name: str) -> Path:
-        """Folder of trained weights: timbre_metric, vqvae-paper, vqvae-base or glow."""
+        """Folder of trained weights, by the model's name in `models.catalogue`."""
         return self.root / "data" / "models" / name
 
     def results(self, stage: str) -> Path:

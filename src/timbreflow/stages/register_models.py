@@ -12,7 +12,7 @@ from typing import Any
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.gate import DIGESTS, RegisterConfig, decide, row
 from timbreflow.files import read_json, write_json
-from timbreflow.inference.catalogue import MODEL_FILES, MODELS, Candidate, KnownModel, is_bundle
+from timbreflow.models.catalogue import GATED, MODEL_FILES, Candidate, KnownModel, is_bundle
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import StageReport
 
@@ -30,18 +30,18 @@ def candidates(config: RegisterConfig, *, layout: Layout) -> list[Candidate]:
     """
     metrics = read_json(layout.results("evaluate") / "metrics.json")
     found = []
-    for model in MODELS:
-        folder = layout.model(model.trained)
+    for model in GATED:
+        folder = layout.model(model.name)
         if not is_bundle(folder):
             raise TimbreflowError(f"{folder} lacks {' or '.join(MODEL_FILES)}; run `dvc repro {model.stage}`.")
-        figures = row(metrics, model.system, config.gate)
+        figures = row(metrics, model.name, config.gate)
         missing = [name for name in DIGESTS if not metrics.get(name)]
         if missing:
             raise TimbreflowError(
                 f"results/evaluate/metrics.json lacks {', '.join(missing)}; run `dvc repro evaluate`."
             )
         evaluation: dict[str, Any] = {name: metrics[name] for name in DIGESTS}
-        evaluation[config.gate.set] = {model.system: figures}
+        evaluation[config.gate.set] = {model.name: figures}
         found.append(Candidate(model=model, folder=folder, evaluation=evaluation, tags=_data_tags(layout)))
     return found
 
@@ -52,7 +52,7 @@ def released_candidates(config: RegisterConfig, evaluate: Evaluate, *, layout: L
     Raises:
         TimbreflowError: nothing is released; whatever `evaluate` raises.
     """
-    folders = {model: layout.root / "released" / model.name for model in MODELS}
+    folders = {model: layout.root / "released" / model.name for model in GATED}
     there = {model: folder for model, folder in folders.items() if is_bundle(folder)}
     if not there:
         raise TimbreflowError(
@@ -62,7 +62,7 @@ def released_candidates(config: RegisterConfig, evaluate: Evaluate, *, layout: L
     for model, folder in there.items():
         metrics = evaluate(model, folder)
         evaluation: dict[str, Any] = {name: metrics[name] for name in DIGESTS}
-        evaluation[config.gate.set] = {model.system: row(metrics, model.system, config.gate)}
+        evaluation[config.gate.set] = {model.name: row(metrics, model.name, config.gate)}
         # It was trained elsewhere: the run of this checkout's own training is not its run.
         found.append(
             Candidate(model=model, folder=folder, evaluation=evaluation, tags={"released": "yes", "run_id": ""})
@@ -88,7 +88,7 @@ def run(config: RegisterConfig, *, layout: Layout, register: Register) -> StageR
     sentences, numbers, table = [], {}, []
     for candidate in candidates(config, layout=layout):
         model = candidate.model
-        decision = decide(row(candidate.evaluation, model.system, config.gate), None, config.gate)
+        decision = decide(row(candidate.evaluation, model.name, config.gate), None, config.gate)
         sentences.append(register(candidate))
         numbers[model.registered] = {check.metric: check.challenger for check in decision.checks} | {
             "limits_passed": sum(check.passed for check in decision.checks),

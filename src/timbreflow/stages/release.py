@@ -16,22 +16,12 @@ import torch
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_directory, read_json
-from timbreflow.inference.catalogue import MODEL_FILES
 from timbreflow.inference.model_card import MEASURES, Origin, model_card
 from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle
+from timbreflow.models.catalogue import MODEL_FILES, known_model
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import StageReport
 
-RELEASABLE = {
-    "vqvae": "vqvae",
-    "vqvae-paper": "vqvae",
-    "glow": "glow",
-    "timbre_metric": "triplet",
-    "vocoder": "vocoder",
-}
-"""Folder below released/ -> kind of its bundle."""
-SYSTEMS = {"vqvae": "vqvae_base", "vqvae-paper": "vqvae_paper", "glow": "glow"}
-"""Folder below released/ -> row of the tables."""
 LARGEST = 100_000_000
 """Bytes of all that lies in released/."""
 CARD = "README.md"
@@ -43,7 +33,7 @@ def release(
     """Store a bundle below released/, with a card.
 
     Args:
-        name: a key of `RELEASABLE`.
+        name: of the model, as in `models.catalogue`.
         folder: the bundle; it may be the released one itself, which then keeps fonts, corpora and cost.
         layout: of the checkout.
         fonts: names of the SoundFonts that it was trained on.
@@ -54,13 +44,11 @@ def release(
         TimbreflowError: the name is unknown, the folder holds no bundle of its kind, half precision changes what the
             model does, or released/ would grow beyond 100 MB. Nothing is changed then.
     """
-    if name not in RELEASABLE:
-        raise TimbreflowError(f"There is no model {name!r} to release; choose one of {', '.join(RELEASABLE)}.")
+    model = known_model(name)
+    name = model.name
     bundle = load_bundle(folder)
-    if bundle.kind != RELEASABLE[name]:
-        raise TimbreflowError(
-            f"{folder} holds a {bundle.kind}, but {name} is a {RELEASABLE[name]}; name another folder."
-        )
+    if bundle.kind != model.kind:
+        raise TimbreflowError(f"{folder} holds a {bundle.kind}, but {name} is a {model.kind}; name another folder.")
     origin = _origin(bundle, fonts, corpora, cost)
     bundle = replace(bundle, training={**bundle.training, "release": dataclasses.asdict(origin)})
     place = layout.root / "released" / name
@@ -122,12 +110,12 @@ def _require_room(place: Path, size: int, scratch: Path) -> None:
 
 def _tables(name: str, digest: str, layout: Layout) -> dict[str, dict[str, Any]]:
     """Figures of these very weights, by test set."""
-    system, found = SYSTEMS.get(name), {}
+    found = {}
     for path in sorted((layout.results("testsets")).glob("*/metrics.json")):
         metrics = read_json(path)
-        if system in metrics.get("systems", {}) and metrics.get("weights", {}).get(system) == digest:
+        if name in metrics.get("systems", {}) and metrics.get("weights", {}).get(name) == digest:
             found[path.parent.name] = {
-                "figures": metrics["systems"][system],
+                "figures": metrics["systems"][name],
                 "content_copied": metrics["systems"].get("content_copied", {}),
                 "triples": metrics["triples"],
             }

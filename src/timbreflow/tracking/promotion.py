@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.gate import Decision, GateConfig, comparable, decide, row
 from timbreflow.files import read_json
-from timbreflow.inference.catalogue import KnownModel, is_bundle, known_model
 from timbreflow.models.bundle import weights_sha256
+from timbreflow.models.catalogue import GATED, KnownModel, is_bundle, known_model
 from timbreflow.tracking.connection import clear_errors, connect, has_store
 from timbreflow.tracking.registry import CHALLENGER, CHAMPION, WEIGHTS_TAG, alias_version, bundle_folder, figures_of
 
@@ -87,7 +87,7 @@ def promote(name: str, gate: GateConfig, *, root: Path, evaluate: Evaluate | Non
     Raises:
         TimbreflowError: there is no challenger, it is the champion already, or figures cannot be compared.
     """
-    model = known_model(name)
+    model = known_model(name, GATED)
     client = _client(model, root)
     challenger = alias_version(client, model.registered, CHALLENGER)
     if challenger is None:
@@ -104,11 +104,11 @@ def promote(name: str, gate: GateConfig, *, root: Path, evaluate: Evaluate | Non
     if opponent.folder is not None and weights_sha256(opponent.folder) == challenger.tags.get(WEIGHTS_TAG):
         opponent = replace(opponent, description=f"{opponent.description}, the same weights", metrics=figures)
     if opponent.folder is None:
-        decision = decide(row(figures, model.system, gate), None, gate)
+        decision = decide(row(figures, model.name, gate), None, gate)
     else:
         if not comparable(figures, opponent.metrics):
             figures, opponent = _measure_again(client, model, challenger, opponent, figures, evaluate)
-        decision = decide(row(figures, model.system, gate), row(opponent.metrics, model.system, gate), gate)
+        decision = decide(row(figures, model.name, gate), row(opponent.metrics, model.name, gate), gate)
     if decision.passed:
         # The note comes first: without it a crash between the two calls would leave a champion that cannot go back.
         client.set_model_version_tag(
@@ -127,7 +127,7 @@ def rollback(name: str, *, root: Path) -> str:
     """
     from mlflow.exceptions import MlflowException
 
-    model = known_model(name)
+    model = known_model(name, GATED)
     client = _client(model, root)
     champion = alias_version(client, model.registered, CHAMPION)
     if champion is None:
