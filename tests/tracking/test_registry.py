@@ -210,6 +210,11 @@ def test_addresses_and_folders_are_found(root: Path, bundles: dict[str, Path]) -
     for address in ("models:/timbreflow-glow@challenger", "models:/timbreflow-glow/1"):
         assert "version 1 of timbreflow-glow" in resolve(address, root=root).description
     assert resolve(str(bundles["vqvae"]), root=root).folder == bundles["vqvae"]
+    # The 2021 recipe has a name, though the gate never makes it champion.
+    shutil.copytree(bundles["vqvae"], root / "released" / "vqvae-2021")
+    assert resolve("vqvae-2021", root=root).folder == root / "released" / "vqvae-2021"
+    with pytest.raises(TimbreflowError, match="no model 'vqvae-2021'; choose one of vqvae, glow"):
+        register_bundle("vqvae-2021", bundles["vqvae"], evaluation(15, 0.6), root=root)
 
 
 @pytest.mark.parametrize(
