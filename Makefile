@@ -3,36 +3,55 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+CORE := .venv/.core
 STAMP := .venv/.installed
+# The scripts of an environment hold its path: where the checkout was renamed or copied, it is made anew.
+ifneq ($(wildcard .venv),)
+MOVED := $(shell $(BIN)/python -c '' 2>/dev/null && grep -qF -- " $(realpath .venv)" .venv/pyvenv.cfg || echo anew)
+endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup run ui stop test test-slow test-released lint lock clean
+.PHONY: anew help listen setup run ui stop test test-slow test-released lint lock clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-$(STAMP): pyproject.toml requirements.lock
+$(CORE): pyproject.toml requirements.lock $(MOVED)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
 	  || { echo "error: timbreflow needs Python 3.11 or 3.12, but $(PYTHON) is $$($(PYTHON) -V 2>&1); type make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@$(if $(MOVED),echo "making .venv anew: it was made for another folder, or its Python is gone"; rm -rf .venv)
 	@$(PYTHON) -m venv .venv \
 	  || { echo "error: $(PYTHON) cannot make virtual environments; install its venv package, on Debian and Ubuntu sudo apt-get install python3-venv" >&2; exit 2; }
+	@# No .pyc files of what is never imported: they are a tenth of the size.
+	$(BIN)/pip install -q --no-compile -c requirements.lock -e .
+	@touch $@
+
+$(STAMP): $(CORE)
 	$(BIN)/pip install -q -c requirements.lock -e '.[dev]'
 	@# Its dependencies would bring TensorFlow; only its ONNX file is read.
 	$(BIN)/pip install -q --no-deps basic-pitch==0.4.0
 	@touch $@
 
+EXAMPLE := docs/sounds/violin-tune-on-xylophone.wav
+listen: $(CORE) ## the quick start: install what transfer needs, and transfer a sound that ships
+	@$(BIN)/timbreflow transfer docs/sounds/violin-tune.ogg docs/sounds/xylophone.ogg -o $(EXAMPLE)
+	@echo "listen to $(EXAMPLE): docs/sounds/violin-tune.ogg, played by docs/sounds/xylophone.ogg"
+
 setup: $(STAMP) ## make .venv and see to libfluidsynth
 	@.ci/fluidsynth.sh $(BIN)/python
+	@# Unpacked from an archive, there is no git for DVC to ask.
+	@git rev-parse --git-dir >/dev/null 2>&1 || $(BIN)/dvc config --local core.no_scm true
 
 run: setup ui ## the whole pipeline: notes, sound, mels, checks, training, evaluation, registry
 	@$(BIN)/dvc repro
-	@$(BIN)/timbreflow register --check
-	@$(BIN)/timbreflow where
+	@$(BIN)/timbreflow register
+	@$(BIN)/timbreflow status
 
 ui: setup ## start Prefect and MLflow on 127.0.0.1
 	@$(BIN)/timbreflow ui
 
 stop: ## stop both
-	@if [ -x $(BIN)/timbreflow ]; then $(BIN)/timbreflow stop; fi
+	@# Without .venv's scripts and libraries: they may be gone, or of a checkout that was renamed.
+	@if [ -d .run ]; then PYTHONPATH=src $$(command -v $(BIN)/python || echo $(PYTHON)) -m timbreflow.app.servers; fi
 
 lint: setup ## ruff, mypy, import contracts
 	@$(BIN)/ruff format --check .
@@ -54,9 +73,15 @@ lock: setup ## rewrite requirements.lock from what is installed
 
 MADE := .venv .scratch .run .prefect .mlflow .dvc/cache .dvc/tmp data/notes data/audio data/mels data/models \
   .mypy_cache .ruff_cache .pytest_cache .hypothesis .grimp_cache .import_linter_cache
+# As in .gitignore, for checkouts without git.
+KEPT := */metrics.json testsets/*/table.md ablations/*.json ablations/table.md ablations/per_clip/*.csv
 
-clean: stop ## remove what was made; downloads (data/soundfonts, data/corpora) and what git has stay
+clean: ## remove what was made; downloads (data/soundfonts, data/corpora) and what git has stay
+	@$(MAKE) --no-print-directory stop || echo "the servers could not be stopped" >&2
 	rm -rf $(MADE)
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
-	git clean -fdXq results
+	@mkdir -p results
+	rm -rf results/.[!.]*
+	find results ! -type d $(patsubst %,! -path 'results/%',$(KEPT)) -delete
+	find results -mindepth 1 -type d -empty -delete
 	@echo "kept what was downloaded: data/soundfonts and data/corpora"

@@ -6,7 +6,6 @@ are those of the best validation, and validation hears true triples in every arm
 """
 
 import dataclasses
-import fcntl
 import json
 import os
 import time
@@ -19,6 +18,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from benchmarks.ablation_table import figures_of
 from timbreflow.audio.features import FeatureConfig
@@ -147,7 +147,7 @@ def run(
     with _open_arm(layout, name if row.trains else row.reference, data) as arm:
         passed = read_passed(arm.results("validate_data") / "passed.json")
         # Before the training, so that a set that is missing is not missed after it.
-        sets = [_spread_set(layout.root / "data" / "testsets" / testset, arm, clips) for testset in TESTSETS]
+        sets = [_spread_set(layout.testsets / testset, arm, clips) for testset in TESTSETS]
         cost = _train(section, features, arm, passed, log=log, device=device)
         weights = weights_sha256(_weights(arm, section))
         # Another temperature is another arm, not another exam.
@@ -220,14 +220,13 @@ def _alone(folder: Path) -> Iterator[None]:
         TimbreflowError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise TimbreflowError(
-                f"Another command is training or examining the arm {folder.name}; wait for its end and run this again."
-            ) from error
-        yield
+    try:
+        with FileLock(folder / ".lock", blocking=False):
+            yield
+    except Timeout as error:
+        raise TimbreflowError(
+            f"Another command is training or examining the arm {folder.name}; wait for its end and run this again."
+        ) from error
 
 
 def _spread_set(source: Path, arm: Layout, clips: int) -> Path:

@@ -88,7 +88,7 @@ def run_row(options: argparse.Namespace, params: Params) -> None:
 
 def prepare(params: Params, kind: str, layout: Layout, *, squares: int) -> None:
     """Render, measure and check the data set `kind` below .scratch/ablations/data/; what is finished stays."""
-    sizes = {"counterparts": True, "triples.train": squares}
+    sizes = {"complete_squares": True, "triples.train": squares}
     render = ablation.changed(params.render_triples, sizes | (PLAIN if kind == "plain" else {}))
     place = _prepared(layout, kind)
     ablation.link_to(place.notes, layout.notes)

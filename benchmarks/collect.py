@@ -45,11 +45,12 @@ import symusic
 from timbreflow.config import load_params
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_file
-from timbreflow.notes.catalogue import CATALOGUE
 from timbreflow.notes.collect import CollectConfig
 from timbreflow.notes.pieces import Piece, Reject
 from timbreflow.notes.reading import read_piece
-from timbreflow.notes.sources import Item, Share, containers, read_items
+from timbreflow.notes.sources.archives import Item, Share, read_items
+from timbreflow.notes.sources.catalogue import CATALOGUE
+from timbreflow.notes.sources.files import containers
 from timbreflow.stages import collect_midi
 from timbreflow.stages.layout import Layout
 from timbreflow.workers import available_cores
@@ -202,7 +203,7 @@ def _way_of_2021(archive: Path, config: CollectConfig) -> dict[str, float]:
     seconds, cpu = time.perf_counter() - began, time.process_time() - worked
     same, same_but_ends = 0, 0
     for song, data in zip(songs, files, strict=True):
-        notes = read_piece(Item("sample.mid", data, len(data)), config.limits.file).notes
+        notes = read_piece(Item("sample.mid", data, len(data)), config.limits).notes
         ours = np.stack([notes.onset, notes.pitch, notes.velocity, notes.duration], axis=1).astype(np.float64)
         theirs = np.array(
             [
@@ -252,7 +253,7 @@ def _pieces() -> Iterator[bytes]:
         for container in containers(source, root=ROOT, corpora=layout.corpora):
             for item in read_items(container, max_bytes=config.max_bytes, share=Share()):
                 try:
-                    piece = read_piece(item, config.limits.file)
+                    piece = read_piece(item, config.limits)
                 except Reject:
                     continue
                 data = item.data if item.data[:4] == b"MThd" else _midi(piece)

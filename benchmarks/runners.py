@@ -142,7 +142,7 @@ def start_flow(layout: Layout, stage: str, runner: str, **environment: str) -> "
 
 def finished_shards(layout: Layout) -> list[Path]:
     """Shards that render_triples has rendered and not yet moved to data/audio."""
-    return list((layout.root / ".scratch" / "render_triples").glob("*/*/shard-*/clips.tar"))
+    return list(layout.scratch("render_triples").glob("*/*/shard-*/clips.tar"))
 
 
 def _wait(flow: "subprocess.Popen[str]", stage: str) -> None:

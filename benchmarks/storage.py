@@ -26,9 +26,9 @@ import torch
 from small_data import ROOT, prepare, small_params
 
 from timbreflow.audio.inversion import GriffinLimInverter
-from timbreflow.data.levels import Levels
 from timbreflow.data.manifest import read_manifest
 from timbreflow.data.mels import MelShards, read_mel_index
+from timbreflow.data.quantization import Quantization
 from timbreflow.data.shards import AudioShards
 from timbreflow.metrics.lsd import lsd
 from timbreflow.metrics.timbre import mfcc_distance
@@ -90,7 +90,7 @@ def measure(root: Path, triples: int, n_clips: int) -> dict[str, Any]:
     notes = _used(layout.notes)
     projected = {name: used / n * SEGMENTS / 1e9 for name, used in room.items()}
     reads = projected["manifest_and_notes_of_clips"] + notes / 1e9
-    data = _used(layout.root / "data")
+    data = _used(layout.data)
     return {
         "triples": triples,
         "clips": n,
@@ -163,7 +163,7 @@ def _links(root: Path) -> bool:
 def _compare(layout: Layout, half: Path, eight: Path, n_clips: int) -> dict[str, float]:
     """What rounding to 8 bits does to features, and to the sound that Griffin-Lim makes of them."""
     params = small_params(1)
-    levels = Levels.of(params.audio)
+    levels = Quantization.of(params.audio)
     index = read_mel_index(half)
     manifest = read_manifest(layout.audio).set_index("clip_id")
     sound = AudioShards(layout.audio, sample_rate=params.audio.sample_rate)

@@ -11,4 +11,7 @@ from pathlib import Path
 from timbreflow.app.servers import prefect_environment
 
 ROOT = Path(os.environ.get("TIMBREFLOW_ROOT", Path(__file__).resolve().parent.parent))
-os.environ.update(prefect_environment(ROOT))
+_environment = prefect_environment(ROOT)
+for _name in set(os.environ) - set(_environment):
+    del os.environ[_name]
+os.environ.update(_environment)

@@ -5,7 +5,6 @@ the next start does: it finds the flow runs whose process is gone and marks them
 ends itself, or the next `dvc repro` would find it still at work; so do the worker processes of a stage.
 """
 
-import fcntl
 import os
 import socket
 import sys
@@ -14,18 +13,22 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+import httpx
 import psutil
+from filelock import FileLock, Timeout
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
 from prefect.client.schemas.objects import StateType
 from prefect.events.worker import EventsWorker
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging.handlers import APILogWorker
 from prefect.server.api.server import SubprocessASGIServer
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Crashed
 
 from flows import ROOT
 from timbreflow.errors import TimbreflowError
+from timbreflow.network import ANSWER_SECONDS, within
 
 WATCH_SECONDS = 0.5
 SECONDS_TO_SEND = 10
@@ -39,13 +42,16 @@ _SERVER_PID = _RUN / "temporary-server.pid"
 def alone(name: str) -> Iterator[None]:
     """Hold this checkout's lock of a flow; waits, and says so, while another process holds it."""
     _RUN.mkdir(exist_ok=True)
-    with open(_RUN / f"{name}.lock", "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"Another process runs {name} in this checkout; waiting for it to end.", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
+    lock = FileLock(_RUN / f"{name}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        print(f"Another process runs {name} in this checkout; waiting for it to end.", file=sys.stderr)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def process_tag() -> str:
@@ -112,9 +118,11 @@ def server() -> Iterator[None]:
     """Where no Prefect server answers, one for as long as the flow runs, which its worker processes share.
 
     Raises:
-        TimbreflowError: another flow of this checkout has such a server now; two would fight over the database.
+        TimbreflowError: the server of PREFECT_API_URL cannot be used, or another flow of this checkout has a temporary
+            one now; two would fight over the database.
     """
-    if os.environ.get("PREFECT_API_URL"):
+    if url := os.environ.get("PREFECT_API_URL"):
+        _require_answer(url)
         yield
         return
     _end_forgotten_server()
@@ -133,6 +141,42 @@ def server() -> Iterator[None]:
             worker.drain_all(timeout=SECONDS_TO_SEND, at_exit=False)
         temporary.stop()
         _SERVER_PID.unlink(missing_ok=True)
+
+
+def _require_answer(url: str) -> None:
+    """Ask a server what every flow asks first; where it fails, Prefect itself would try again for minutes."""
+
+    def ask() -> None:
+        settings = {PREFECT_CLIENT_MAX_RETRIES: 0}
+        with (
+            temporary_settings(settings),
+            get_client(sync_client=True, httpx_settings={"timeout": ANSWER_SECONDS}) as client,
+        ):
+            client.read_flow_runs(limit=1)
+
+    try:
+        within(ANSWER_SECONDS, ask)
+    except Exception as error:
+        raise TimbreflowError(
+            f"The Prefect server at PREFECT_API_URL={url} cannot be used ({_reason(error)}); start it, or correct or "
+            "unset the variable."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case TimeoutError() | httpx.TimeoutException():
+            return f"no answer in {ANSWER_SECONDS} s"
+        case PrefectHTTPStatusError(response=response) if response.status_code in (401, 403):
+            return f"status {response.status_code}: set PREFECT_API_AUTH_STRING or PREFECT_API_KEY to its credentials"
+        case PrefectHTTPStatusError(response=response) if response.status_code == 404:
+            return "status 404: the address of Prefect's API ends in /api"
+        case PrefectHTTPStatusError(response=response):
+            return f"status {response.status_code}"
+        case httpx.HTTPError() | httpx.InvalidURL() | OSError():
+            return " ".join(str(error).split()) or type(error).__name__
+        case _:
+            return "what answers is not Prefect's API"
 
 
 def _end_forgotten_server() -> None:

@@ -96,6 +96,7 @@ def run_tracked(
         report = run_stage(stage, *arguments, layout=layout, log=log)
         if progress:
             progress.show(steps or 0, done=True)
+        run.log_params(report.facts)
         for path in report.files.values():
             run.artifact(path)
         run.write_run_json(layout.results(results) / "run.json")

@@ -24,11 +24,12 @@ def _run(*command: str) -> None:
 
 @flow(name="pipeline", flow_run_name="pipeline")
 def pipeline() -> None:
-    """One task a stage, then the check that the registry holds what was trained."""
+    """One task a stage, then one that makes sure of the challengers."""
     stages = list(YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
     for stage in stages:
         plain_task(_run, name=stage)("dvc", "repro", "--single-item", stage)
-    plain_task(_run, name="check registry")("timbreflow.cli", "register", "--check")
+    # A stage that DVC skips registers nothing.
+    plain_task(_run, name="register")("timbreflow.cli", "register")
 
 
 if __name__ == "__main__":

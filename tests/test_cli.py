@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 import subprocess
 import sys
 import time
@@ -139,9 +140,8 @@ def test_a_transfer_reports_its_progress(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert session.reported
 
 
-@pytest.mark.parametrize("tokens", [["register"], ["register", "--check"]])
-def test_register_takes_check_or_not(tokens: list[str]) -> None:
-    command, bound, _ = cli.app.parse_args(tokens, exit_on_error=False, print_error=False)
-    command_name = getattr(command, "__name__", "")
-    assert command_name == "register"
-    assert bound.arguments.get("check", False) == ("--check" in tokens)
+def test_names_that_are_no_text_are_printed_and_not_a_traceback(tmp_path: Path) -> None:
+    name = os.fsdecode(b"m\xe9lodie.wav")
+    (tmp_path / name).write_text("no sound")
+    assert_one_sentence(run("collect", name, "--out", "x", cwd=tmp_path), "lodie.wav")
+    assert_one_sentence(run("collect", os.fsdecode(b"g\xe9ne"), "--out", "x", cwd=tmp_path), "g\\udce9ne")

@@ -76,7 +76,7 @@ def test_round_trip(values: dict[str, Any]) -> None:
         (("train_glow", "l1_every"), 0, "params.yaml.*l1_every"),
         (("train_glow", "fit", "validate_every"), 0, "validate_every"),
         (("train_glow", "crop_frames"), -1, "train_glow: crop_frames is -1"),
-        (("train_glow", "on_the_fly"), -1, "train_glow: on_the_fly is -1"),
+        (("train_glow", "online_triples"), -1, "train_glow: online_triples is -1"),
         (("train_vqvae", "base", "crop_frames"), -128, "train_vqvae: crop_frames is -128"),
         (("evaluate", "bootstrap_samples"), 0, "bootstrap_samples is 0"),
         (("evaluate", "batch_size"), 0, "batch_size is 0"),
@@ -176,3 +176,21 @@ def test_sections_are_frozen() -> None:
     params = load_params(ROOT / "params.yaml")
     with pytest.raises(dataclasses.FrozenInstanceError):
         params.train_glow.fit.steps = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("section", "old", "new"),
+    [
+        (("render_triples",), "counterparts", "complete_squares"),
+        (("train_vqvae", "base"), "on_the_fly", "online_triples"),
+        (("train_glow",), "on_the_fly", "online_triples"),
+    ],
+)
+def test_an_old_name_is_told_its_new_one(section: tuple[str, ...], old: str, new: str, values: dict[str, Any]) -> None:
+    place: Any = values
+    for key in section:
+        place = place[key]
+    place[old] = place.pop(new)
+    with pytest.raises(TimbreflowError) as caught:
+        parse_params(values, source="params.yaml")
+    assert str(caught.value) == f"params.yaml: {'.'.join(section)}.{old} is now called {new}; rename it."

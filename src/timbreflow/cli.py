@@ -1,5 +1,6 @@
 """The `timbreflow` command. Heavy imports stand inside the commands, so that help is there at once."""
 
+import io
 import os
 import sys
 
@@ -25,6 +26,10 @@ for group in (transfer, sources, testsets, models, house):
 def main() -> None:
     """Entry point: errors that a person can mend become one sentence and exit code 2."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files need not be letters of the terminal; they are shown by their numbers then.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(exit_on_error=False, print_error=False)
     except CycloptsError as error:

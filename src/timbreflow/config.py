@@ -27,9 +27,12 @@ from timbreflow.training.vocoder_config import VocoderTraining
 from timbreflow.validation.config import ValidationConfig
 
 PRESETS = resources.files("timbreflow") / "presets"
+
 OLD_NAMES = {
     "bound": "max_log_scale",
+    "counterparts": "complete_squares",
     "hidden": "hidden_channels",
+    "on_the_fly": "online_triples",
     "roll_bins": "max_bin_shift",
     "roll_hint": "pianoroll_channels",
     "roll_width": "pianoroll_head_width",

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,15 +17,20 @@ from timbreflow.errors import TimbreflowError
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of `path` with the same suffix, renamed onto it on success and removed on failure."""
-    path = Path(path)
+    """Yield a temporary sibling of `path` with the same suffix, renamed onto it on success and removed on failure.
+
+    A link is written through. An old file's permissions stay; a new file gets those that the umask leaves.
+    """
+    path, mode = _written(Path(path))
+    if mode is not None and not path.is_file():
+        raise TimbreflowError(f"{path} is not a file that could be replaced; name another one.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _temporary_name(path)
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield temporary
-        temporary.chmod(0o644)
+        if mode is not None:
+            temporary.chmod(mode)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -31,22 +38,39 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary sibling folder of `path` that replaces it on success and is removed on failure."""
-    path = Path(path)
+    """Yield an empty temporary sibling folder of `path` that replaces it on success and is removed on failure.
+
+    Links and permissions are treated as by `atomic_file`.
+    """
+    path, mode = _written(Path(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    temporary = _temporary_name(path)
+    temporary.mkdir()
     try:
         yield temporary
-        temporary.chmod(0o755)
+        if mode is not None:
+            temporary.chmod(mode)
         if path.exists():
             # Renaming takes an instant, deleting does not: a kill never leaves half a folder under this name.
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-old-") as old:
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name[:40]}-old-") as old:
                 os.replace(path, Path(old) / path.name)
                 os.replace(temporary, path)
         else:
             os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _written(path: Path) -> tuple[Path, int | None]:
+    """The place that a path leads to, and the permissions of what stands there."""
+    place = Path(os.path.realpath(path))
+    return place, stat.S_IMODE(place.stat().st_mode) if place.exists() else None
+
+
+def _temporary_name(path: Path) -> Path:
+    """A new hidden name beside a path; `tempfile` would make it readable by nobody else."""
+    # A name may have 255 bytes, and a letter four.
+    return path.with_name(f".{path.stem[:40]}-{secrets.token_hex(4)}{path.suffix}")
 
 
 def link_or_copy(source: Path, destination: Path) -> None:

@@ -11,10 +11,10 @@ import pytest
 from tests.data.tiny_audio import COUNTS, write_tiny_audio
 from timbreflow.data.manifest import (
     MANIFEST_SCHEMA,
+    all_triple_positions,
     read_clip_notes,
     read_manifest,
     triple_positions,
-    triple_rows,
     write_clip_notes,
     write_manifest,
 )
@@ -77,7 +77,7 @@ def test_triples_point_at_their_clips(tmp_path: Path) -> None:
 def test_incomplete_and_doubled_triples_are_refused(tmp_path: Path) -> None:
     write_tiny_audio(tmp_path)
     clips = read_manifest(tmp_path)
-    with pytest.raises(TimbreflowError, match="train-0000000 of the split train lacks a role"):
+    with pytest.raises(TimbreflowError, match="train-0000000 of the split train lacks its style"):
         triple_positions(clips[clips["clip_id"] != "train-0000000-style"], "train")
     with pytest.raises(TimbreflowError, match="one role twice"):
         triple_positions(pd.concat([clips, clips], ignore_index=True), "train")
@@ -97,18 +97,18 @@ def with_counterparts(clips: pd.DataFrame) -> pd.DataFrame:
 def test_a_square_is_four_true_triples(tmp_path: Path) -> None:
     write_tiny_audio(tmp_path)
     clips = with_counterparts(read_manifest(tmp_path))
-    rows = triple_rows(clips, "train")
-    assert len(rows) == 4 * COUNTS["train"] == len(set(rows.ids))
+    rows = all_triple_positions(clips, "train")
+    assert len(rows) == 4 * COUNTS["train"] == len(set(rows.index))
     place = clips["piece_id"] + "/" + clips["track"].astype(str) + "/" + clips["start"].astype(str)
-    content, style, target = rows.content, rows.style, rows.target
+    content, style, target = rows["content"], rows["style"], rows["target"]
     assert np.array_equal(place[content], place[target])
     assert np.array_equal(clips["timbre_id"][style], clips["timbre_id"][target])
     assert (clips["timbre_id"][content].to_numpy() != clips["timbre_id"][target].to_numpy()).all()
     assert (clips["clip_id"][style].to_numpy() != clips["clip_id"][target].to_numpy()).all()
     assert len(set(target)) == len(target), "each clip is the target once"
-    assert len(triple_rows(clips, "test")) == COUNTS["test"]
+    assert len(all_triple_positions(clips, "test")) == COUNTS["test"]
     with pytest.raises(TimbreflowError, match="lacks its counterpart"):
-        triple_rows(clips.iloc[:-1].reset_index(drop=True), "train")
+        all_triple_positions(clips.iloc[:-1].reset_index(drop=True), "train")
 
 
 def _fields() -> list[tuple[str, pa.DataType]]:

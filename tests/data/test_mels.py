@@ -88,7 +88,7 @@ def test_a_constant_row_can_be_normalised() -> None:
     statistics = RunningStatistics(2)
     statistics.update(np.full((2, 2, 5), 4.0))
     assert torch.equal(statistics.normalizer().normalize(torch.full((1, 2, 5), 4.0)), torch.zeros(1, 2, 5))
-    with pytest.raises(TimbreflowError, match="train split holds no features"):
+    with pytest.raises(TimbreflowError, match="split train holds no features"):
         RunningStatistics(2).normalizer()
 
 

@@ -35,13 +35,15 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     return stored(tmp_path_factory.mktemp("stored"), FEW)
 
 
-def on_the_fly(
+def online_triples(
     layout: Layout, count: int, *, config: RenderConfig = FEW, pairs: Pairs = "triples", sound: bool = False
 ) -> RenderedTriples:
     normalizer = None if sound else read_statistics(layout.mels)[0]
-    levels = None if sound else TripleDataset(layout.mels, layout.audio, split="train").levels
+    quantization = None if sound else TripleDataset(layout.mels, layout.audio, split="train").quantization
     inputs = RenderInputs(config, layout.notes, layout.soundfonts)
-    return RenderedTriples(inputs, small.MELS, normalizer, levels=levels, split="train", count=count, pairs=pairs)
+    return RenderedTriples(
+        inputs, small.MELS, normalizer, quantization=quantization, split="train", count=count, pairs=pairs
+    )
 
 
 def assert_equal(one: TripleBatch, other: TripleBatch) -> None:
@@ -51,8 +53,8 @@ def assert_equal(one: TripleBatch, other: TripleBatch) -> None:
 
 def test_eight_bits_too(tmp_path: Path) -> None:
     layout = stored(tmp_path, FEW, "uint8")
-    from_disk, rendered = TripleDataset(layout.mels, layout.audio, split="train"), on_the_fly(layout, 6)
-    assert from_disk.levels is not None
+    from_disk, rendered = TripleDataset(layout.mels, layout.audio, split="train"), online_triples(layout, 6)
+    assert from_disk.quantization is not None
     for number in range(6):
         assert_equal(rendered[number], from_disk[number])
 
@@ -60,7 +62,7 @@ def test_eight_bits_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pairs", ["triples", "mixed", "self_supervised"])
 def test_the_first_triples_are_those_of_the_stages(layout: Layout, pairs: Pairs) -> None:
     from_disk = TripleDataset(layout.mels, layout.audio, split="train", pairs=pairs)
-    rendered = on_the_fly(layout, 6, pairs=pairs)
+    rendered = online_triples(layout, 6, pairs=pairs)
     assert len(rendered) == len(from_disk) == 6
     for number in range(6):
         assert_equal(rendered[number], from_disk[number])
@@ -68,16 +70,16 @@ def test_the_first_triples_are_those_of_the_stages(layout: Layout, pairs: Pairs)
 
 def test_sound_is_that_of_the_stage(layout: Layout) -> None:
     from_disk = AudioTripleDataset(layout.audio, small.MELS, split="train")
-    rendered = on_the_fly(layout, 6, sound=True)
+    rendered = online_triples(layout, 6, sound=True)
     for number in range(6):
         assert_equal(rendered[number], from_disk[number])
 
 
 def test_the_four_triples_of_a_square_are_those_of_the_stages(tmp_path: Path) -> None:
-    config = dataclasses.replace(FEW, counterparts=True, triples=dataclasses.replace(FEW.triples, train=2))
+    config = dataclasses.replace(FEW, complete_squares=True, triples=dataclasses.replace(FEW.triples, train=2))
     layout = stored(tmp_path, config)
     from_disk = TripleDataset(layout.mels, layout.audio, split="train")
-    rendered = on_the_fly(layout, 2, config=config)
+    rendered = online_triples(layout, 2, config=config)
     assert len(rendered) == len(from_disk) == 8
     for number in range(8):
         assert_equal(rendered[number], from_disk[number])
@@ -85,20 +87,20 @@ def test_the_four_triples_of_a_square_are_those_of_the_stages(tmp_path: Path) ->
 
 def test_timbres_have_numbers_of_their_own(layout: Layout) -> None:
     from_disk = TripleDataset(layout.mels, layout.audio, split="train")
-    rendered = on_the_fly(layout, 6)
+    rendered = online_triples(layout, 6)
     pairs = {(int(rendered[number].timbre), int(from_disk[number].timbre)) for number in range(6)}
     assert len(pairs) == len({one for one, _ in pairs}) == len({other for _, other in pairs})
 
 
 def test_there_are_more_triples_than_were_stored(layout: Layout) -> None:
-    more = on_the_fly(layout, 100)
+    more = online_triples(layout, 100)
     assert not torch.equal(more[99].content, more[5].content)
     with pytest.raises(IndexError):
         more[100]
 
 
 def test_loader_workers_change_nothing(layout: Layout) -> None:
-    dataset = on_the_fly(layout, 20)
+    dataset = online_triples(layout, 20)
     streams = []
     for workers in (0, 2):
         loader = iter(make_loader(dataset, 3, seed=5, workers=workers, start_step=2, start_method="spawn"))

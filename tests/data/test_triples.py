@@ -11,9 +11,9 @@ from tests.data.tiny_audio import COUNTS, FEATURES, write_tiny_audio
 from tests.sharded import run_all
 from timbreflow.audio.features import FeatureExtractor
 from timbreflow.data.audio_triples import AudioTripleDataset, fit_normalizer, to_features
-from timbreflow.data.levels import RANGE
 from timbreflow.data.manifest import read_manifest
 from timbreflow.data.mels import ExtractConfig, MelShards, read_mel_index
+from timbreflow.data.quantization import RANGE
 from timbreflow.data.sampling import make_loader
 from timbreflow.data.triples import TripleBatch, TripleDataset, crop, is_self_supervised
 from timbreflow.errors import TimbreflowError
@@ -65,7 +65,7 @@ def test_a_batch_is_its_items_with_the_bits_of_plain_arithmetic(layout: Layout) 
         assert torch.equal(joined, torch.stack([getattr(dataset[item], name) for item in items]))
     index, shards = read_mel_index(layout.mels), MelShards(layout.mels)
     for number, item in enumerate(items):
-        place = index.iloc[dataset.rows.target[item]]
+        place = index.iloc[dataset.positions["target"].iloc[item]]
         raw = torch.from_numpy(np.array(shards.read(place["shard"], int(place["row"]))))
         assert torch.equal(batch.target[number], dataset.normalizer.normalize(raw.float()))
 

@@ -35,7 +35,7 @@ RENDER = RenderConfig(
     min_onsets=3,
     transposition=5,
     performance=PerformanceConfig(tempo=0.0, velocity=0),
-    counterparts=False,
+    complete_squares=False,
     triples_per_shard=2,
     soundfonts=(SoundFontSpec("TimGM6mb", "0" * 64, "train"),),
     triples=TripleCounts(**COUNTS),

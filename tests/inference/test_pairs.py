@@ -41,6 +41,54 @@ def test_paths_start_from_the_table_and_spreadsheet_marks_do_no_harm(folder: Pat
     assert all(pair.content.parent == folder for pair in pairs)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["id;content;style", "one;a.wav;ä.flac", ";;"],
+        ["sep=;", "id;content;style", "one;a.wav;ä.flac"],
+        ["sep=,", "id,content,style", "one,a.wav,ä.flac"],
+        ["sep=\t", "id\tcontent\tstyle", "one\ta.wav\tä.flac"],
+        ["id\tcontent\tstyle", "one\ta.wav\tä.flac"],
+        ["id|content|style", "one|a.wav|ä.flac"],
+        ["ID; Content ;Style;remarks", 'one;a.wav;"ä.flac";"yes, it is"'],
+        ["id,content,style,,", "one,a.wav,ä.flac,,", ",,,,"],
+    ],
+    ids=str,
+)
+def test_tables_are_read_as_spreadsheets_write_them(folder: Path, lines: list[str], end: str, encoding: str) -> None:
+    (folder / "b.flac").rename(folder / "ä.flac")
+    (folder / "pairs.csv").write_bytes((end.join(lines) + end).encode(encoding))
+    (pair,) = read_pairs(folder / "pairs.csv")
+    assert (pair.id, pair.content, pair.style) == ("one", folder / "a.wav", folder / "ä.flac")
+
+
+def test_lines_are_counted_behind_a_line_that_names_the_separator(folder: Path) -> None:
+    with pytest.raises(TimbreflowError, match="line 4: style .*gone.wav is missing"):
+        read_pairs(table(folder, "sep=;\nid;content;style\none;a.wav;b.flac\ntwo;a.wav;gone.wav\n"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("b,a.wav,b.flac\na,a.wav,b.flac\n", r"a\.wav is an input.*overwritten"),
+        ("x,a.wav,b.flac\nlinked,a.wav,b.flac\n", r"linked\.wav is an input \(the same file as .*a\.wav\)"),
+        ("x,a.wav,b.flac\ntwin,a.wav,b.flac\n", r"twin\.wav and .*x\.wav are the same file"),
+    ],
+)
+def test_outputs_that_are_inputs_or_one_file_are_refused_before_the_work(
+    bundles: dict[str, Path], folder: Path, rows: str, message: str
+) -> None:
+    (folder / "linked.wav").symlink_to("a.wav")
+    (folder / "twin.wav").symlink_to("x.wav")
+    before = sorted(folder.iterdir())
+    path = table(folder, f"id,content,style\n{rows}")
+    with pytest.raises(TimbreflowError, match=message):
+        TimbreTransfer.load(bundles["vqvae"]).transfer_pairs(path, folder)
+    assert sorted(folder.iterdir()) == sorted([*before, path])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -57,6 +105,8 @@ def test_paths_start_from_the_table_and_spreadsheet_marks_do_no_harm(folder: Pat
         ("id,content,style\none,a.wav\n", "line 2: style is empty"),
         ("id,content,style\none,a.wav,b.flac\ntwo,a.wav,gone.wav\n", "line 3: style .*gone.wav is missing"),
         ('id,content,style\none,"a.wav,b.flac\n', "not a CSV file"),
+        ("id,content,style\none,a,b.wav,b.flac\n", "line 2 has 4 cells below 3 columns"),
+        ("id;content\none;a.wav\n", "no column style"),
     ],
 )
 def test_a_table_with_a_fault_is_refused_whole(folder: Path, text: str, message: str) -> None:

@@ -1,5 +1,6 @@
 """Recordings in, recordings out, with tiny untrained models."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -299,3 +300,129 @@ def test_one_odd_peak_does_not_make_the_rest_quiet() -> None:
     assert np.abs(bent).max() <= 0.99
     ramp = np.linspace(-3, 3, 1001, dtype=np.float32)
     assert (np.diff(limited(ramp)) >= 0).all()
+
+
+def test_what_is_no_level_of_sound_is_brought_to_one_with_a_note(vqvae: TimbreTransfer, tmp_path: Path) -> None:
+    """Integers stored as floating point, too loud, or with an offset: the output sounds as loud as what was meant."""
+    sound, style = melody(2, RATE), _write(tmp_path / "style.wav", melody(1, RATE))
+    plain = vqvae.transfer_file(_write(tmp_path / "plain.wav", sound), style, tmp_path / "out.wav")
+    meant, _ = soundfile.read(tmp_path / "out.wav")
+    assert plain.notes == ()
+    peak = float(np.abs(sound).max())
+    cases = {
+        "16": (sound * 2.0**15, "integers of 16 bits", 1.0),
+        "24": (sound * 2.0**23, "integers of 24 bits", 1.0),
+        "32": (sound * 2.0**31, "integers of 32 bits", 1.0),
+        "loud": (sound * 2 / peak, "goes to 2 times full scale", 0.99 / peak),
+        "offset": (sound + 0.5, "constant offset of 0.5", 1.0),
+        "both": (np.stack([sound * 3 / peak + 7, sound * 3 / peak - 7]).T, "constant offset of", 0.99 / peak),
+    }
+    for name, (content, note, level) in cases.items():
+        path = _write(tmp_path / f"{name}.wav", content.astype(np.float32))
+        result = vqvae.transfer_file(path, style, tmp_path / "out.wav")
+        out, _ = soundfile.read(tmp_path / "out.wav", always_2d=True)
+        assert any(note in sentence and f"{name}.wav" in sentence for sentence in result.notes), result.notes
+        assert np.abs(out).max() <= 0.99
+        # What goes beyond full scale is bent; below that, the same samples at the same level.
+        np.testing.assert_allclose(out[:, 0], limited(level * meant), atol=5e-3 * level)
+        # As a style it is the same sound as well, and its notes are passed on.
+        result = vqvae.transfer_file(tmp_path / "plain.wav", path, tmp_path / "as-style.wav")
+        assert any(note in sentence for sentence in result.notes)
+
+
+@pytest.mark.parametrize("peak", [1e10, 1e30, -1e30, np.inf])
+def test_absurd_samples_are_refused(vqvae: TimbreTransfer, tmp_path: Path, peak: float) -> None:
+    content = _write(tmp_path / "odd.wav", np.where(np.arange(RATE) == 77, peak, melody(1, RATE)).astype(np.float32))
+    with pytest.raises(TimbreflowError, match=r"odd\.wav holds samples .*export it again"):
+        vqvae.transfer_file(content, _write(tmp_path / "style.wav", melody(1, RATE)), tmp_path / "out.wav")
+    assert not (tmp_path / "out.wav").exists()
+
+
+def test_silence_with_an_offset_is_silence(vqvae: TimbreTransfer, tmp_path: Path) -> None:
+    content = _write(tmp_path / "still.wav", np.full(RATE, 0.3, np.float32))
+    with pytest.raises(TimbreflowError, match=r"still\.wav is silent"):
+        vqvae.transfer_file(content, content, tmp_path / "out.wav")
+
+
+@pytest.mark.parametrize(
+    ("subtype", "out", "stored"),
+    [
+        ("PCM_16", "out.wav", "PCM_16"),
+        ("PCM_24", "out.wav", "PCM_24"),
+        ("PCM_24", "out.flac", "PCM_24"),
+        ("PCM_24", "out.ogg", "VORBIS"),
+        ("PCM_32", "out.wav", "PCM_32"),
+        ("PCM_32", "out.flac", "PCM_24"),
+        ("FLOAT", "out.wav", "FLOAT"),
+        ("PCM_U8", "out.wav", "PCM_16"),
+    ],
+)
+def test_the_output_has_the_bits_of_the_content(
+    vqvae: TimbreTransfer, tmp_path: Path, subtype: str, out: str, stored: str
+) -> None:
+    soundfile.write(tmp_path / "content.wav", melody(1, RATE), RATE, subtype=subtype)
+    vqvae.transfer_file(tmp_path / "content.wav", tmp_path / "content.wav", tmp_path / out)
+    assert soundfile.info(tmp_path / out).subtype == stored
+    if stored == "PCM_24":
+        samples, _ = soundfile.read(tmp_path / out, dtype="int32")
+        assert (samples & 0xFFFF).any(), "the lowest 8 of 24 bits are used"
+
+
+def test_names_that_are_no_text_work_everywhere(vqvae: TimbreTransfer, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"m\xe9lodies")
+    folder.mkdir()
+    content, style, out = (folder / os.fsdecode(name) for name in (b"\xe9.wav", b"\xff\xfe.flac", b"\xe8.wav"))
+    for path in (content, style):
+        soundfile.write(tmp_path / f"plain{path.suffix}", melody(1, RATE), RATE)
+        (tmp_path / f"plain{path.suffix}").rename(path)
+    assert vqvae.transfer_file(content, style, out).path == out
+    assert len(decode_audio(out.read_bytes())[0][0]) == RATE
+    (folder / "pairs.csv").write_bytes(b"id,content,style\na,\xe9.wav,\xff\xfe.flac\n")
+    assert [path.name for path in vqvae.transfer_pairs(folder / "pairs.csv", folder / "out")] == ["a.wav"]
+    with pytest.raises(TimbreflowError, match="cannot be read as sound"):
+        (folder / os.fsdecode(b"\xe0.wav")).write_text("no sound")
+        vqvae.transfer_file(folder / os.fsdecode(b"\xe0.wav"), style, out)
+
+
+@pytest.mark.parametrize("how", ["itself", "style", "link", "hard link", "link in a linked folder"])
+def test_an_output_that_is_an_input_is_refused_before_the_work(
+    vqvae: TimbreTransfer, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, style = (_write(tmp_path / name, melody(1, RATE)) for name in ("mine.wav", "style.wav"))
+    before, out = content.read_bytes(), tmp_path / "out.wav"
+    match how:
+        case "itself":
+            out = tmp_path / "." / "mine.wav"
+        case "style":
+            out = style
+        case "link":
+            out.symlink_to(content)
+        case "hard link":
+            out.hardlink_to(content)
+        case _:
+            (tmp_path / "folder").symlink_to(tmp_path)
+            out = tmp_path / "folder" / "mine.wav"
+    monkeypatch.setattr("timbreflow.inference.transfer.open_recording", lambda *_: pytest.fail("began to work"))
+    with pytest.raises(TimbreflowError, match=r"is an input.*would be overwritten"):
+        vqvae.transfer_file(content, style, out)
+    assert content.read_bytes() == before == style.read_bytes()
+
+
+def test_an_old_output_keeps_its_mode_and_a_link_is_written_through(vqvae: TimbreTransfer, tmp_path: Path) -> None:
+    content = _write(tmp_path / "content.wav", melody(1, RATE))
+    (tmp_path / "target.wav").touch(mode=0o600)
+    (tmp_path / "out.wav").symlink_to("target.wav")
+    vqvae.transfer_file(content, content, tmp_path / "out.wav")
+    assert (tmp_path / "out.wav").is_symlink()
+    assert (tmp_path / "target.wav").stat().st_mode & 0o777 == 0o600
+    assert soundfile.info(tmp_path / "target.wav").frames == RATE
+
+
+def test_what_is_not_as_the_header_says_is_told(vqvae: TimbreTransfer, tmp_path: Path) -> None:
+    content = _write(tmp_path / "content.wav", melody(1, RATE))
+    data = content.read_bytes()
+    place = data.index(b"data") + 4
+    content.write_bytes(data[:place] + bytes(4) + data[place + 4 :])
+    result = vqvae.transfer_file(content, _write(tmp_path / "style.wav", melody(1, RATE)), tmp_path / "out.wav")
+    assert "unfinished recording" in result.notes[0]
+    assert soundfile.info(tmp_path / "out.wav").frames == RATE

@@ -7,7 +7,7 @@ import pretty_midi
 import pytest
 
 from timbreflow.notes.collect import CollectConfig
-from timbreflow.notes.limits import ReadLimits
+from timbreflow.notes.pieces import ReadLimits
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Collecting: 50 good files among broken ones of every kind, duplicates, limits, and the same result however shared."""
 
+import gzip
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -48,7 +49,7 @@ def bad_files(song: Song) -> dict[str, tuple[bytes, str]]:
         "drums.mid": (song(3, programs=(), drums=True), "drums_only"),
         "silent.mid": (song(0, programs=()), "no_notes"),
         "ticks.mid": (one_track + len(events).to_bytes(4, "big") + events, "too_many_ticks"),
-        "claims.mid": (one_track + b"\x7f\xff\xff\xff" + events, "broken"),
+        "claims.mid": (one_track + b"\x7f\xff\xff\xff" + events, "too_many_ticks"),
         "twin.mid": (song(17), "duplicate"),
     }
 
@@ -71,7 +72,7 @@ def test_fifty_good_and_ten_bad_files(tmp_path: Path, song: Song, config: Config
     assert totals.n_pieces == len(tables.pieces) == 50
     assert totals.n_notes == tables.pieces["n_notes"].sum() == 50 * 48 + 25 * 24
     assert totals.n_tracks == len(tables.tracks) == 125
-    assert totals.rejects == {"broken": 6, "drums_only": 1, "duplicate": 1, "no_notes": 1, "too_many_ticks": 1}
+    assert totals.rejects == {"broken": 5, "drums_only": 1, "duplicate": 1, "no_notes": 1, "too_many_ticks": 2}
     assert totals.hours == pytest.approx(tables.pieces["duration"].sum() / 3600, rel=1e-5)
     assert set(tables.tracks["program"]) == {0, 40}
     for piece, track in zip(tables.tracks["piece_id"], tables.tracks["track"], strict=True):
@@ -131,7 +132,7 @@ def test_no_usable_piece_lists_the_reasons(tmp_path: Path, song: Song, config: C
     for name, (data, reason) in bad_files(song).items():
         if reason != "duplicate":
             (tmp_path / "in" / name).write_bytes(data)
-    with pytest.raises(TimbreflowError, match="6 broken.*1 drums_only.*1 no_notes.*1 too_many_ticks"):
+    with pytest.raises(TimbreflowError, match="5 broken.*2 too_many_ticks.*1 drums_only.*1 no_notes"):
         gather(config("in"), tmp_path)
 
 
@@ -143,6 +144,29 @@ def test_scores_and_midi_are_told_apart_by_their_bytes(tmp_path: Path, song: Son
     totals, out = gather(config("in"), tmp_path)
     assert NoteTables.read(out).pieces["path"].tolist() == ["midi-really.xml", "scale.krn"]
     assert totals.rejects == {"broken": 1}
+
+
+def test_packed_files_are_read_and_others_are_named(tmp_path: Path, song: Song, config: Config) -> None:
+    (tmp_path / "in").mkdir()
+    two_tracks = song(4)
+    for name, data in {
+        "a.mid.gz": gzip.compress(song(1)),
+        "b.krn.gz": gzip.compress(b"**kern\n" + b"4c\n4d\n" * 4),
+        "c.MID.GZ": gzip.compress(song(2))[:-20],
+        "d.mid.gz": gzip.compress(bytes(3_000_000)),
+        "e.rmi": b"RIFF" + bytes(4) + b"RMIDdata" + bytes(4) + song(3) + b"LIST\x04\x00\x00\x00abcd",
+        "f.mid": two_tracks[:10] + b"\x00\x09" + two_tracks[12:],
+        "g.mp3": b"x",
+        "h.mscz": b"x",
+    }.items():
+        (tmp_path / "in" / name).write_bytes(data)
+    totals, out = gather(config("in"), tmp_path)
+    assert NoteTables.read(out).pieces["path"].tolist() == ["a.mid.gz", "b.krn.gz", "e.rmi", "f.mid"]
+    assert totals.rejects == {"broken": 1, "incomplete": 1, "passed_over": 2, "too_large": 1}
+    assert totals.examples["passed_over"] == [
+        f"{name}: files of its kind are not read." for name in ("g.mp3", "h.mscz")
+    ]
+    assert "promises 9 tracks" in totals.examples["incomplete"][0]
 
 
 def test_undecodable_file_names_are_no_obstacle(tmp_path: Path, song: Song, config: Config) -> None:

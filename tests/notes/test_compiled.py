@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from timbreflow.notes.compiled import _insert, arrange, last_tick
-from timbreflow.notes.raw_notes import RAW_NOTE
+from timbreflow.notes.compiled import CUT, ENDED, OPEN, _insert, arrange, walk
+from timbreflow.notes.readers.midi import RAW_NOTE
 
 SECONDS = st.sampled_from([-1.0, -0.0, 0.0, 0.25, 0.5, float("nan")]) | st.floats(0, 100, width=32)
 NOTE = st.tuples(SECONDS, SECONDS, st.integers(0, 127), st.integers(-1, 127))
@@ -51,7 +51,7 @@ def variable(value: int) -> bytes:
 EVENTS = st.one_of(
     st.tuples(st.sampled_from([0x80, 0x91, 0xA2, 0xB3, 0xE4]), st.binary(min_size=2, max_size=2)),
     st.tuples(st.sampled_from([0xC5, 0xD6]), st.binary(min_size=1, max_size=1)),
-    st.tuples(st.just(0xF0), st.binary(max_size=300)),
+    st.tuples(st.just(0xF0), st.binary(max_size=300).map(lambda data: bytes(byte & 0x7F for byte in data))),
     st.tuples(st.just(0xFF), st.binary(max_size=300)),
 )
 
@@ -65,7 +65,11 @@ def test_the_last_tick_is_the_sum_of_all_deltas(events: list[tuple[int, tuple[in
             data += bytes(byte & 0x7F for byte in payload)
         else:
             data += (b"\x01" if status == 0xFF else b"") + variable(len(payload)) + payload
-    assert last_tick(np.frombuffer(data, np.uint8)) == sum(delta for delta, _ in events)
+    out = np.empty(2 * len(data) + 4, np.uint8)
+    state, walked, written, tick, _, changed = walk(np.frombuffer(data, np.uint8), out)
+    assert (state, walked, tick) == (OPEN, len(data), sum(delta for delta, _ in events))
+    assert not changed and out[:written].tobytes() == data
+    assert walk(np.frombuffer(data + b"\x00\xff\x2f\x00", np.uint8), out)[:2] == (ENDED, len(data) + 4)
 
 
 @pytest.mark.parametrize(
@@ -82,4 +86,5 @@ def test_the_last_tick_is_the_sum_of_all_deltas(events: list[tuple[int, tuple[in
 def test_damaged_tracks_end_the_walk(data: bytes, tick: int) -> None:
     # Bytes behind the track would be counted if they were read.
     behind = np.frombuffer(data + b"\x01\x90\x40\x40" * 8, np.uint8)
-    assert last_tick(behind[: len(data)]) == tick
+    found = walk(behind[: len(data)], np.empty(0, np.uint8))
+    assert found[3] == tick and found[0] == (CUT if data else OPEN)

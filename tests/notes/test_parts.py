@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.notes import parts, reading_process
+from timbreflow.notes import parts, reading
 from timbreflow.notes.collect import CollectConfig, collect_shard, plan_shards
-from timbreflow.notes.limits import ProcessLimits
 from timbreflow.notes.parts import part_folders, read_parts
-from timbreflow.notes.sources import Item
+from timbreflow.notes.pieces import ReadLimits
+from timbreflow.notes.sources.archives import Item
 from timbreflow.notes.tables import NoteTables, read_rejects
 
 Song = Callable[..., bytes]
@@ -23,8 +23,8 @@ Config = Callable[..., CollectConfig]
 # A reading process whose parser does what the name of a file says.
 BAD_PARSER = """
 import os, signal, time
-from timbreflow.notes import reading_process
-real = reading_process.read_piece
+from timbreflow.notes import reading
+real = reading.read_piece
 def read_piece(item, limits):
     if "computes" in item.path:
         while True:
@@ -36,9 +36,9 @@ def read_piece(item, limits):
     if "greedy" in item.path:
         bytearray(2 * 10**9)
     return real(item, limits)
-reading_process.read_piece = read_piece
-reading_process._WALL_FACTOR = 10
-reading_process.main()
+reading.read_piece = read_piece
+reading._WALL_FACTOR = 10
+reading.main()
 """
 
 
@@ -47,7 +47,7 @@ def items(songs: dict[str, bytes]) -> list[Item]:
     return [Item(name, data, len(data)) for name, data in songs.items()]
 
 
-def read(folder: Path, songs: dict[str, bytes], limits: ProcessLimits, *, workers: int = 1) -> None:
+def read(folder: Path, songs: dict[str, bytes], limits: ReadLimits, *, workers: int = 1) -> None:
     """All files to parts."""
     read_parts("songs", items(songs), folder, limits, left_out=(), workers=workers)
 
@@ -67,7 +67,7 @@ def test_no_file_stops_or_fills_the_others(
     tmp_path: Path, song: Song, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "parser.py").write_text(BAD_PARSER)
-    monkeypatch.setattr(reading_process, "_COMMAND", [sys.executable, str(tmp_path / "parser.py")])
+    monkeypatch.setattr(reading, "_COMMAND", [sys.executable, str(tmp_path / "parser.py")])
     limits = replace(config("songs").limits, max_seconds=1.0, max_memory=500_000_000)
     names = ("first", "computes", "second", "waits", "crashes", "greedy", "last")
     read(tmp_path / "out", {f"{name}.mid": song(number) for number, name in enumerate(names)}, limits)
@@ -91,7 +91,7 @@ def test_no_file_stops_or_fills_the_others(
 def test_a_process_that_cannot_start_is_one_sentence(
     tmp_path: Path, song: Song, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading_process, "_COMMAND", [sys.executable, "-c", "raise SystemExit(7)"])
+    monkeypatch.setattr(reading, "_COMMAND", [sys.executable, "-c", "raise SystemExit(7)"])
     limits = replace(config("songs").limits, max_seconds=19.0)  # or a process of another test would be used
     with pytest.raises(TimbreflowError, match=r"songs ended 3 times \(status 7\)"):
         read(tmp_path / "out", {"a.mid": song()}, limits)
@@ -174,6 +174,7 @@ def test_an_archive_of_traps(end: str, tmp_path: Path, song: Song, config: Confi
     assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "out"])
     found = {name: reason for name, (reason, _) in reasons(tmp_path / "out").items()}
     expected = {"traps.tar.gz/ticks.mid": "too_many_ticks"}
+    expected |= {f"traps.tar.gz/{name}.mid": "passed_over" for name in ("symbolic", "hard")}
     if end in ("cut", "2 GB name"):
         expected["traps.tar.gz"] = "broken"
     elif end == "2 GB member":

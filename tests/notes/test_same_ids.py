@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import symusic
 
-from timbreflow.notes import midi, raw_notes
-from timbreflow.notes.limits import ReadLimits
-from timbreflow.notes.midi import read_midi
-from timbreflow.notes.pieces import Piece
+from timbreflow.notes.pieces import Piece, ReadLimits
+from timbreflow.notes.readers import midi
+from timbreflow.notes.readers.midi import read_midi
 
 
 def crowded_song(seed: int) -> bytes:
@@ -78,8 +77,8 @@ def test_the_same_piece_where_memory_is_not_as_expected(
     song: Callable[..., bytes], limits: ReadLimits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = [read_midi(data, limits) for data in (song(3, drums=True), crowded_song(1))]
-    monkeypatch.setattr(midi, "raw_notes", raw_notes._from_columns)
+    monkeypatch.setattr(midi, "raw_notes", midi._from_columns)
     found = [read_midi(data, limits) for data in (song(3, drums=True), crowded_song(1))]
     assert [piece.piece_id for piece in found] == [piece.piece_id for piece in expected]
     assert all(np.array_equal(a.notes.onset, b.notes.onset) for a, b in zip(found, expected, strict=True))
-    assert raw_notes._promised()  # else the fast way is not taken with the symusic that is installed
+    assert midi._promised()  # else the fast way is not taken with the symusic that is installed

@@ -1,6 +1,7 @@
 """The pipeline as people run it, on tiny parameters: a second run does nothing, one change reruns little."""
 
 import shutil
+import sqlite3
 import time
 from collections.abc import Iterator
 
@@ -46,6 +47,12 @@ def test_every_stage_is_a_finished_flow_run_with_artifacts(checkout: Checkout) -
     assert {run["state_type"] for run in runs} == {"COMPLETED"}
 
 
+def test_runs_of_trainings_tell_the_precision_that_auto_chose(checkout: Checkout) -> None:
+    with sqlite3.connect(checkout.root / ".mlflow" / "mlflow.db") as store:
+        taken = [value for (value,) in store.execute("SELECT value FROM params WHERE key = 'precision'")]
+    assert len(taken) == 5 and set(taken) <= {"float32", "bfloat16"}
+
+
 def test_editing_one_parameter_reruns_exactly_what_depends_on_it(checkout: Checkout) -> None:
     values = checkout.values()
     values["register_models"]["gate"]["criteria"]["lsd"]["limit"] = 900.0
@@ -87,8 +94,8 @@ def test_without_a_server_a_stage_still_runs_and_is_seen_later(checkout: Checkou
 def test_the_registry_is_filled_again_when_it_is_lost(checkout: Checkout) -> None:
     checkout.run("timbreflow", "stop")
     shutil.rmtree(checkout.root / ".mlflow")
-    first = checkout.run("timbreflow", "register", "--check")
-    again = checkout.run("timbreflow", "register", "--check")
+    first = checkout.run("timbreflow", "register")
+    again = checkout.run("timbreflow", "register")
     assert "timbreflow-glow version 1 registered" in first.stdout, first.stdout
     assert "was registered already" in again.stdout
     assert checkout.run("timbreflow", "ui").returncode == 0

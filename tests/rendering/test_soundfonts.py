@@ -29,7 +29,7 @@ def test_a_missing_font_is_named_with_its_sha256_and_remedy(tmp_path: Path) -> N
 
 
 def test_another_file_of_the_name_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TimbreflowError, match=r"TimGM6mb\.sf2 has sha256 82475b91.*expects abc123"):
+    with pytest.raises(TimbreflowError, match=r"TimGM6mb\.sf2 has sha256 82475b91.*instead of abc123"):
         find_soundfont(SoundFontSpec(BUNDLED, "abc123", "train"), tmp_path)
 
 

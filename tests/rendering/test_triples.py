@@ -25,7 +25,7 @@ from timbreflow.rendering.programs import PITCHED_PROGRAMS
 from timbreflow.rendering.soundfonts import BUNDLED, Preset
 from timbreflow.rendering.synthesizer import Synthesizer
 from timbreflow.rendering.timbres import Layer, Palette, Timbre
-from timbreflow.rendering.triples import ClipRecipe, Segment, SegmentPool, TripleRecipe, draw_triple, segment_notes
+from timbreflow.rendering.triples import ClipRecipe, Segment, SegmentPool, draw_triple, segment_notes
 
 CONFIG = RenderConfig(
     seed=3,
@@ -34,7 +34,7 @@ CONFIG = RenderConfig(
     min_onsets=3,
     transposition=5,
     performance=PerformanceConfig(tempo=0.0, velocity=0),
-    counterparts=False,
+    complete_squares=False,
     triples_per_shard=4,
     soundfonts=(SoundFontSpec(BUNDLED, "", "train"),),
     triples=TripleCounts(train=8, validation=2, test=2, test_seen=2),
@@ -76,7 +76,7 @@ def pool(found: Tables) -> SegmentPool:
     return SegmentPool(found, sorted({piece for piece, _ in found.of}), CONFIG)  # type: ignore[arg-type]
 
 
-def draw(number: int, *, split: str = "train", attempt: int = 0, found: Tables | None = None) -> TripleRecipe:
+def draw(number: int, *, split: str = "train", attempt: int = 0, found: Tables | None = None) -> dict[str, ClipRecipe]:
     pieces = "test" if split.startswith("test") else split
     made = pool(found or tables())
     return draw_triple(made, PALETTE, CONFIG, split=split, pieces=pieces, number=number, attempt=attempt)
@@ -87,20 +87,20 @@ def draw(number: int, *, split: str = "train", attempt: int = 0, found: Tables |
 def test_a_triple_is_true(number: int) -> None:
     # One register: where pieces share none, notes B may come from another place of the same piece.
     triple = draw(number, found=tables(n_tracks=1))
-    content, style, target = triple.clips
+    content, style, target = triple.values()
     assert (content.segment, target.timbre) == (target.segment, style.timbre)
     assert content.timbre.timbre_id != style.timbre.timbre_id
     assert content.segment.piece_id != style.segment.piece_id
     assert {content.segment.track, style.segment.track} == {0}
     assert max(abs(content.segment.transposition), abs(style.segment.transposition)) <= 5
-    assert len({clip.clip_id for clip in triple.clips}) == 3
+    assert len({clip.clip_id for clip in triple.values()}) == 3
 
 
 def test_a_recipe_depends_on_its_number_alone() -> None:
     first = [draw(number) for number in range(20)]
     again = [draw(number) for number in reversed(range(20))][::-1]
     assert first == again
-    assert len({clip.clip_id for triple in first for clip in triple.clips}) == 60
+    assert len({clip.clip_id for triple in first for clip in triple.values()}) == 60
     assert draw(0, attempt=1) != draw(0)
 
 
@@ -108,13 +108,13 @@ def test_performances_vary_within_their_limits_and_only_where_asked() -> None:
     varied = replace(CONFIG, performance=PerformanceConfig(tempo=0.25, velocity=10))
     made = SegmentPool(tables(), sorted({piece for piece, _ in tables().of}), varied)  # type: ignore[arg-type]
     drawn = [draw_triple(made, PALETTE, varied, split="train", pieces="train", number=n, attempt=0) for n in range(80)]
-    tempi = np.array([clip.segment.tempo for triple in drawn for clip in (triple.content, triple.style)])
-    velocities = np.array([clip.segment.velocity for triple in drawn for clip in (triple.content, triple.style)])
-    assert all(triple.content.segment == triple.target.segment for triple in drawn)
+    tempi = np.array([clip.segment.tempo for triple in drawn for clip in (triple["content"], triple["style"])])
+    velocities = np.array([clip.segment.velocity for triple in drawn for clip in (triple["content"], triple["style"])])
+    assert all(triple["content"].segment == triple["target"].segment for triple in drawn)
     assert 0.8 <= tempi.min() < 0.85 < 1.2 < tempi.max() <= 1.25
     assert abs(np.log(tempi).mean()) < 0.05
     assert (velocities.min(), velocities.max()) == (-10, 10)
-    assert {(clip.segment.tempo, clip.segment.velocity) for n in range(20) for clip in draw(n).clips} == {(1.0, 0)}
+    assert {(clip.segment.tempo, clip.segment.velocity) for n in range(20) for clip in draw(n).values()} == {(1.0, 0)}
 
 
 def test_a_faster_segment_holds_more_of_the_piece() -> None:
@@ -147,7 +147,7 @@ def test_one_track_gives_disjoint_segments_or_none() -> None:
     long = tables(1, n_tracks=1)
     for number in range(20):
         triple = draw(number, found=long)
-        assert abs(triple.content.segment.start - triple.style.segment.start) >= CONFIG.clip_seconds
+        assert abs(triple["content"].segment.start - triple["style"].segment.start) >= CONFIG.clip_seconds
     with pytest.raises(TimbreflowError, match="no two disjoint segments.*collect more music"):
         draw(0, found=tables(1, seconds=2.2, n_tracks=1))
     assert pool(long).holds_pair()
@@ -212,7 +212,7 @@ def test_a_clip_with_a_silent_key_is_refused(synthesizer: Synthesizer) -> None:
 
 def test_rendering_in_any_order_gives_the_same_bits(synthesizer: Synthesizer) -> None:
     found = tables()
-    recipes = [clip for number in range(4) for clip in draw(number, found=found).clips]
+    recipes = [clip for number in range(4) for clip in draw(number, found=found).values()]
 
     def render(recipe: ClipRecipe, made: Synthesizer) -> bytes:
         clip = render_recipe(recipe, segment_notes(found, recipe.segment, 2.0), made)  # type: ignore[arg-type]
@@ -226,7 +226,7 @@ def test_rendering_in_any_order_gives_the_same_bits(synthesizer: Synthesizer) ->
 
 def test_a_manifest_row_holds_the_whole_recipe(tmp_path: Path) -> None:
     for number in range(10):
-        for clip in draw(number).clips:
+        for clip in draw(number).values():
             segment = clip.segment
             row = {
                 "triple_id": clip.triple_id,
@@ -242,13 +242,12 @@ def test_a_manifest_row_holds_the_whole_recipe(tmp_path: Path) -> None:
 
 
 def test_a_counterpart_closes_the_square_of_training_triples_alone() -> None:
-    config = dataclasses.replace(CONFIG, counterparts=True)
+    config = dataclasses.replace(CONFIG, complete_squares=True)
     made = pool(tables())
     triple = draw_triple(made, PALETTE, config, split="train", pieces="train", number=3, attempt=0)
-    assert triple.counterpart is not None
-    assert triple.counterpart.segment == triple.style.segment
-    assert triple.counterpart.timbre == triple.content.timbre
-    assert len({clip.clip_id for clip in triple.clips}) == 4
-    assert draw(3).clips == triple.clips[:3], "the fourth clip changes none of the others"
+    assert triple["counterpart"].segment == triple["style"].segment
+    assert triple["counterpart"].timbre == triple["content"].timbre
+    assert len({clip.clip_id for clip in triple.values()}) == 4
+    assert list(draw(3).values()) == list(triple.values())[:3], "the fourth clip changes none of the others"
     test = draw_triple(made, PALETTE, config, split="test", pieces="test", number=3, attempt=0)
-    assert test.counterpart is None
+    assert "counterpart" not in test

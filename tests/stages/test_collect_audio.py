@@ -1,6 +1,7 @@
 """Own recordings through the same stages: clips, features, validation, and a training on pairs of one recording."""
 
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 
@@ -48,8 +49,11 @@ def recording(seed: int, *, seconds: float = 6.3, rate: int = 22_050, silent: tu
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six good recordings of all kinds in folders, one of them with two silent seconds, and five bad ones."""
+    """Six good recordings of all kinds, some behind a link, one with two silent seconds; five bad ones."""
     root = tmp_path_factory.mktemp("recordings")
+    linked = tmp_path_factory.mktemp("elsewhere")
+    (root / "deep").symlink_to(linked)
+    (linked / "back").symlink_to(root)
     for number, suffix in enumerate((".wav", ".flac", ".ogg", ".mp3", ".wav", ".FLAC")):
         place = root / ("deep/er" if number % 2 else ".") / f"good{number}{suffix.lower()}"
         write_audio(place, recording(number, silent=(1, 2) if number == 4 else ()), 22_050)
@@ -119,6 +123,9 @@ def test_bad_files_are_named_with_their_reason(collected: Layout, folder: Path) 
         "short.wav": "broken",
         "silent.wav": "broken",
         "twin.wav": "duplicate",
+        "._good1.flac": "passed_over",
+        "cover.jpg": "passed_over",
+        "back": "passed_over",
     }
     assert all(detail.endswith(".") and len(detail) > 20 for detail in rejects["detail"])
 
@@ -213,6 +220,20 @@ def test_two_recordings_are_one_for_training_and_one_for_validation(folder: Path
         collect(files, tmp_path / "audio", CUT, SplitFractions(fraction, 0.0, 0.0, 0.0))
         clips = read_manifest(tmp_path / "audio")
         assert clips.groupby("split")["piece_id"].nunique().to_dict() == {"train": 1, "validation": 1}
+
+
+def test_names_that_are_no_text_are_collected_and_what_is_odd_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"m\xe9lodies")
+    for number in range(2):
+        write_audio(folder / f"{number}.wav", recording(number), 22_050)
+    data = (folder / "0.wav").read_bytes()
+    (folder / "0.wav").unlink()
+    (folder / os.fsdecode(b"\xe9.wav")).write_bytes(data[:40] + bytes(4) + data[44:])
+    out = tmp_path / os.fsdecode(b"\xff\xfe")
+    report = collect([str(folder)], out, CUT, SPLITS, workers=1)
+    assert read_manifest(out)["piece_id"].nunique() == 2
+    (note,) = report.tables["notes"]
+    assert "unfinished recording" in note["detail"]
 
 
 def test_the_command_tells_recordings_from_notes(

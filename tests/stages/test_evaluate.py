@@ -19,7 +19,7 @@ from timbreflow.data.manifest import write_clip_notes, write_manifest
 from timbreflow.data.shards import write_shard
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.config import EvaluationConfig
-from timbreflow.models.bundle import ModelBundle, save_bundle
+from timbreflow.models.bundle import ModelBundle, save_bundle, weights_sha256
 from timbreflow.models.catalogue import known_model
 from timbreflow.models.content import ContentConfig
 from timbreflow.models.glow.model import Glow, GlowConfig
@@ -162,6 +162,12 @@ def test_metrics_are_plain_figures_of_every_row(evaluated: Layout) -> None:
     assert re.fullmatch("[0-9a-f]{64}", metrics["metric_digest"])
     assert re.fullmatch("[0-9a-f]{64}", metrics["test_digest"])
     assert "real_time" not in json.dumps(metrics)
+    assert metrics["weights"] == {
+        "vqvae": {"weights_sha256": weights_sha256(evaluated.model("vqvae")), "vocoder_sha256": ""},
+        "vqvae-2021": {"weights_sha256": weights_sha256(evaluated.model("vqvae-2021")), "vocoder_sha256": ""},
+        "glow": {"weights_sha256": weights_sha256(evaluated.model("glow")), "vocoder_sha256": ""},
+        "timbre_metric": {"weights_sha256": weights_sha256(evaluated.model("timbre_metric"))},
+    }
 
 
 def test_clip_table_and_sounds_lie_beside_them(evaluated: Layout) -> None:

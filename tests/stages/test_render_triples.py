@@ -45,7 +45,7 @@ CONFIG = RenderConfig(
     min_onsets=2,
     transposition=5,
     performance=PerformanceConfig(tempo=0.2, velocity=20),
-    counterparts=False,
+    complete_squares=False,
     triples_per_shard=6,
     soundfonts=(SoundFontSpec(BUNDLED, sha256_file(bundled_soundfont()), "train"),),
     triples=TripleCounts(train=24, validation=4, test=8, test_seen=8),
@@ -218,7 +218,7 @@ def test_too_little_music_is_said_before_anything_is_rendered(tmp_path: Path) ->
 def test_a_wrong_or_missing_soundfont_stops_the_stage(tmp_path: Path) -> None:
     layout = layout_with_notes(tmp_path)
     wrong = dataclasses.replace(CONFIG, soundfonts=(SoundFontSpec(BUNDLED, "0" * 64, "train"),))
-    with pytest.raises(TimbreflowError, match="expects 0000"):
+    with pytest.raises(TimbreflowError, match="instead of 0000"):
         stage.plan(wrong, layout=layout)
     absent = dataclasses.replace(CONFIG, soundfonts=(*CONFIG.soundfonts, SoundFontSpec("Absent", "1" * 64, "test")))
     with pytest.raises(TimbreflowError, match=r"Absent\.sf2.*corpus fetch Absent"):

@@ -69,7 +69,7 @@ BASE = VQVAETraining(
     losses=LOSSES,
     validation_triples=8,
     crop_frames=0,
-    on_the_fly=0,
+    online_triples=0,
     init_from="",
 )
 PAPER = VQVAETraining(
@@ -92,7 +92,7 @@ PAPER = VQVAETraining(
     losses=dataclasses.replace(LOSSES, commitment=0.5, roll=0.0, contrastive=0.0),
     validation_triples=8,
     crop_frames=0,
-    on_the_fly=0,
+    online_triples=0,
     init_from="",
 )
 GLOW = GlowTraining(
@@ -122,7 +122,7 @@ GLOW = GlowTraining(
     losses=LOSSES,
     validation_triples=8,
     crop_frames=0,
-    on_the_fly=0,
+    online_triples=0,
     init_from="",
 )
 METRIC = TimbreMetricTraining(
@@ -233,6 +233,7 @@ def test_stage_writes_weights_curves_and_numbers(layout: Layout, name: str) -> N
     report = run(layout, log=lambda step, values: logged.append(step))
     bundle = load_bundle(layout.model(name))
     assert not bundle.model.training and bundle.training["data"] == {"data": "1234", "suites": ["manifest"]}
+    assert bundle.training["precision"] == report.facts["precision"] == "float32"
     metrics = read_json(layout.results(results) / "metrics.json")
     assert metrics == report.metrics and metrics["steps"] == 6
     assert metrics["parameters"] == sum(p.numel() for p in bundle.model.parameters())

@@ -80,6 +80,7 @@ def test_writes_weights_numbers_and_the_verdict(layout: Layout, adversarial: flo
     assert metrics["lsd_vocoder"] > metrics["lsd_griffin_lim"]
     assert {"stft_vocoder", "stft_griffin_lim", "val_loss", "val_mel/l1"} <= set(metrics)
     assert metrics["parameters"] == sum(p.numel() for p in bundle.model.parameters())
+    assert bundle.training["precision"] == report.facts["precision"] == "float32"
     assert bundle.training["lsd_vocoder"] == pytest.approx(metrics["lsd_vocoder"])
     assert (layout.results("train_vocoder") / "curves.csv").read_text().startswith("step,")
     assert not list(layout.scratch("train_vocoder", "x").parent.glob("*"))

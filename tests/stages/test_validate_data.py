@@ -235,9 +235,9 @@ def test_a_share_of_silent_clips_may_be_allowed(layout: Layout) -> None:
     assert (layout.results("validate_data") / "passed.json").is_file()
 
 
-def test_other_promises_fail(layout: Layout) -> None:
+def test_other_expected_numbers_fail(layout: Layout) -> None:
     more = dataclasses.replace(RENDER, triples=dataclasses.replace(RENDER.triples, train=5))
-    with pytest.raises(TimbreflowError, match="suite splits, column n_triples, promised: .* 1 of 4"):
+    with pytest.raises(TimbreflowError, match="suite splits, column n_triples, expected: .* 1 of 4"):
         validate_data.run(CONFIG, more, layout=layout)
     font = SoundFontSpec("TestFont", "1" * 64, "test")
     with pytest.raises(TimbreflowError, match="suite manifest, column split, timbre_side: .* 6 of 30"):

@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests import small
 from tests.inference.tiny import FEATURES, melody
@@ -27,13 +28,13 @@ from timbreflow.audio.features import Normalizer
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.gate import CriterionConfig, GateConfig
 from timbreflow.inference.transfer import TimbreTransfer
-from timbreflow.inference.vocoding import VERDICT, VocoderInverter, vocoder_beside
+from timbreflow.inference.vocoding import VERDICT, VocoderInverter, identity, vocoder_beside
 from timbreflow.models.bundle import ModelBundle, save_bundle, weights_sha256
 from timbreflow.models.catalogue import Candidate, KnownModel, known_model
 from timbreflow.models.vocoder import Vocoder
 from timbreflow.tracking.connection import connect
 from timbreflow.tracking.promotion import promote, rollback
-from timbreflow.tracking.registry import register_bundle, register_candidate, resolve
+from timbreflow.tracking.registry import Registration, register_bundle, register_candidate, resolve
 from timbreflow.tracking.runs import open_run
 
 GATE = GateConfig(
@@ -67,11 +68,29 @@ def evaluation(lsd: float, note_score: float, *, system: str = "glow", digest: s
     }
 
 
+def measured(name: str, folder: Path, figures: dict[str, Any]) -> dict[str, Any]:
+    """Figures as `evaluate` writes them, with the hashes of what it measured."""
+    return figures | {"weights": {known_model(name).name: identity(folder, vocoder_beside(folder))}}
+
+
+def register(name: str, folder: Path, figures: dict[str, Any], **options: Any) -> Registration:
+    return register_bundle(name, folder, measured(name, folder, figures), **options)
+
+
+def overwrite_with_noise(folder: Path) -> None:
+    """Random weights of the same shapes, in a file of their own (MLflow may have linked the old one)."""
+    path = folder / "weights.safetensors"
+    noise = {
+        name: torch.randn_like(tensor) if tensor.is_floating_point() else tensor
+        for name, tensor in load_file(path).items()
+    }
+    path.unlink()
+    save_file(noise, path)
+
+
 def variant(bundle: Path, folder: Path, marker: str) -> Path:
     """The same model with other bytes: another hash."""
     shutil.copytree(bundle, folder)
-    from safetensors.torch import load_file, save_file
-
     save_file(load_file(folder / "weights.safetensors"), folder / "weights.safetensors", metadata={"marker": marker})
     return folder
 
@@ -89,8 +108,8 @@ def test_registering_twice_makes_one_version(root: Path, bundles: dict[str, Path
     (root / "dvc.lock").write_text("schema: '2.0'\nstages:\n  evaluate: {cmd: x}\n")
     with open_run("train_glow", {}, root=root) as run:
         run.write_run_json(root / "results" / "train_glow" / "run.json")
-    first = register_bundle("glow", bundles["glow"], evaluation(15, 0.6), root=root, tags={"data_digest": "d1"})
-    second = register_bundle("timbreflow-glow", bundles["glow"], evaluation(14, 0.7), root=root)
+    first = register("glow", bundles["glow"], evaluation(15, 0.6), root=root, tags={"data_digest": "d1"})
+    second = register("timbreflow-glow", bundles["glow"], evaluation(14, 0.7), root=root)
     assert first.created
     assert not second.created
     assert first.version == second.version == "1"
@@ -114,9 +133,9 @@ def test_other_weights_are_a_new_challenger_and_old_ones_get_the_alias_back(
 ) -> None:
     other = variant(bundles["glow"], tmp_path / "other", "a")
     for folder in (bundles["glow"], other):
-        register_bundle("glow", folder, evaluation(15, 0.6), root=root)
+        register("glow", folder, evaluation(15, 0.6), root=root)
     assert versions(root) == {"1": [], "2": ["challenger"]}
-    again = register_bundle("glow", bundles["glow"], evaluation(15, 0.6), root=root)
+    again = register("glow", bundles["glow"], evaluation(15, 0.6), root=root)
     assert versions(root) == {"1": ["challenger"], "2": []}
     assert "version 1 was registered already and is the challenger" in again.sentence
 
@@ -127,7 +146,7 @@ def test_a_vocoder_that_won_goes_with_the_version_and_a_new_one_makes_a_new_vers
     folder = Path(shutil.copytree(bundles["glow"], tmp_path / "models" / "glow"))
     for seed, won, known in ((0, 0, {"1"}), (0, 1, {"1", "2"}), (0, 1, {"1", "2"}), (1, 1, {"1", "2", "3"})):
         save_bundle(tmp_path / "models" / "vocoder", vocoder(seed, won=won))
-        register_bundle("glow", folder, evaluation(15, 0.6), root=root)
+        register("glow", folder, evaluation(15, 0.6), root=root)
         assert set(versions(root)) == known
         found = resolve("models:/timbreflow-glow@challenger", root=root).folder
         beside = vocoder_beside(found)
@@ -145,11 +164,17 @@ def vocoder(seed: int, *, won: int) -> ModelBundle:
     return ModelBundle("vocoder", Vocoder(config), FEATURES, normalizer, {VERDICT: won})
 
 
-def test_check_registers_what_is_missing(root: Path, bundles: dict[str, Path]) -> None:
+def test_what_is_missing_is_registered(root: Path, bundles: dict[str, Path]) -> None:
     candidates = [
-        Candidate(known_model(kind), bundles[kind], evaluation(15, 0.6, system=kind), {}) for kind in ("vqvae", "glow")
+        Candidate(
+            known_model(kind),
+            bundles[kind],
+            measured(kind, bundles[kind], evaluation(15, 0.6, system=kind)),
+            {},
+        )
+        for kind in ("vqvae", "glow")
     ]
-    register_bundle("glow", bundles["glow"], candidates[1].evaluation, root=root)
+    register_candidate(candidates[1], root=root)
     sentences = [register_candidate(candidate, root=root) for candidate in candidates]
     assert sentences[0] == "timbreflow-vqvae version 1 registered and is the challenger."
     assert sentences[1] == "timbreflow-glow version 1 was registered already."
@@ -160,7 +185,7 @@ def test_a_run_that_the_store_does_not_know_is_only_named(root: Path, bundles: d
     path = root / "results" / "train_glow" / "run.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"run_id": "f" * 32, "experiment": "timbreflow"}))
-    register_bundle("glow", bundles["glow"], evaluation(15, 0.6), root=root)
+    register("glow", bundles["glow"], evaluation(15, 0.6), root=root)
     stored = connect(root).get_model_version("timbreflow-glow", "1")
     assert stored.tags["run_id"] == "f" * 32
     assert not stored.run_id
@@ -175,7 +200,7 @@ def test_a_folder_that_is_no_bundle_is_refused(root: Path, tmp_path: Path) -> No
 
 def test_the_registered_version_plays(root: Path, bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    register_bundle("glow", bundles["glow"], evaluation(15, 0.6), root=root)
+    register("glow", bundles["glow"], evaluation(15, 0.6), root=root)
     soundfile.write(root / "a.wav", melody(1, 16000), 16000)
     data = (root / "a.wav").read_bytes()
     model = mlflow.pyfunc.load_model("models:/timbreflow-glow@challenger")
@@ -190,7 +215,7 @@ def test_names_find_the_champion_then_the_released_then_the_trained(root: Path, 
     trained = root / "data" / "models" / "glow"
     shutil.copytree(bundles["glow"], trained)
     assert resolve("glow", root=root).folder == trained
-    register_bundle("glow", trained, evaluation(15, 0.6), root=root)
+    register("glow", trained, evaluation(15, 0.6), root=root)
     # A challenger is not in use yet.
     assert "last trained here" in resolve("timbreflow-glow", root=root).description
     released = root / "released" / "glow"
@@ -206,7 +231,7 @@ def test_names_find_the_champion_then_the_released_then_the_trained(root: Path, 
 
 
 def test_addresses_and_folders_are_found(root: Path, bundles: dict[str, Path]) -> None:
-    register_bundle("glow", bundles["glow"], evaluation(15, 0.6), root=root)
+    register("glow", bundles["glow"], evaluation(15, 0.6), root=root)
     for address in ("models:/timbreflow-glow@challenger", "models:/timbreflow-glow/1"):
         assert "version 1 of timbreflow-glow" in resolve(address, root=root).description
     assert resolve(str(bundles["vqvae"]), root=root).folder == bundles["vqvae"]
@@ -229,7 +254,7 @@ def test_addresses_and_folders_are_found(root: Path, bundles: dict[str, Path]) -
     ],
 )
 def test_what_is_not_there_is_said(root: Path, bundles: dict[str, Path], wanted: str, message: str) -> None:
-    register_bundle("glow", bundles["glow"], evaluation(15, 0.6), root=root)
+    register("glow", bundles["glow"], evaluation(15, 0.6), root=root)
     with pytest.raises(TimbreflowError, match=message):
         resolve(wanted, root=root)
 
@@ -244,7 +269,7 @@ def test_looking_for_a_model_makes_no_store(tmp_path: Path) -> None:
 
 
 def test_promotion_refusal_and_rollback(root: Path, bundles: dict[str, Path], tmp_path: Path) -> None:
-    register_bundle("glow", bundles["glow"], evaluation(15, 0.6), root=root)
+    register("glow", bundles["glow"], evaluation(15, 0.6), root=root)
     first = promote("glow", GATE, root=root)
     assert first.promoted
     assert "absolute limits" in first.opponent
@@ -253,7 +278,7 @@ def test_promotion_refusal_and_rollback(root: Path, bundles: dict[str, Path], tm
     with pytest.raises(TimbreflowError, match="is the champion already"):
         promote("glow", GATE, root=root)
 
-    register_bundle("glow", variant(bundles["glow"], tmp_path / "worse", "w"), evaluation(15.2, 0.5), root=root)
+    register("glow", variant(bundles["glow"], tmp_path / "worse", "w"), evaluation(15.2, 0.5), root=root)
     refused = promote("glow", GATE, root=root)
     assert not refused.promoted
     assert [(check.metric, check.challenger, check.opponent) for check in refused.decision.failed] == [
@@ -265,7 +290,7 @@ def test_promotion_refusal_and_rollback(root: Path, bundles: dict[str, Path], tm
     assert "0.6" in failed
     assert versions(root) == {"1": ["champion"], "2": ["challenger"]}
 
-    register_bundle("glow", variant(bundles["glow"], tmp_path / "better", "b"), evaluation(14, 0.65), root=root)
+    register("glow", variant(bundles["glow"], tmp_path / "better", "b"), evaluation(14, 0.65), root=root)
     assert promote("timbreflow-glow", GATE, root=root).promoted
     assert versions(root) == {"1": [], "2": [], "3": ["challenger", "champion"]}
     assert "version 1 is the champion again, in place of version 3" in rollback("glow", root=root)
@@ -275,7 +300,7 @@ def test_promotion_refusal_and_rollback(root: Path, bundles: dict[str, Path], tm
 
 
 def test_a_challenger_over_the_absolute_limits_is_refused(root: Path, bundles: dict[str, Path]) -> None:
-    register_bundle("glow", bundles["glow"], evaluation(25, 0.6), root=root)
+    register("glow", bundles["glow"], evaluation(25, 0.6), root=root)
     refused = promote("glow", GATE, root=root)
     assert not refused.promoted
     assert versions(root) == {"1": ["challenger"]}
@@ -286,22 +311,98 @@ def test_a_challenger_over_the_absolute_limits_is_refused(root: Path, bundles: d
 def test_the_released_model_is_the_opponent_where_there_is_no_champion(root: Path, bundles: dict[str, Path]) -> None:
     released = root / "released" / "glow"
     shutil.copytree(bundles["glow"], released)
-    (released / "metrics.json").write_text(json.dumps(evaluation(10, 0.9)))
-    register_bundle("glow", variant(bundles["glow"], root / "b", "b"), evaluation(15, 0.6), root=root)
-    refused = promote("glow", GATE, root=root)
+    register("glow", variant(bundles["glow"], root / "b", "b"), evaluation(15, 0.6), root=root)
+    refused = promote("glow", GATE, root=root, evaluate=lambda model, folder: evaluation(10, 0.9))
     assert "released" in refused.opponent
     assert len(refused.decision.failed) == 2
     # The released weights themselves are not measured a second time.
-    register_bundle("glow", bundles["glow"], evaluation(12, 0.8), root=root)
+    register("glow", bundles["glow"], evaluation(12, 0.8), root=root)
     level = promote("glow", GATE, root=root, evaluate=None)
     assert "the same weights" in level.opponent
     assert level.promoted
 
 
-def test_figures_of_other_metric_code_are_measured_again(root: Path, bundles: dict[str, Path], tmp_path: Path) -> None:
-    register_bundle("glow", bundles["glow"], evaluation(15, 0.6, digest="old"), root=root)
+def trained(bundles: dict[str, Path], tmp_path: Path) -> tuple[Path, Path]:
+    """Folders of a Glow and of a vocoder beside it that won."""
+    folder = Path(shutil.copytree(bundles["glow"], tmp_path / "models" / "glow"))
+    save_bundle(vocoder_beside(folder), vocoder(0, won=1))
+    return folder, vocoder_beside(folder)
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_weights_that_were_not_evaluated_are_not_registered(
+    part: int, root: Path, bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    folders = trained(bundles, tmp_path)
+    figures = measured("glow", folders[0], evaluation(1, 1.0))
+    register_bundle("glow", folders[0], figures, root=root)
+    overwrite_with_noise(folders[part])
+    with pytest.raises(TimbreflowError, match=r"models/glow does not hold the weights.*`dvc repro evaluate`"):
+        register_bundle("glow", folders[0], figures, root=root)
+    assert versions(root) == {"1": ["challenger"]}
+
+
+def test_a_vocoder_that_was_not_heard_is_not_registered(root: Path, bundles: dict[str, Path], tmp_path: Path) -> None:
+    folder, beside = trained(bundles, tmp_path)
+    save_bundle(beside, vocoder(0, won=0))
+    figures = measured("glow", folder, evaluation(1, 1.0))
+    save_bundle(beside, vocoder(0, won=1))
+    with pytest.raises(TimbreflowError, match="the vocoder beside it"):
+        register_bundle("glow", folder, figures, root=root)
+
+
+@pytest.mark.parametrize("part", ["bundle", "vocoder"])
+def test_a_challenger_whose_files_were_changed_is_not_promoted(
+    part: str, root: Path, bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    folder, _ = trained(bundles, tmp_path)
+    register("glow", folder, evaluation(1, 1.0), root=root)
+    stored = resolve("models:/timbreflow-glow@challenger", root=root).folder
+    overwrite_with_noise(stored.parent / part)
+    with pytest.raises(TimbreflowError, match="Version 1 of timbreflow-glow does not hold the weights"):
+        promote("glow", GATE, root=root)
+    assert versions(root) == {"1": ["challenger"]}
+    # What the sentence says to do helps.
+    assert register("glow", folder, evaluation(1, 1.0), root=root).version == "2"
+    assert promote("glow", GATE, root=root).promoted
+
+
+def test_a_version_that_was_registered_without_hashes_is_not_promoted(root: Path, bundles: dict[str, Path]) -> None:
+    register("glow", bundles["glow"], evaluation(1, 1.0), root=root)
+    connect(root).set_model_version_tag("timbreflow-glow", "1", "evaluation", json.dumps(evaluation(1, 1.0)))
+    with pytest.raises(TimbreflowError, match="does not hold the weights that were evaluated"):
+        promote("glow", GATE, root=root)
+
+
+def test_a_champion_whose_files_were_changed_is_measured_again_and_not_gone_back_to(
+    root: Path, bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    register("glow", bundles["glow"], evaluation(12, 0.7), root=root)
     promote("glow", GATE, root=root)
-    register_bundle("glow", variant(bundles["glow"], tmp_path / "b", "b"), evaluation(14, 0.6), root=root)
+    overwrite_with_noise(resolve("glow", root=root).folder)
+    register("glow", variant(bundles["glow"], tmp_path / "b", "b"), evaluation(15, 0.6), root=root)
+    with pytest.raises(TimbreflowError, match="evaluate both again"):
+        promote("glow", GATE, root=root)
+    assert promote("glow", GATE, root=root, evaluate=lambda model, folder: evaluation(30, 0.1)).promoted
+    with pytest.raises(TimbreflowError, match="files of version 1 .* were changed"):
+        rollback("glow", root=root)
+
+
+def test_the_same_weights_with_another_vocoder_are_not_the_same(
+    root: Path, bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(bundles["glow"], root / "released" / "glow")
+    folder, _ = trained(bundles, tmp_path)
+    register("glow", folder, evaluation(15, 0.6), root=root)
+    refused = promote("glow", GATE, root=root, evaluate=lambda model, folder: evaluation(10, 0.9))
+    assert "the same weights" not in refused.opponent
+    assert not refused.promoted
+
+
+def test_figures_of_other_metric_code_are_measured_again(root: Path, bundles: dict[str, Path], tmp_path: Path) -> None:
+    register("glow", bundles["glow"], evaluation(15, 0.6, digest="old"), root=root)
+    promote("glow", GATE, root=root)
+    register("glow", variant(bundles["glow"], tmp_path / "b", "b"), evaluation(14, 0.6), root=root)
     with pytest.raises(TimbreflowError, match="other metric code"):
         promote("glow", GATE, root=root)
     asked: list[Path] = []
@@ -320,9 +421,9 @@ def test_figures_of_other_metric_code_are_measured_again(root: Path, bundles: di
 
 
 def test_both_are_measured_again_when_both_are_old(root: Path, bundles: dict[str, Path], tmp_path: Path) -> None:
-    register_bundle("glow", bundles["glow"], evaluation(15, 0.6, digest="older"), root=root)
+    register("glow", bundles["glow"], evaluation(15, 0.6, digest="older"), root=root)
     promote("glow", GATE, root=root)
-    register_bundle("glow", variant(bundles["glow"], tmp_path / "b", "b"), evaluation(99, 0.0, digest="old"), root=root)
+    register("glow", variant(bundles["glow"], tmp_path / "b", "b"), evaluation(99, 0.0, digest="old"), root=root)
     assert promote("glow", GATE, root=root, evaluate=lambda model, folder: evaluation(12, 0.6)).promoted
 
 
@@ -333,7 +434,7 @@ def test_a_missing_challenger_is_said(root: Path) -> None:
 
 @pytest.mark.slow
 def test_mlflow_serves_audio_over_http(root: Path, bundles: dict[str, Path]) -> None:
-    register_bundle("glow", bundles["glow"], evaluation(15, 0.6), root=root)
+    register("glow", bundles["glow"], evaluation(15, 0.6), root=root)
     soundfile.write(root / "content.flac", melody(1.5, 22050), 22050)
     soundfile.write(root / "style.wav", melody(1, 16000), 16000)
     with socket.socket() as free:
@@ -384,12 +485,12 @@ def test_mlflow_serves_audio_over_http(root: Path, bundles: dict[str, Path]) -> 
 
 
 def test_a_champion_whose_files_are_gone_is_one_sentence(root: Path, bundles: dict[str, Path]) -> None:
-    register_bundle("glow", bundles["glow"], evaluation(15, 0.6), root=root)
+    register("glow", bundles["glow"], evaluation(15, 0.6), root=root)
     promote("glow", GATE, root=root)
     shutil.rmtree(root / ".mlflow" / "artifacts")
     with pytest.raises(TimbreflowError, match=r"Version 1 of timbreflow-glow has lost its files.*register"):
         resolve("glow", root=root)
     # The remedy helps: the same weights become a version that has its files.
-    again = register_bundle("glow", bundles["glow"], evaluation(15, 0.6), root=root)
+    again = register("glow", bundles["glow"], evaluation(15, 0.6), root=root)
     assert (again.created, again.version) == (True, "2")
     assert resolve("models:/timbreflow-glow@challenger", root=root).folder.is_dir()

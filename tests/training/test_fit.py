@@ -248,6 +248,11 @@ def test_schedule_values() -> None:
     assert learning_rate(dataclasses.replace(config, schedule="constant"), 109) == 1.0
 
 
+def test_a_trapezoid_falls_in_the_last_fifth() -> None:
+    config = dataclasses.replace(CONFIG, steps=100, learning_rate=1.0, warmup_steps=10, schedule="trapezoid")
+    assert [learning_rate(config, step) for step in (10, 50, 80, 90, 99)] == pytest.approx([1.0, 1.0, 1.0, 0.5, 0.05])
+
+
 def test_ema_law_and_buffers() -> None:
     model = new_model()
     ema = copy.deepcopy(model)

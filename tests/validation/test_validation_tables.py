@@ -7,7 +7,7 @@ import pytest
 
 from tests.data.tiny_audio import COUNTS, RENDER, SIDES, write_tiny_audio
 from timbreflow.errors import TimbreflowError
-from timbreflow.stages.validate_data import promised
+from timbreflow.stages.validate_data import expected_data
 from timbreflow.validation.config import ValidationConfig
 from timbreflow.validation.tables import clip_table, note_table, piece_table, split_table, timbre_table, triple_table
 
@@ -18,23 +18,23 @@ CONFIG = ValidationConfig(
     max_clipped_fraction=0.0,
     min_mean_rms_dbfs=-35.0,
 )
-PROMISE = promised(RENDER)
+EXPECTED = expected_data(RENDER)
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     root = tmp_path_factory.mktemp("audio")
     write_tiny_audio(root)
-    clips = clip_table(root, CONFIG, PROMISE)
+    clips = clip_table(root, CONFIG, EXPECTED)
     clips.attrs["root"] = str(root)
     return clips
 
 
-def test_the_promise_is_read_from_the_params() -> None:
-    assert PROMISE.triples == COUNTS
-    assert PROMISE.n_samples == 8000
-    assert sorted(PROMISE.held_out_programs) == SIDES["test"]
-    assert PROMISE.test_soundfonts == frozenset()
+def test_what_is_expected_is_read_from_the_params() -> None:
+    assert EXPECTED.triples == COUNTS
+    assert EXPECTED.n_samples == 8000
+    assert sorted(EXPECTED.held_out_programs) == SIDES["test"]
+    assert EXPECTED.test_soundfonts == frozenset()
 
 
 def test_sound_clips_are_neither_silent_nor_clipped(clips: pd.DataFrame) -> None:
@@ -50,7 +50,7 @@ def test_sound_clips_are_neither_silent_nor_clipped(clips: pd.DataFrame) -> None
     }
 
 
-def test_good_triples_keep_all_promises(clips: pd.DataFrame) -> None:
+def test_good_triples_keep_all_rules(clips: pd.DataFrame) -> None:
     notes = note_table(Path(clips.attrs["root"]), clips)
     table = triple_table(clips, notes)
     assert len(table) == sum(COUNTS.values())
@@ -84,20 +84,20 @@ def test_a_style_within_the_contents_segment_is_seen(clips: pd.DataFrame) -> Non
 
 
 def test_pieces_and_timbres_name_their_sides(clips: pd.DataFrame) -> None:
-    pieces, timbres = piece_table(clips), timbre_table(clips, PROMISE)
+    pieces, timbres = piece_table(clips), timbre_table(clips, EXPECTED)
     assert set(pieces["groups"]) == {"train", "validation", "test"}
     assert set(timbres["sides"]) == {"train", "test"}
     moved = clips.copy()
     moved.loc[moved["clip_id"] == "test-0000000-target", ["timbre_id", "timbre"]] = (
         moved.loc[moved["split"] == "train", ["timbre_id", "timbre"]].iloc[0].to_list()
     )
-    both = timbre_table(moved, PROMISE)
+    both = timbre_table(moved, EXPECTED)
     shared = both.loc[both["sides"] == "test+train", "part"].tolist()
     assert [str(part).split()[0] for part in shared] == ["program", "timbre"]
 
 
-def test_counts_stand_beside_what_was_promised(clips: pd.DataFrame) -> None:
-    table = split_table(clips[clips["split"] != "test"], PROMISE).set_index("split")
+def test_counts_stand_beside_what_is_expected(clips: pd.DataFrame) -> None:
+    table = split_table(clips[clips["split"] != "test"], EXPECTED).set_index("split")
     assert list(table.loc["train"]) == [4, 4]
     assert list(table.loc["test"]) == [0, 2]
 

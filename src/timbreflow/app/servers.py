@@ -6,6 +6,7 @@ one machine never show their runs in each other's pages. Neither prefect nor mlf
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,9 +17,11 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import write_json
+from timbreflow.network import bypass_proxy_for_loopback
 from timbreflow.tracking.connection import tracking_uri
 
 HOST = "127.0.0.1"
@@ -57,15 +60,25 @@ MLFLOW = Server(name="mlflow", default_port=5000, health="/health")
 SERVERS = (PREFECT, MLFLOW)
 
 
-def prefect_environment(root: Path) -> dict[str, str]:
-    """Variables that bind Prefect to this checkout; to be set before prefect is imported.
+OF_ELSEWHERE = re.compile(
+    r"PREFECT_(?!_|CLIENT_|CLOUD_|LOGGING_|API_(URL|KEY|AUTH_STRING|SSL_CERT_FILE|TLS_INSECURE_SKIP_VERIFY)$)"
+)
+"""Prefect's variables that are not the checkout's to obey, such as another project's database, home or profile: all but
+those that reach the server of PREFECT_API_URL, those of logging, and those that Prefect sets itself."""
 
-    A PREFECT_API_URL that the caller has set stays as it is, so that a lab's own server is used.
+
+def prefect_environment(root: Path) -> dict[str, str]:
+    """This process's environment with Prefect bound to this checkout; to be taken on before prefect is imported.
+
+    A PREFECT_API_URL that the caller has set stays, so that a lab's own server is used.
     """
-    url = os.environ.get("PREFECT_API_URL") or running_url(PREFECT, root)
-    address = {"PREFECT_API_URL": f"{url.removesuffix('/api')}/api"} if url else {}
-    return address | {
-        "PREFECT_HOME": os.environ.get("PREFECT_HOME", str(root / ".prefect")),
+    bypass_proxy_for_loopback()
+    kept = {name: value for name, value in os.environ.items() if not OF_ELSEWHERE.match(name)}
+    url = kept.pop("PREFECT_API_URL", "").rstrip("/") or running_url(PREFECT, root)
+    if url:
+        kept["PREFECT_API_URL"] = url if "/api" in urlsplit(url).path else f"{url}/api"
+    return kept | {
+        "PREFECT_HOME": str(root / ".prefect"),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -151,7 +164,7 @@ def stop(root: Path, servers: Sequence[Server] = SERVERS) -> list[str]:
 def _spawn(server: Server, root: Path) -> "subprocess.Popen[bytes]":
     port = server.wanted_port
     (root / ".run").mkdir(exist_ok=True)
-    environment = {**os.environ, **prefect_environment(root), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = prefect_environment(root) | {"MLFLOW_DISABLE_TELEMETRY": "true"}
     environment["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
     if server is PREFECT:
         command = ["prefect", "server", "start", "--host", HOST, "--port", str(port)]
@@ -241,8 +254,14 @@ def _remote_mlflow() -> str | None:
 
 
 def _healthy(url: str) -> bool:
+    bypass_proxy_for_loopback()
     try:
         with urllib.request.urlopen(url, timeout=3) as response:
             return bool(response.status == 200)
     except (OSError, urllib.error.URLError, ValueError):
         return False
+
+
+if __name__ == "__main__":
+    # `make stop`, which needs none of the libraries.
+    print("stopped: " + (", ".join(stop(Path.cwd())) or "nothing was running"))

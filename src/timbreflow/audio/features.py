@@ -33,7 +33,7 @@ class FeatureConfig:
         n_mels: mel bands M (log_mel only).
         fmin: lower edge of the first mel band, in Hz (log_mel only).
         fmax: upper edge of the last mel band, in Hz, at most half of sample_rate (log_mel only).
-        floor: smallest mel magnitude that is told from silence (log_mel only). A full-scale sine has magnitude
+        floor: smallest mel magnitude; less counts as silence (log_mel only). A full-scale sine has magnitude
             win_length / 4, so .01 lies 94 dB below it at win_length 2000, and about 75 dB below the loud
             partials of a clip at -23 dBFS RMS, and above the quantisation noise of 16 bits.
 
@@ -103,7 +103,7 @@ def mel_filterbank(config: FeatureConfig) -> Tensor:
     if empty:
         raise TimbreflowError(
             f"{empty} of the {config.n_mels} mel bands hold no bin of a {config.n_fft}-point spectrum; "
-            "lower audio.n_mels or raise audio.n_fft in params.yaml."
+            "lower n_mels or raise n_fft."
         )
     return bank
 

@@ -6,8 +6,9 @@ One guard (`require_valid`) stands at every entrance, so that no module behind i
 
 import io
 import math
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -16,18 +17,25 @@ import numpy as np
 import soundfile
 import soxr
 
-from timbreflow.audio.truncation import is_cut_off
+from timbreflow.audio.truncation import CHECKED, Stitched, reading_of
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_file
 
 READABLE = (".wav", ".flac", ".ogg", ".mp3")
 SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16", ".ogg": "VORBIS", ".mp3": "MPEG_LAYER_III"}
+"""How samples are stored where nothing else is asked for."""
+FINER = {
+    ".wav": {"PCM_24": "PCM_24", "PCM_32": "PCM_32", "FLOAT": "FLOAT", "DOUBLE": "FLOAT", "ALAC_24": "PCM_24"},
+    ".flac": {"PCM_24": "PCM_24", "PCM_32": "PCM_24", "FLOAT": "PCM_24", "DOUBLE": "PCM_24", "ALAC_24": "PCM_24"},
+}
+"""How they are stored where they are to be like those of another file, by its subtype."""
 FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"}
+_KNOWN = ", ".join(suffix[1:] for suffix in READABLE)
 SILENCE_DBFS = -70.0
 """A signal whose RMS is below this is called silence: 16-bit dither lies near -93 dBFS, quiet recordings near -50."""
 
-UNKNOWN_LENGTH = 1 << 62
-"""libsndfile gives a FLAC whose encoder did not know the length nearly 2^63 samples."""
+MP3_LOST_FRAMES = 2
+"""An mp3 cut out of a longer one refers to frames before it; libsndfile leaves out what it cannot decode without."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +46,15 @@ class AudioInfo:
         sample_rate: in Hz.
         channels: number of channels.
         n_samples: samples a channel.
+        subtype: libsndfile's name of how samples are stored, such as PCM_24.
+        notes: sentences on what of the file is not as its header says.
     """
 
     sample_rate: int
     channels: int
     n_samples: int
+    subtype: str
+    notes: tuple[str, ...]
 
     @property
     def seconds(self) -> float:
@@ -78,10 +90,11 @@ def audio_info(path: str | Path) -> AudioInfo:
     """Read a sound file's header.
 
     Raises:
-        TimbreflowError: the file is missing, empty, or not a sound file that can be read.
+        TimbreflowError: the file is missing, empty, cut off, or not a sound file that can be read.
     """
     with _opened(path) as sound:
-        return AudioInfo(sample_rate=sound.samplerate, channels=sound.channels, n_samples=sound.frames)
+        notes = reading_of(Path(path), str(path)).notes
+        return AudioInfo(sound.samplerate, sound.channels, sound.frames, sound.subtype, notes)
 
 
 def read_audio(path: str | Path, *, sample_rate: int | None = None) -> tuple[np.ndarray, int]:
@@ -163,15 +176,17 @@ class AudioWriter:
         path: ends in .wav, .flac, .ogg or .mp3.
         sample_rate: in Hz.
         channels: number of channels.
+        like: subtype of a file whose samples these are to be stored like, where the format can; 16 bits otherwise.
 
     Raises:
         TimbreflowError: on entering, when the suffix is unknown or the format does not take the rate or channels.
     """
 
-    def __init__(self, path: str | Path, sample_rate: int, channels: int) -> None:
+    def __init__(self, path: str | Path, sample_rate: int, channels: int, *, like: str = "PCM_16") -> None:
         self.path = Path(path)
         self.sample_rate = sample_rate
         self.channels = channels
+        self.like = like
         if self.path.suffix.lower() not in FORMATS:
             raise TimbreflowError(
                 f"{path} does not end in {', '.join(FORMATS)}; name the output file with one of them."
@@ -183,7 +198,12 @@ class AudioWriter:
         temporary = self._place.__enter__()
         try:
             self._sound = soundfile.SoundFile(
-                temporary, "w", self.sample_rate, self.channels, subtype=SUBTYPES[suffix], format=FORMATS[suffix]
+                os.fsencode(temporary),  # the name need not be UTF-8, which soundfile takes text for
+                "w",
+                self.sample_rate,
+                self.channels,
+                subtype=FINER.get(suffix, {}).get(self.like, SUBTYPES[suffix]),
+                format=FORMATS[suffix],
             )
         except soundfile.LibsndfileError as error:
             failure = TimbreflowError(
@@ -286,17 +306,24 @@ def _opened(path: str | Path, kind: type[soundfile.SoundFile] = soundfile.SoundF
 def _sound(
     source: Path | BinaryIO, name: str, kind: type[soundfile.SoundFile] = soundfile.SoundFile
 ) -> Iterator[soundfile.SoundFile]:
-    try:
-        sound = kind(source)
-    except (soundfile.LibsndfileError, TypeError, ValueError, OSError) as error:
-        # soundfile takes a name that ends in .raw for headerless samples, and asks for their rate by a TypeError.
-        raise TimbreflowError(
-            f"{name} cannot be read as sound ({_reason(error)}); "
-            f"convert it to one of {', '.join(suffix[1:] for suffix in READABLE)} and try again."
-        ) from error
-    with sound:
-        if is_cut_off(source, sound.format):
-            raise TimbreflowError(f"{name} is cut off: its header promises more sound; export or download it again.")
+    reading = reading_of(source, name)
+    with ExitStack() as open_files:
+        try:
+            file: bytes | BinaryIO | Stitched = os.fsencode(source) if isinstance(source, Path) else source
+            if reading.parts is not None:
+                whole = open_files.enter_context(open(source, "rb")) if isinstance(source, Path) else source
+                file = Stitched(whole, reading.parts)
+            sound = open_files.enter_context(kind(file))
+        except (soundfile.LibsndfileError, TypeError, ValueError, OSError) as error:
+            # soundfile takes a name that ends in .raw for headerless samples, and asks for their rate by a TypeError.
+            raise TimbreflowError(
+                f"{name} cannot be read as sound ({_reason(error)}); convert it to one of {_KNOWN} and try again."
+            ) from error
+        if sound.format not in CHECKED:
+            raise TimbreflowError(
+                f"{name} is a {sound.format} file, of which nobody can tell whether it is whole; "
+                f"convert it to one of {_KNOWN} and try again."
+            )
         try:
             yield sound
         except (soundfile.LibsndfileError, OSError) as error:
@@ -306,8 +333,9 @@ def _sound(
 
 
 def _require_all(sound: soundfile.SoundFile, n_read: int, name: str) -> None:
-    """Refuse a file that gave less than its header promises; in an mp3 that number is an estimate."""
-    if sound.format != "MP3" and n_read < sound.frames < UNKNOWN_LENGTH:
+    """Refuse a file that gave less than its header promises, which was found true before."""
+    spare = MP3_LOST_FRAMES * 1152 if sound.format == "MP3" else 0
+    if n_read + spare < sound.frames:
         raise TimbreflowError(
             f"{name} is damaged or cut off: only {n_read} of {sound.frames} samples can be read; "
             "export or download it again."

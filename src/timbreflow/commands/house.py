@@ -1,4 +1,4 @@
-"""`timbreflow preset`, `ui`, `stop` and `where`: settings and pages of this checkout."""
+"""`timbreflow preset`, `ui`, `stop` and `status`: settings and pages of this checkout."""
 
 from cyclopts import App
 
@@ -42,12 +42,13 @@ def stop() -> None:
 
 
 @app.command
-def where() -> None:
-    """Say what to open: the report, the Prefect page, the MLflow page."""
+def status() -> None:
+    """Show where the report is, and the addresses of the Prefect and MLflow pages."""
     from timbreflow.app.servers import SERVERS, running_url
+    from timbreflow.stages.layout import Layout
 
     root = project_root()
-    report = root / "results" / "evaluate" / "report.html"
+    report = Layout(root).results("evaluate") / "report.html"
     print(f"report   {report.as_uri() if report.is_file() else 'not made yet: make run'}")
     for server in SERVERS:
         print(f"{server.name:8} {running_url(server, root) or 'not running: make ui'}")

@@ -12,12 +12,11 @@ app = App()
 
 
 @app.command
-def register(*, check: bool = False, released: bool = False) -> None:
-    """Register the trained models in MLflow as challengers; a version that holds the same weights is kept.
+def register(*, released: bool = False) -> None:
+    """Register the trained models in MLflow as challengers. Weights that the registry holds are not stored again.
 
     Args:
-        check: the same, said aloud in scripts: only what the registry lacks is ever registered.
-        released: the models below released/ instead, measured on this checkout's test clips first.
+        released: register the models below released/ instead, after evaluating them on this checkout's test clips.
     """
     from timbreflow.config import load_params
     from timbreflow.stages.evaluate import evaluate_again
@@ -39,14 +38,14 @@ def register(*, check: bool = False, released: bool = False) -> None:
 
 @app.command
 def average(folder: Path, other: Path, out: Path, *, parts: list[str] | None = None, share: float = 0.5) -> None:
-    """Store the mean of two trainings' weights.
+    """Store the weighted mean of the weights of two trainings of one model.
 
     Args:
-        folder: of the weights that give all that is not averaged.
-        other: of weights of the same model, such as those that the training began with.
+        folder: the base weights, which keep everything that is not averaged.
+        other: the other weights, such as those that the training started from.
         out: folder to make.
-        parts: of the model, such as flow, an option each; all without it.
-        share: of the other weights in the mean; 1 takes them over.
+        parts: average only this part, such as flow; repeat the option for several. All parts by default.
+        share: weight of the other weights in the mean, 0 to 1; 1 copies them.
     """
     from timbreflow.errors import TimbreflowError
     from timbreflow.models.average import average as average_bundles
@@ -64,31 +63,41 @@ def average(folder: Path, other: Path, out: Path, *, parts: list[str] | None = N
 def release(name: str, folder: Path, *, cost: str = "") -> None:
     """Store trained weights below released/, in half precision and with their card.
 
+    Files that would not change are left alone; weights that are released already are never written again.
+
     Args:
         name: vqvae, vqvae-2021, glow, timbre_metric or vocoder.
-        folder: of the trained weights, or the released ones again to bring new figures into the card.
+        folder: of the trained weights; or released/NAME itself, to bring new figures into its card.
         cost: what the training cost, such as "7 h on 2 CPU cores, 21 triples/s".
     """
     from timbreflow.config import load_params
+    from timbreflow.models.release import release as release_bundle
     from timbreflow.stages.layout import Layout
-    from timbreflow.stages.release import release as release_bundle
 
-    root = project_root()
-    params = load_params(root / "params.yaml")
-    fonts = [font.name for font in params.render_triples.soundfonts if font.role == "train"]
-    corpora = params.collect_midi.sources
-    print(release_bundle(name, folder, layout=Layout(root), fonts=fonts, corpora=corpora, cost=cost).summary)
+    layout = Layout(project_root())
+    params = load_params(layout.root / "params.yaml")
+    print(
+        release_bundle(
+            name,
+            folder,
+            released=layout.root / "released",
+            tables=layout.results("testsets"),
+            fonts=[font.name for font in params.render_triples.soundfonts if font.role == "train"],
+            corpora=params.collect_midi.sources,
+            cost=cost,
+        )
+    )
 
 
 @app.command
 def promote(name: str, *, rollback: bool = False) -> None:
-    """Make the challenger the champion, if it passes the gate of params.yaml.
+    """Make the challenger the champion if it passes the gate, section register_models.gate of params.yaml.
 
-    Exit code 1 when the gate refuses.
+    The exit code is 1 where it does not.
 
     Args:
         name: vqvae or glow.
-        rollback: move `champion` back to the version that held it before.
+        rollback: make the previous champion the champion again.
     """
     from timbreflow.config import load_params
     from timbreflow.stages.evaluate import evaluate_again

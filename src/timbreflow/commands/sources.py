@@ -1,10 +1,11 @@
 """`timbreflow collect` and `timbreflow corpus`: music, SoundFonts and recordings."""
 
+import sys
 from pathlib import Path
 
 from cyclopts import App
 
-from timbreflow.commands.common import print_table, project_root
+from timbreflow.commands.common import print_table, project_root, say
 from timbreflow.errors import TimbreflowError
 
 app = App()
@@ -17,8 +18,8 @@ def collect(*sources: str, out: Path) -> None:
     """Read MIDI files, folders, archives or named corpora into note tables, or recordings into clips.
 
     Args:
-        sources: .mid, .midi, .kar, .zip, .tar, .tar.gz, a folder, or a name of `timbreflow corpus list`; or, for
-            training without notes, .wav, .flac, .ogg, .mp3 and folders of them.
+        sources: .mid, .midi, .kar, .rmi, .mid.gz, .zip, .tar, .tar.gz, a folder, or a name of `timbreflow corpus list`;
+            or, for training without notes, .wav, .flac, .ogg, .mp3 and folders of them.
         out: folder for pieces*.parquet, tracks*.parquet, notes*.parquet and rejects*.parquet; of recordings, for
             clips, manifest.parquet and rejects.parquet.
     """
@@ -38,47 +39,83 @@ def collect(*sources: str, out: Path) -> None:
         render = params.render_triples
         cut = collect_audio.Cut(render.sample_rate, render.clip_seconds, params.validate_data.silent_rms_dbfs)
         report = collect_audio.collect(sources, out, cut, render.splits)
+        for note in report.tables["notes"]:
+            say(note["detail"])
     else:
         report = collect_sources(sources, out, params.collect_midi, corpora=Layout(root).corpora)
+    for row in report.tables["rejects"]:
+        print(f"{row['reason']}: {row['files']} files, such as {row['such as']}", file=sys.stderr)
     print(report.summary)
 
 
 @corpus.command(name="list")
 def list_sources() -> None:
     """Show every source of music, SoundFonts and recordings: size, licence, and whether it is here."""
-    from timbreflow.notes.corpora import list_corpora
+    from timbreflow.notes.sources.catalogue import CATALOGUE
+    from timbreflow.notes.sources.corpora import corpus_path
     from timbreflow.stages.layout import Layout
 
+    root = Layout(project_root()).corpora
     rows = [
         (
-            status.name,
-            status.kind,
-            f"{status.size / 1e6:.1f} MB" if status.size else "-",
-            status.licence,
-            "yes" if status.present else "no",
+            corpus.name,
+            corpus.kind,
+            f"{corpus.size / 1e6:.1f} MB" if corpus.size else "-",
+            corpus.licence,
+            "yes" if corpus_path(corpus, root).exists() else "no",
         )
-        for status in list_corpora(Layout(project_root()).corpora)
+        for corpus in CATALOGUE.values()
     ]
     print_table(("name", "kind", "size", "licence", "present"), rows)
 
 
 @corpus.command
-def fetch(*names: str) -> None:
+def fetch(*names: str, preset: str | None = None) -> None:
     """Get sources with the package manager that has them; Lakh MIDI only gets its download line.
+
+    What cannot be had is named in a sentence each, and the others are still fetched.
 
     Args:
         names: names of `timbreflow corpus list`.
+        preset: fetch all music and SoundFonts that this preset of params.yaml needs.
     """
-    from timbreflow.notes.corpora import fetch as fetch_corpus
+    from timbreflow.notes.sources.corpora import fetch as fetch_corpus
+    from timbreflow.notes.sources.corpora import find_corpus
     from timbreflow.rendering.soundfonts import install_soundfont
     from timbreflow.stages.layout import Layout
 
-    if not names:
-        raise TimbreflowError("Name at least one source of `timbreflow corpus list`.")
+    wanted = list(dict.fromkeys([*names, *([] if preset is None else _needs(preset))]))
+    if not wanted:
+        raise TimbreflowError("Name at least one source of `timbreflow corpus list`, or a preset.")
     layout = Layout(project_root())
-    for name in names:
-        fetched = fetch_corpus(name, layout.corpora)
+    missing: dict[str, TimbreflowError] = {}
+    for name in wanted:
+        try:
+            fetched = fetch_corpus(name, layout.corpora)
+        except TimbreflowError as error:
+            missing[name] = error
+            continue
         print(fetched.message)
         if fetched.path is not None and fetched.path.suffix in (".sf2", ".sf3"):
             font = install_soundfont(fetched.path, layout.soundfonts)
-            print(f"For render_triples.soundfonts: {{name: {font.name}, sha256: {font.sha256}, role: train}}")
+            role = find_corpus(name).role
+            print(f"For render_triples.soundfonts: {{name: {font.name}, sha256: {font.sha256}, role: {role}}}")
+    if len(wanted) > 1:
+        for name, problem in missing.items():
+            print(f"{name} is missing: {problem}", file=sys.stderr)
+        if missing:
+            names_missing = ", ".join(missing)
+            raise TimbreflowError(f"{len(missing)} of {len(wanted)} sources could not be fetched: {names_missing}.")
+    for problem in missing.values():
+        raise problem
+
+
+def _needs(preset: str) -> list[str]:
+    """Names of the music and SoundFonts of a preset that are no paths of the user's own."""
+    from ruamel.yaml import YAML
+
+    from timbreflow.config import parse_params, preset_text
+
+    params = parse_params(YAML(typ="safe", pure=True).load(preset_text(preset)), source=f"preset {preset}")
+    music = (source.partition("/")[0] for source in params.collect_midi.sources)
+    return [*music, *(font.name for font in params.render_triples.soundfonts)]

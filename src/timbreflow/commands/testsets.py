@@ -1,4 +1,4 @@
-"""`timbreflow testset` and `timbreflow evaluate`: the frozen sets and their tables."""
+"""`timbreflow testset` and `timbreflow evaluate`: the frozen test sets and their tables of results."""
 
 import sys
 from collections.abc import Mapping
@@ -11,7 +11,10 @@ from timbreflow.commands.common import project_root, say
 from timbreflow.errors import TimbreflowError
 
 app = App()
-testset = App(name="testset", help="The frozen public test sets.")
+testset = App(
+    name="testset",
+    help="The frozen test sets: three sets of triples that stay the same, so that results are comparable.",
+)
 app.command(testset)
 
 
@@ -19,11 +22,13 @@ app.command(testset)
     name="build", help_epilogue="For example\n\n    timbreflow testset build\n    timbreflow testset build real"
 )
 def build_testsets(*names: str, out: Path | None = None) -> None:
-    """Render test sets from their recipes in git and compare them with the checksums there.
+    """Render test sets from their recipes in git and compare the sound with the checksums there.
+
+    Missing SoundFonts and recordings are fetched.
 
     Args:
-        names: artificial, seen, real; all when none is named. Missing SoundFonts and recordings are fetched.
-        out: folder that gets one folder a set; data/testsets when left out.
+        names: artificial, seen, real; all by default.
+        out: folder that gets one folder a set; data/testsets by default.
     """
     from timbreflow.stages.layout import Layout
     from timbreflow.testsets.build import build
@@ -33,13 +38,33 @@ def build_testsets(*names: str, out: Path | None = None) -> None:
     build(names, layout=Layout(root), released=root / "released" / "testsets", out=target, say=print)
 
 
-@testset.command(name="draw", help_epilogue="For example\n\n    timbreflow testset draw --out drawn")
-def draw_testsets(*, out: Path, notes: Path | None = None) -> None:
-    """For maintainers: draw the test sets as those in git once were. Another set is another exam.
+@testset.command(name="export", help_epilogue="For example\n\n    timbreflow testset export real --out real-pairs")
+def export_pairs(name: str, *, out: Path) -> None:
+    """Write the pairs of a test set as WAV files, for another program to transfer.
+
+    `timbreflow evaluate --testset NAME --outputs FOLDER` scores what that program makes of them.
 
     Args:
-        out: folder for the drawn sets, in the form of released/testsets.
-        notes: folder of note tables; data/notes when left out.
+        name: artificial, seen or real; build it first.
+        out: new folder for pairs.csv, content/ID.wav, style/ID.wav and README.txt.
+    """
+    from timbreflow.testsets.export import export
+    from timbreflow.testsets.frozen import read_released
+
+    root = project_root()
+    pairs = export(
+        read_released(root / "released" / "testsets", name), built=root / "data" / "testsets" / name, out=out
+    )
+    print(f"Wrote {pairs} pairs to {out}; {out / 'README.txt'} says how to score another program.")
+
+
+@testset.command(name="create", help_epilogue="For example\n\n    timbreflow testset create --out created")
+def create_testsets(*, out: Path, notes: Path | None = None) -> None:
+    """For maintainers: create new test sets, as those in git were. Results are not comparable across sets.
+
+    Args:
+        out: folder for the new sets, in the form of released/testsets.
+        notes: folder of note tables; data/notes by default.
     """
     from timbreflow.stages.layout import Layout
     from timbreflow.testsets.draw import draw
@@ -52,7 +77,7 @@ def draw_testsets(*, out: Path, notes: Path | None = None) -> None:
     name="examples", help_epilogue="For example\n\n    timbreflow testset examples real real-0003 real-0040 --out heard"
 )
 def write_examples(name: str, *triples: str, out: Path) -> None:
-    """Write sounds and spectrograms of chosen triples: content, style, target, what the models make, and the oracle.
+    """Write sounds and spectrograms of some triples: content, style, target, outputs of all models, and the oracle.
 
     Args:
         name: artificial, seen or real.
@@ -75,6 +100,7 @@ def write_examples(name: str, *triples: str, out: Path) -> None:
     help_epilogue="""For example
 
     timbreflow evaluate --testset artificial
+    timbreflow evaluate --testset real --outputs made --name mine --systems glow
     timbreflow evaluate --testset seen --recompute musaicing --clips 20"""
 )
 def evaluate(
@@ -83,19 +109,29 @@ def evaluate(
     systems: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     recompute: str | None = None,
     clips: int | None = None,
+    outputs: Path | None = None,
+    name: str = "",
     store: bool = False,
     out: Path | None = None,
 ) -> None:
-    """Print the table of a frozen test set, or compute a stored row again.
+    """Print the table of a frozen test set, score another program's sound files, or compute a stored row again.
 
     Args:
         testset: artificial, seen or real.
         systems: rows; copies and oracle are always among them. Without --out a table of chosen rows is not written.
-        recompute: row that is held against what is stored of it; exit code 1 where its LSD moved by over .05 dB.
-        clips: triples; 20 with --recompute, else all; a table of fewer is not written.
-        store: with --recompute, compute a slow row on all clips and write its file below released/baselines.
+        recompute: row to compute again and compare with its stored figures; exit code 1 where its LSD differs by more
+            than 0.05 dB.
+        clips: number of triples; 20 with --recompute, else all. A table of fewer is not written.
+        outputs: folder with another program's outputs for the pairs of `timbreflow testset export`, ID.wav each, any
+            sample rate, mono or stereo. They become one more row; without --out the table is not written.
+        name: of that row; the folder's name by default.
+        store: with --recompute, compute a slow baseline on all clips and write its file below released/baselines.
         out: folder of tables, results/testsets by default.
     """
+    if name and outputs is None:
+        raise TimbreflowError("--name needs --outputs FOLDER; see `timbreflow evaluate --help`.")
+    if outputs is not None and recompute is not None:
+        raise TimbreflowError("--outputs and --recompute exclude each other; give one of them.")
     if store and recompute is None:
         raise TimbreflowError("--store needs --recompute NAME; see `timbreflow evaluate --help`.")
 
@@ -112,7 +148,18 @@ def evaluate(
             say(f"{done} triples")
 
     if recompute is None:
-        print(run(testset, config, layout=layout, systems=systems or (), clips=clips or 0, out=out, log=log).summary)
+        report = run(
+            testset,
+            config,
+            layout=layout,
+            systems=systems or (),
+            clips=clips or 0,
+            outputs=outputs,
+            name=name,
+            out=out,
+            log=log,
+        )
+        print(report.summary)
     elif store:
         print(f"wrote {again.store(testset, recompute, config, layout=layout, log=log, say=say)}")
     else:

@@ -35,13 +35,13 @@ def transfer(
     """Play the notes of CONTENT with the sound of STYLE.
 
     Sound files may be wav, flac, ogg or mp3, of any rate, channels and length. The result has the content's length,
-    rate and channels; its band ends at 8 kHz.
+    rate, channels and bits (in wav and flac); its band ends at 8 kHz.
 
     Args:
         content: recording whose notes are kept.
         style: half a second or more of the instrument to sound like.
         out: sound file to write; with --pairs, the folder that gets ID.wav for each row.
-        pairs: CSV file with the columns id, content, style.
+        pairs: CSV file with the columns id, content, style, as spreadsheets write it.
         model: vqvae, vqvae-2021, glow, a folder of weights, or models:/NAME@ALIAS.
         temperature: spread of the flow's samples, 0 for its most likely one; the VQ-VAE has none.
         seed: seed of everything drawn; the same seed gives the same samples.

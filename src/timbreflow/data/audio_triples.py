@@ -73,7 +73,7 @@ def fit_normalizer(
     # Ids are in sorted order, which may group pieces; an even stride spreads the sample.
     stride = max(1, len(dataset) // n_triples)
     for item in range(0, len(dataset), stride)[:n_triples]:
-        audio = dataset.load(np.array([getattr(dataset.rows, role)[item] for role in ROLES])).to(device)
+        audio = dataset.load(dataset.positions.iloc[item].to_numpy()).to(device)
         with torch.no_grad():
             statistics.update(extractor(audio).cpu().numpy())
     return statistics.normalizer()

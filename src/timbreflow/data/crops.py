@@ -34,9 +34,7 @@ class AudioCrops(Dataset[Tensor]):
         manifest = read_manifest(audio)
         part = manifest[manifest["split"] == split].sort_values("clip_id")
         if part.empty:
-            raise TimbreflowError(
-                f"The split {split} holds no clips; raise its triples in params.yaml and render again."
-            )
+            raise TimbreflowError(f"The split {split} holds no clips; render more triples of it.")
         self.clip_ids: list[str] = part["clip_id"].tolist()
         self._places = part[["shard", "offset", "nbytes"]].to_numpy(dtype=object)
         self._shards = AudioShards(audio, sample_rate=sample_rate)
@@ -49,22 +47,20 @@ class AudioCrops(Dataset[Tensor]):
     def __getitem__(self, item: int) -> Tensor:
         """Crop number `item`: [length] float32."""
         clip = self.clip(item % len(self.clip_ids))
-        room = len(clip) - self._length
-        if room <= 0:
-            return torch.from_numpy(np.pad(clip, (0, -room)))
-        begin = stable_hash("crop", self._seed, item) % (room + 1)
+        spare = len(clip) - self._length
+        if spare <= 0:
+            return torch.from_numpy(np.pad(clip, (0, -spare)))
+        begin = stable_hash("crop", self._seed, item) % (spare + 1)
         return torch.from_numpy(clip[begin : begin + self._length].copy())
 
     def clip(self, number: int) -> np.ndarray:
         """A whole clip by its place in `clip_ids`: [N] float32."""
-        shard, offset, nbytes = self._places[number]
-        return self._shards.read(shard, offset, nbytes)
+        return self._shards.read(*self._places[number])
 
     def spread(self, count: int) -> list[int]:
         """At most `count` places in `clip_ids`, evenly spread over the split."""
         total = len(self.clip_ids)
-        count = min(count, total)
-        return [number * total // count for number in range(count)]
+        return [number * total // min(count, total) for number in range(min(count, total))]
 
     def collate(self, items: list[Tensor]) -> Tensor:
         """[length] each -> [B, length]."""

@@ -1,7 +1,6 @@
 """The tables beside the audio shards: one row a clip, one row a note."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -105,14 +104,15 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]] | pd.DataFrame, sc
     except KeyError as error:
         raise TimbreflowError(f"{path} cannot be written: column {error} is missing; give every column.") from error
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
-        raise TimbreflowError(f"{path} cannot be written: {error}; mend the value.") from error
-    with atomic_file(path) as temporary:
+        raise TimbreflowError(f"{path} cannot be written: {error}; correct the value.") from error
+    # pyarrow takes names of files for UTF-8, which they need not be; an open file has none.
+    with atomic_file(path) as temporary, open(temporary, "wb") as file:
         # No pandas metadata: it names library versions, and the file's hash should change with its rows alone.
-        pq.write_table(table.replace_schema_metadata(None), temporary, compression="zstd")
+        pq.write_table(table.replace_schema_metadata(None), file, compression="zstd")
 
 
 def read_table(path: Path, schema: pa.Schema, *, others: bool = False) -> pd.DataFrame:
-    """Read a Parquet table and check its columns and their types; `others` keeps columns that the schema has not.
+    """Read a Parquet table and check its columns and their types; `others` keeps further columns.
 
     Raises:
         TimbreflowError: the file is missing, is not Parquet, or has other columns or types.
@@ -122,7 +122,8 @@ def read_table(path: Path, schema: pa.Schema, *, others: bool = False) -> pd.Dat
         raise TimbreflowError(f"{path} is missing; run the stage that makes it.")
     try:
         # ParquetFile, not read_table: the latter takes folder names such as split=train for columns.
-        table = pq.ParquetFile(path).read()
+        with open(path, "rb") as file:
+            table = pq.ParquetFile(file).read()
     except (OSError, ValueError) as error:
         raise TimbreflowError(f"{path} is not a readable Parquet file; delete it and run its stage again.") from error
     for field in schema:
@@ -163,7 +164,7 @@ def are_recordings(clips: pd.DataFrame) -> bool:
 
 
 def triple_positions(clips: pd.DataFrame, split: str) -> pd.DataFrame:
-    """Which rows make a triple.
+    """Which rows make a triple, one of each triple_id.
 
     Args:
         clips: manifest or mel index, with triple_id, split and role, and a plain 0..n-1 index.
@@ -178,74 +179,42 @@ def triple_positions(clips: pd.DataFrame, split: str) -> pd.DataFrame:
     """
     if are_recordings(clips):
         raise TimbreflowError(
-            "The clips in data/audio are of recordings, which make no triples; only train_vqvae with "
-            "pairs: self_supervised can use them."
+            "The clips are of recordings, which make no triples; only a training whose pairs are self_supervised "
+            "can use them."
         )
     return _positions(clips, split, ROLES)
 
 
-def _positions(clips: pd.DataFrame, split: str, roles: Sequence[str]) -> pd.DataFrame:
-    part = clips[clips["split"] == split]
-    if part.empty:
-        raise TimbreflowError(f"The split {split} holds no clips; raise its triples in params.yaml and render again.")
-    if part.duplicated(["triple_id", "role"]).any():
-        raise TimbreflowError(f"A triple of the split {split} has one role twice; run render_triples again.")
-    rows = pd.Series(part.index.to_numpy(), index=pd.MultiIndex.from_frame(part[["triple_id", "role"]]))
-    table = rows.unstack("role").reindex(columns=list(roles))
-    if table.isna().to_numpy().any():
-        incomplete = table.index[table.isna().any(axis=1)][0]
-        raise TimbreflowError(f"The triple {incomplete} of the split {split} lacks a role; run render_triples again.")
-    return table.astype("int64").sort_index()
+def all_triple_positions(clips: pd.DataFrame, split: str) -> pd.DataFrame:
+    """All triples of a split: as `triple_positions`, but four of each triple_id where a counterpart closes the square.
 
-
-@dataclass(frozen=True)
-class TripleRows:
-    """The triples that a split's clips make.
-
-    Args:
-        ids: [n] triple_id; those of one square end in /0 to /3.
-        content: [n] row numbers of the clips.
-        style: the same.
-        target: the same.
-    """
-
-    ids: list[str]
-    content: np.ndarray
-    style: np.ndarray
-    target: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-def triple_rows(clips: pd.DataFrame, split: str) -> TripleRows:
-    """All triples of a split: one of each triple_id, or four where a counterpart closes the square.
-
-    In a pair of clips of one recording the target is the content too.
-
-    Args:
-        clips: manifest or mel index, with triple_id, split and role, and a plain 0..n-1 index.
-        split: train, validation, test or test_seen.
+    The ids of the four triples of a square end in /0 to /3. In a pair of clips of one recording the target is the
+    content too.
 
     Raises:
         TimbreflowError: the split is empty, or a triple lacks a role or has one twice.
     """
     if are_recordings(clips):
         pairs = _positions(clips, split, ("style", "target"))
-        target = pairs["target"].to_numpy()
-        return TripleRows(pairs.index.tolist(), target, pairs["style"].to_numpy(), target)
-    table = triple_positions(clips, split)
-    content, style, target = (table[role].to_numpy() for role in ROLES)
-    fourth = clips[(clips["split"] == split) & (clips["role"] == COUNTERPART)]
-    if fourth.empty:
-        return TripleRows(table.index.tolist(), content, style, target)
-    rows = pd.Series(fourth.index.to_numpy(), index=fourth["triple_id"]).reindex(table.index)
-    if rows.isna().any():
-        raise TimbreflowError(
-            f"The triple {rows.index[rows.isna()][0]} lacks its counterpart; run render_triples again."
-        )
-    clip_rows = {"content": content, "style": style, "target": target, COUNTERPART: rows.to_numpy().astype("int64")}
-    squares = [[clip_rows[role] for role in roles] for roles in SQUARE]
-    ids = [f"{name}/{number}" for name in table.index for number in range(len(squares))]
-    columns = [np.stack(column, axis=1).reshape(-1) for column in zip(*squares, strict=True)]
-    return TripleRows(ids, *columns)
+        return pairs.assign(content=pairs["target"])[list(ROLES)]
+    if not ((clips["split"] == split) & (clips["role"] == COUNTERPART)).any():
+        return triple_positions(clips, split)
+    squares = _positions(clips, split, (*ROLES, COUNTERPART))
+    rows = np.stack([squares[list(roles)].to_numpy() for roles in SQUARE], axis=1).reshape(-1, len(ROLES))
+    ids = [f"{name}/{number}" for name in squares.index for number in range(len(SQUARE))]
+    return pd.DataFrame(rows, index=pd.Index(ids, name="triple_id"), columns=list(ROLES))
+
+
+def _positions(clips: pd.DataFrame, split: str, roles: Sequence[str]) -> pd.DataFrame:
+    part = clips[clips["split"] == split]
+    if part.empty:
+        raise TimbreflowError(f"The split {split} holds no clips; render more triples of it.")
+    if part.duplicated(["triple_id", "role"]).any():
+        raise TimbreflowError(f"A triple of the split {split} has one role twice; run render_triples again.")
+    rows = pd.Series(part.index.to_numpy(), index=pd.MultiIndex.from_frame(part[["triple_id", "role"]]))
+    table = rows.unstack("role").reindex(columns=list(roles))
+    lacking = np.argwhere(table.isna().to_numpy())
+    if len(lacking):
+        triple, role = table.index[lacking[0, 0]], roles[lacking[0, 1]]
+        raise TimbreflowError(f"The triple {triple} of the split {split} lacks its {role}; run render_triples again.")
+    return table.astype("int64").sort_index()

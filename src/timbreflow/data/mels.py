@@ -30,7 +30,7 @@ class ExtractConfig:
 
     Args:
         batch_size: clips that go through the FeatureExtractor at once; bounds memory, does not change the result.
-        storage: "float16", or "uint8" (see data/levels.py) for half the room and a rounding of .2 dB at most.
+        storage: "float16", or "uint8" (data/quantization.py), which takes half the space and rounds by at most .2 dB.
 
     Raises:
         TimbreflowError: batch_size is not positive.
@@ -49,14 +49,13 @@ def write_mels(path: Path, features: np.ndarray) -> None:
 
     Args:
         path: ends in .npy.
-        features: [n, M, T] float, stored as float16; uint8 levels are stored as they are.
+        features: [n, M, T] float, stored as float16; uint8 codes are stored as they are.
 
     Raises:
         TimbreflowError: a value is NaN, infinite, or too large for half precision.
     """
     with np.errstate(over="ignore"):
-        stored = np.asarray(features)
-        stored = stored if stored.dtype == np.uint8 else stored.astype(np.float16)
+        stored = features if features.dtype == np.uint8 else features.astype(np.float16)
     if not np.isfinite(stored).all():
         raise TimbreflowError(f"{path} would hold features that are not finite; check the sound of its audio shard.")
     with atomic_file(path) as temporary:
@@ -64,7 +63,7 @@ def write_mels(path: Path, features: np.ndarray) -> None:
 
 
 class MelShards:
-    """Random access to stored features by memory map; files are opened when first read, in each loader process anew.
+    """Random access to stored features by memory map; each process opens a file when it first reads it.
 
     Args:
         root: folder that the index's shard paths are relative to (data/mels).
@@ -77,11 +76,11 @@ class MelShards:
         self._maps: OrderedDict[str, np.ndarray] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the maps behind: pickled, each would become a full copy in memory."""
+        """Without the maps: pickled, each would become a full copy in memory."""
         return {**self.__dict__, "_maps": OrderedDict()}
 
     def read(self, shard: str, row: int) -> np.ndarray:
-        """One clip's raw features as they are stored, read-only: [M, T] float16, or uint8 levels.
+        """One clip's raw features as they are stored, read-only: [M, T] float16, or uint8 codes.
 
         Raises:
             TimbreflowError: the shard is missing, corrupt, or has no such row.
@@ -92,7 +91,7 @@ class MelShards:
         return array[row]
 
     def shard(self, shard: str) -> np.ndarray:
-        """A whole shard as a read-only memory map: [n, M, T] float16, or uint8 levels.
+        """A whole shard as a read-only memory map: [n, M, T] float16, or uint8 codes.
 
         Raises:
             TimbreflowError: the shard is missing or corrupt.
@@ -116,7 +115,7 @@ class MelShards:
 
 
 class RunningStatistics:
-    """Mean and deviation of each feature row over any number of clips, in one pass and float64.
+    """Mean and standard deviation of each feature row over any number of clips, in one pass and float64.
 
     Batches are merged by the parallel rule of Chan, Golub and LeVeque (1979), so nothing cancels.
 
@@ -130,7 +129,7 @@ class RunningStatistics:
         self.squares = np.zeros(n_features)
 
     def update(self, features: np.ndarray) -> None:
-        """Take in [n, M, T]."""
+        """Add [n, M, T]."""
         part = RunningStatistics(len(self.mean))
         part.count = features.shape[0] * features.shape[2]
         if part.count == 0:
@@ -141,7 +140,7 @@ class RunningStatistics:
         self.merge(part)
 
     def merge(self, other: "RunningStatistics") -> None:
-        """Take in what another has seen."""
+        """Add what another has seen."""
         if other.count == 0:
             return
         total = self.count + other.count
@@ -167,10 +166,10 @@ class RunningStatistics:
         """The statistics so far.
 
         Raises:
-            TimbreflowError: nothing was taken in, or it was not finite.
+            TimbreflowError: nothing was added, or it was not finite.
         """
         if self.count == 0:
-            raise TimbreflowError("The train split holds no features; raise train in render_triples and render again.")
+            raise TimbreflowError("The split train holds no features; render more triples of it.")
         std = np.maximum(np.sqrt(self.squares / self.count), MINIMUM_STD)
         return Normalizer(mean=torch.tensor(self.mean, dtype=torch.float32), std=torch.tensor(std, dtype=torch.float32))
 

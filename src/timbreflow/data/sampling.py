@@ -1,8 +1,8 @@
 """The order in which training sees its examples: a function of the seed and the step alone."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator
-from queue import Full, Queue
-from threading import Event, Thread
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, Protocol
 
 import torch
@@ -73,53 +73,27 @@ class StepSampler(Sampler[list[int]]):
 class ReadAhead:
     """Reads the next batches in a thread while this one is used, in the same order.
 
-    Reading stored mels is copying, which lets go of Python's lock; a loader process would pickle them on top of that.
+    Reading stored mels is copying, which releases Python's lock; a loader process would have to pickle them too.
 
     Args:
-        batches: what is read; each pass starts a thread, which ends with the pass, or when the pass is given up.
-        depth: batches that lie ready at most.
+        batches: what is read; each pass starts a thread, which ends with the pass or when it is stopped.
+        depth: batches that are read ahead at most.
     """
 
-    def __init__(self, batches: Iterable[Any], depth: int = 2) -> None:
+    def __init__(self, batches: Iterable[Any], depth: int = 3) -> None:
         self._batches = batches
         self._depth = depth
 
     def __iter__(self) -> Iterator[Any]:
-        ready: Queue[tuple[str, Any]] = Queue(self._depth)
-        given_up = Event()
-
-        def read() -> None:
-            try:
-                for batch in self._batches:
-                    if not put("batch", batch):
-                        return
-                put("end", None)
-            except BaseException as error:
-                put("error", error)
-
-        def put(kind: str, value: Any) -> bool:
-            while not given_up.is_set():
-                try:
-                    ready.put((kind, value), timeout=0.1)
-                    return True
-                except Full:
-                    pass
-            return False
-
-        thread = Thread(target=read, name="read-ahead", daemon=True)
-        thread.start()
+        batches, end = iter(self._batches), object()
+        reader = ThreadPoolExecutor(1, "read-ahead")
         try:
-            while True:
-                kind, value = ready.get()
-                if kind == "batch":
-                    yield value
-                elif kind == "error":
-                    raise value
-                else:
-                    return
+            ahead = deque(reader.submit(next, batches, end) for _ in range(self._depth))
+            while (batch := ahead.popleft().result()) is not end:
+                ahead.append(reader.submit(next, batches, end))
+                yield batch
         finally:
-            given_up.set()
-            thread.join()
+            reader.shutdown(cancel_futures=True)
 
 
 def make_loader(

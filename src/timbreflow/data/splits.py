@@ -20,6 +20,9 @@ from timbreflow.rendering.timbres import Palette
 PIECES_OF = {"train": "train", "validation": "validation", "test": "test", "test_seen": "test"}
 """Pieces that each split of clips is made from."""
 
+TIMBRES_OF = {"train": "train", "validation": "train", "test": "test", "test_seen": "train"}
+"""Side of the programs, fonts and effect settings that each split of clips is made from."""
+
 
 def piece_split(piece_id: str, fractions: SplitFractions) -> str:
     """`train`, `validation` or `test`, by the hash of the piece's id alone."""
@@ -72,7 +75,7 @@ def timbre_palette(
     Raises:
         TimbreflowError: nothing is left for the split.
     """
-    side = "test" if split == "test" else "train"
+    side = TIMBRES_OF[split]
     test_fonts = {font.name for font in soundfonts if font.role == "test"}
     whole_fonts = test_fonts if side == "test" else frozenset()
     fonts = whole_fonts or {font.name for font in soundfonts if font.role == "train"}
@@ -86,8 +89,8 @@ def timbre_palette(
     )
     if not kept:
         raise TimbreflowError(
-            f"No program of {', '.join(sorted(fonts))} is left for the split {split}; raise "
-            "render_triples.splits.test_programs or name a SoundFont with role test."
+            f"No program of {', '.join(sorted(fonts))} is left for the split {split}; raise test_programs or name a "
+            "SoundFont with role test."
         )
     settings = [setting for name in RANGES for setting in all_settings(name)]
     return Palette(kept, frozenset(s for s in settings if effect_split(s, fractions.test_effects) == side))

@@ -6,7 +6,7 @@ setting of Cífka et al. (ICASSP 2021) and needs no notes.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from timbreflow.audio.features import FeatureConfig
-from timbreflow.data.levels import Levels
-from timbreflow.data.manifest import are_recordings, read_clip_notes, triple_rows
+from timbreflow.data.manifest import all_triple_positions, are_recordings, read_clip_notes
 from timbreflow.data.mels import MelShards, read_mel_index, read_statistics
+from timbreflow.data.quantization import Quantization
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import stable_hash
 from timbreflow.notes.tables import Notes
@@ -50,26 +50,26 @@ class TripleBatch:
     def __len__(self) -> int:
         return len(self.timbre)
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> "TripleBatch":
+        """The batch with a function applied to each of its tensors."""
+        return TripleBatch(*map(change, vars(self).values()))
+
     def to(self, device: torch.device | str, *, non_blocking: bool = True) -> "TripleBatch":
         """The same batch on another device."""
-        return TripleBatch(*(tensor.to(device, non_blocking=non_blocking) for tensor in vars(self).values()))
+        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def double(self) -> "TripleBatch":
         """The same batch with features in float64."""
-        return TripleBatch(
-            *(tensor.double() if tensor.is_floating_point() else tensor for tensor in vars(self).values())
-        )
+        return self.map(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
 
     def pin_memory(self) -> "TripleBatch":
         """The same batch in page-locked memory; the loader calls this."""
-        return TripleBatch(*(tensor.pin_memory() for tensor in vars(self).values()))
+        return self.map(Tensor.pin_memory)
 
 
 def stack(items: list[TripleBatch]) -> TripleBatch:
     """A batch of single triples, along a new first axis."""
-    return TripleBatch(
-        *(torch.stack(tensors) for tensors in zip(*(vars(item).values() for item in items), strict=True))
-    )
+    return TripleBatch(*map(torch.stack, zip(*(vars(item).values() for item in items), strict=True)))
 
 
 def crop(batch: TripleBatch, frames: int, *, seed: int, number: int) -> TripleBatch:
@@ -85,10 +85,11 @@ def crop(batch: TripleBatch, frames: int, *, seed: int, number: int) -> TripleBa
     if frames == 0 or frames >= length:
         return batch
     generator = torch.Generator().manual_seed(stable_hash("crop", seed, number) >> 1)
-    starts = draw(len(batch), lambda n: torch.randint(length - frames + 1, (n,), generator=generator)).tolist()
+    starts = draw(len(batch), lambda n: torch.randint(length - frames + 1, (n,), generator=generator))
+    places = (starts[:, None, None] + torch.arange(frames)).to(batch.target.device)
 
     def cut(x: Tensor) -> Tensor:
-        return torch.stack([clip[:, start : start + frames] for clip, start in zip(x, starts, strict=True)])
+        return x.gather(2, places.expand(-1, x.shape[1], -1))
 
     return replace(batch, content=cut(batch.content), target=cut(batch.target), content_roll=cut(batch.content_roll))
 
@@ -100,7 +101,7 @@ def is_self_supervised(triple_id: str, pairs: Pairs) -> bool:
         TimbreflowError: pairs is none of the three words.
     """
     if pairs not in get_args(Pairs):
-        raise TimbreflowError(f"pairs is {pairs!r} in params.yaml; choose one of {', '.join(get_args(Pairs))}.")
+        raise TimbreflowError(f"pairs is {pairs!r}; choose one of {', '.join(get_args(Pairs))}.")
     return pairs == "self_supervised" or (pairs == "mixed" and stable_hash("pairs", triple_id) % 2 == 0)
 
 
@@ -146,9 +147,10 @@ class Triples(Dataset[TripleBatch], ABC):
 
     Attributes:
         features: as given.
-        rows: row numbers of `clips`, in the order of the items.
+        positions: row numbers of `clips`: one row a triple; columns content, style and target.
         triple_ids: ids in the order of the items.
         timbres: timbre ids in the order of the timbre index.
+        self_supervised: of each item, whether the target takes the content's place.
         held_out_pairs: pairs to validate with: true triples, unless the clips are of recordings, which have none.
 
     Raises:
@@ -162,11 +164,12 @@ class Triples(Dataset[TripleBatch], ABC):
         if self._recorded and pairs != "self_supervised":
             raise TimbreflowError(f"{audio} holds recordings, which have no triples; set pairs to self_supervised.")
         self.held_out_pairs: Pairs = "self_supervised" if self._recorded else "triples"
-        self.rows = triple_rows(clips, split)
-        self.triple_ids = self.rows.ids
-        self._self_supervised = np.array([is_self_supervised(name, pairs) for name in self.triple_ids])
+        self.positions = all_triple_positions(clips, split)
+        self.triple_ids: list[str] = self.positions.index.tolist()
+        self._content, self._style, self._target = self.positions.to_numpy().T
+        self.self_supervised = np.array([is_self_supervised(name, pairs) for name in self.triple_ids])
         self._clip_ids = clips["clip_id"].to_numpy()
-        timbres = clips["timbre_id"].to_numpy()[self.rows.target]
+        timbres = clips["timbre_id"].to_numpy()[self._target]
         self.timbres: list[str] = sorted(set(timbres))
         self._timbre = np.searchsorted(np.array(self.timbres), timbres.astype(str))
         self._notes = ClipNotes(read_clip_notes(audio))
@@ -175,24 +178,31 @@ class Triples(Dataset[TripleBatch], ABC):
         return len(self.triple_ids)
 
     def __getitem__(self, item: int) -> TripleBatch:
-        return TripleBatch(*(tensor[0] for tensor in vars(self.__getitems__([item])).values()))
+        return self.__getitems__([item]).map(lambda tensor: tensor[0])
 
     def __getitems__(self, items: Sequence[int]) -> TripleBatch:
         """A whole batch at once, which is how torch's loader asks when it can."""
         places = np.asarray(items)
-        rows, target_rows = self.rows.content[places], self.rows.target[places]
+        rows, target_rows = self._content[places], self._target[places]
         target = self.load(target_rows)
-        rolls = np.zeros((len(places), 128, self.n_frames(target)), bool)
-        for row, roll in zip(rows, rolls, strict=True) if not self._recorded else ():
-            notes = self._notes.of(self._clip_ids[row])
-            notes.piano_roll(roll.shape[-1], self.features.seconds_per_frame, out=roll)
         return TripleBatch(
-            content=self.load(np.where(self._self_supervised[places], target_rows, rows)),
-            style=self.load(self.rows.style[places]),
+            content=self.load(np.where(self.self_supervised[places], target_rows, rows)),
+            style=self.load(self._style[places]),
             target=target,
-            content_roll=torch.from_numpy(rolls),
-            timbre=torch.from_numpy(self._timbre[places]),
+            content_roll=self.piano_rolls(rows, self.n_frames(target)),
+            timbre=self.timbre(places),
         )
+
+    def piano_rolls(self, rows: np.ndarray, frames: int) -> Tensor:
+        """Which pitches sound in clips of these rows: [B, 128, frames] bool, all False in recordings."""
+        rolls = np.zeros((len(rows), 128, frames), bool)
+        for row, roll in zip(rows, rolls, strict=True) if not self._recorded else ():
+            self._notes.of(self._clip_ids[row]).piano_roll(frames, self.features.seconds_per_frame, out=roll)
+        return torch.from_numpy(rolls)
+
+    def timbre(self, places: np.ndarray | slice) -> Tensor:
+        """Timbre numbers [B] int64 of items."""
+        return torch.from_numpy(self._timbre[places])
 
     @abstractmethod
     def load(self, rows: np.ndarray) -> Tensor:
@@ -218,21 +228,24 @@ class TripleDataset(Triples):
 
     Attributes:
         normalizer: statistics of the training split.
+        quantization: of features that are stored in 8 bits; None of those in half precision.
     """
 
     def __init__(self, mels: Path, audio: Path, *, split: str, pairs: Pairs = "triples") -> None:
         self.normalizer, features = read_statistics(mels)
         index = read_mel_index(mels)
         super().__init__(index, audio, features, split=split, pairs=pairs)
-        self._shard_names = index["shard"].to_numpy()
-        self._shard_rows = index["row"].to_numpy()
+        self._places = list(zip(index["shard"], index["row"].tolist(), strict=True))
         self._shards = MelShards(mels)
-        self._levels = Levels.of(features)
+        eight_bits = self._shards.shard(self._places[0][0]).dtype == np.uint8
+        self.quantization = Quantization.of(features) if eight_bits else None
 
-    @property
-    def levels(self) -> Levels | None:
-        """Of features that are stored in 8 bits; None where half precision is."""
-        return self._levels if self._shards.shard(self._shard_names[0]).dtype == np.uint8 else None
+    def stored(self, rows: np.ndarray) -> Tensor:
+        """Clips by their rows in the index, as they are stored: [B, M, T] raw float16, or uint8 levels."""
+        return torch.from_numpy(np.stack([self._read(row) for row in rows]))
+
+    def _read(self, row: int) -> np.ndarray:
+        return self._shards.read(*self._places[row])
 
     def load(self, rows: np.ndarray) -> Tensor:
         """Clips by their rows in the index: [B, M, T] normalised.
@@ -240,8 +253,7 @@ class TripleDataset(Triples):
         Each clip is copied, widened and normalised before the next, while it is in the processor's cache: a fifth of
         the time of the same over the whole batch.
         """
-        level = self._levels
-        clips = [self._shards.read(self._shard_names[row], int(self._shard_rows[row])) for row in rows]
+        clips = [self._read(row) for row in rows]
         mean, std = self.normalizer.mean[:, None], self.normalizer.std[:, None]
         stored = np.empty_like(clips[0])
         raw = torch.from_numpy(stored)
@@ -249,7 +261,7 @@ class TripleDataset(Triples):
         for clip, out in zip(clips, normalised, strict=True):
             np.copyto(stored, clip)
             out.copy_(raw)
-            if stored.dtype == np.uint8:
-                out.mul_(level.step).add_(level.low)
+            if self.quantization is not None:
+                out.mul_(self.quantization.step).add_(self.quantization.low)
             out.sub_(mean).div_(std)
         return normalised

@@ -116,6 +116,24 @@ def comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     return all(first.get(digest) is not None and first.get(digest) == second.get(digest) for digest in DIGESTS)
 
 
+def of_these_weights(metrics: Mapping[str, Any], system: str, weights: Mapping[str, str]) -> bool:
+    """Whether a system's figures are those of weights with these hashes (`vocoding.identity`)."""
+    return bool(metrics.get("weights", {}).get(system) == weights)
+
+
+def require_measured(metrics: Mapping[str, Any], system: str, weights: Mapping[str, str], what: str) -> None:
+    """Refuse figures of other weights.
+
+    Raises:
+        TimbreflowError: `what`, in words, is not what the figures were measured with.
+    """
+    if not of_these_weights(metrics, system, weights):
+        raise TimbreflowError(
+            f"{what} does not hold the weights that were evaluated, or the vocoder beside it is another one; run "
+            "`dvc repro evaluate`, then `timbreflow register`."
+        )
+
+
 def row(metrics: Mapping[str, Any], system: str, gate: GateConfig) -> dict[str, float]:
     """A system's figures on the gate's set, out of a whole metrics.json.
 

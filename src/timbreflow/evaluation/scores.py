@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class Scores:
         comparisons: set to "first - second" to metric to the interval of the paired difference between two models.
         metric_digest: names metric code and weights.
         test_digest: names the test clips.
+        weights: system, or timbre_metric, to the sha256 of the weights that were measured (`vocoding.identity`).
     """
 
     sets: dict[str, dict[str, dict[str, Interval]]]
@@ -54,9 +55,10 @@ class Scores:
     comparisons: dict[str, dict[str, dict[str, Interval]]]
     metric_digest: str
     test_digest: str
+    weights: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, Any]:
-        """Content of metrics.json: plain figures for `dvc metrics`, and the two digests."""
+        """Content of metrics.json: plain figures for `dvc metrics`, the two digests, and whose figures they are."""
         figures: dict[str, Any] = {
             split: {
                 system: {metric: _rounded(interval.value) for metric, interval in row.items()}
@@ -69,7 +71,11 @@ class Scores:
                 system: {metric: _rounded(value) for metric, value in row.items()}
                 for system, row in self.generalisation.items()
             }
-        return figures | {"metric_digest": self.metric_digest, "test_digest": self.test_digest}
+        return figures | {
+            "metric_digest": self.metric_digest,
+            "test_digest": self.test_digest,
+            "weights": self.weights,
+        }
 
     def intervals(self) -> dict[str, Any]:
         """Content of scores.json: every figure with the bounds of its 95 % interval, where it has one."""

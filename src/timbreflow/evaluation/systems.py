@@ -49,6 +49,8 @@ class System(Protocol):
     Attributes:
         copies: role whose sound is given back unchanged; None for systems that make sound.
         parameters: number of learned weights; 0 where nothing is learned.
+
+    A system with `by_id = True` also gets `triple_ids`, the ids [B] of the triples.
     """
 
     copies: Role | None
@@ -125,7 +127,8 @@ class ModelSystem:
     copies: Role | None = None
 
     def __init__(self, context: SystemContext, name: str) -> None:
-        bundle = load_bundle(context.model_folder(name))
+        self.folder = context.model_folder(name)
+        bundle = load_bundle(self.folder)
         if bundle.features.sample_rate != context.features.sample_rate:
             raise TimbreflowError(
                 f"the model {name} works at {bundle.features.sample_rate} Hz and the test clips are at "

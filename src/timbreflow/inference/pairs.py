@@ -1,12 +1,18 @@
 """A table of transfers: columns id, content, style."""
 
+import codecs
 import csv
+import io
+import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from timbreflow.errors import TimbreflowError
 
 COLUMNS = ("id", "content", "style")
+SEPARATORS = (",", ";", "\t", "|")
 LONGEST_ID = 100
 
 
@@ -29,7 +35,7 @@ def read_pairs(table: str | Path) -> list[Pair]:
     """Read and check a whole table, so that a fault in its last row is met before any work is done.
 
     Args:
-        table: CSV file with a header line; relative paths in it start from its own folder.
+        table: CSV file with a header line, as spreadsheets write it; relative paths in it start from its own folder.
 
     Raises:
         TimbreflowError: the table is missing, not CSV text, empty or lacks a column; an id is empty, twice there or not
@@ -55,7 +61,7 @@ def read_pairs(table: str | Path) -> list[Pair]:
                 f"{table}, line {line}: id {name!r} was used in line {seen[name.lower()]}; give each row its own."
             )
         seen[name.lower()] = line
-        paths = {column: table.parent / Path(values[column]).expanduser() for column in ("content", "style")}
+        paths = {column: _place(table, values[column]) for column in ("content", "style")}
         for column, path in paths.items():
             if not path.is_file():
                 raise TimbreflowError(f"{table}, line {line}: {column} {path} is missing; correct the path.")
@@ -65,21 +71,51 @@ def read_pairs(table: str | Path) -> list[Pair]:
     return pairs
 
 
-def _rows(table: Path) -> list[tuple[int, dict[str, str | None]]]:
+def _place(table: Path, name: str) -> Path:
+    """Where a name leads; one that is not UTF-8 is the file's own bytes, or a spreadsheet's letters of Windows-1252."""
+    path = table.parent / Path(name).expanduser()
+    if name.isprintable() or path.is_file():
+        return path
+    windows = table.parent / Path(os.fsencode(name).decode("cp1252", "replace")).expanduser()
+    return windows if windows.is_file() else path
+
+
+def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
+    """Line numbers and cells, whatever a spreadsheet takes for CSV: commas, semicolons, tabs, bars; UTF-8 or UTF-16."""
     if not table.is_file():
         raise TimbreflowError(f"{table} is missing; name a CSV file with the columns {', '.join(COLUMNS)}.")
+    data = table.read_bytes()
     try:
-        # utf-8-sig, because spreadsheets write a mark at the start that would become part of the first column's name.
-        with open(table, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-            if missing:
-                raise TimbreflowError(
-                    f"{table} has no column {', '.join(missing)}; its first line must name {', '.join(COLUMNS)}."
-                )
-            return [(reader.line_num, row) for row in reader]
+        # Marks that spreadsheets write at the start would become part of the first column's name.
+        wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        # Names of files need not be UTF-8: what cannot be decoded stays as it is.
+        text = data.decode("utf-16") if wide else data.decode("utf-8-sig", "surrogateescape")
+        first, _, rest = text.partition("\n")
+        named = first.strip('\r"')[4:5] if first.strip('"').lower().startswith("sep=") else None
+        body, skipped = (text, 0) if named is None else (rest, 1)
+        for separator in [named, *SEPARATORS] if named else SEPARATORS:
+            rows = csv.reader(io.StringIO(body, newline=""), delimiter=separator, strict=True)
+            head = [cell.strip().lower() for cell in next(rows, [])]
+            if set(COLUMNS) <= set(head):
+                full = ((rows.line_num + skipped, row) for row in rows if any(map(str.strip, row)))
+                return [(line, _cells(table, line, head, row)) for line, row in full]
     except (UnicodeDecodeError, csv.Error) as error:
         raise TimbreflowError(f"{table} is not a CSV file in UTF-8 ({error}); save it as one.") from error
+    words = {cell.strip().strip('"').lower() for cell in re.split(r"[,;\t|]", body.partition("\n")[0])}
+    missing = [column for column in COLUMNS if column not in words]
+    raise TimbreflowError(
+        f"{table} has no column {', '.join(missing or COLUMNS)}; its first line must name {', '.join(COLUMNS)}, "
+        "with commas, semicolons or tabs between them."
+    )
+
+
+def _cells(table: Path, line: int, head: Sequence[str], row: Sequence[str]) -> dict[str, str]:
+    if any(cell.strip() for cell in row[len(head) :]):
+        raise TimbreflowError(
+            f"{table}, line {line} has {len(row)} cells below {len(head)} columns; "
+            'put names that hold the separator in "quotes".'
+        )
+    return dict(zip(head, row, strict=False))
 
 
 def _is_plain_name(name: str) -> bool:

@@ -58,7 +58,7 @@ class TimbreTransferModel(PythonModel):
             params: `temperature` and `seed`.
 
         Returns:
-            One column, `audio`: bytes of a 16-bit WAV file at the content's length, rate and channels.
+            One column, `audio`: bytes of a WAV file with the content's length, rate, channels and bits.
 
         Raises:
             MlflowException: a sound cannot be used (HTTP 400 over `mlflow models serve`).

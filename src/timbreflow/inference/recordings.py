@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,12 @@ BLOCK = 1 << 16
 FRAME_SECONDS = 0.05
 AUDIBLE_RANGE_DB = 40.0
 """A frame this far below the loudest one counts as a rest: it takes no part in levels and in choosing an excerpt."""
+MOST_OVER = 64.0
+"""Floating-point samples up to here (36 dB over full scale) are a recording that is too loud; larger ones are integers
+that a program stored as they were, in 16, 24 or 32 bits."""
+LOUDEST_PEAK = 0.99
+AUDIBLE_OFFSET = 0.01
+"""A constant offset with this share of the power changes the level by .04 dB; smaller ones are left alone."""
 
 Blocks = Callable[[], Iterable[np.ndarray]]
 """Starts a new pass over a recording: [C, n] float32 blocks."""
@@ -33,9 +39,12 @@ class Recording:
         sample_rate: in Hz.
         channels: C.
         n_samples: N, samples a channel.
-        rms: over all samples of all channels.
+        rms: over all samples of all channels, without a constant offset, which nobody hears.
         gain: factor that brings its audible part, mixed to mono, to the level of the training clips.
         frame_powers: [F] mean square of each `FRAME_SECONDS` of the mono mix.
+        offset: constant offset of the mono mix that is taken out of it.
+        subtype: libsndfile's name of how the samples are stored.
+        notes: sentences on what of the recording is not taken as it is.
     """
 
     name: str
@@ -46,6 +55,9 @@ class Recording:
     rms: float
     gain: float
     frame_powers: np.ndarray
+    offset: float = 0.0
+    subtype: str = "PCM_16"
+    notes: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -54,7 +66,7 @@ class Recording:
 
     def mono(self, sample_rate: int) -> Iterator[np.ndarray]:
         """The mono mix at training level, [n] float32 blocks at `sample_rate` Hz."""
-        mixed = (block.mean(axis=0) * np.float32(self.gain) for block in self.blocks())
+        mixed = ((block.mean(axis=0) - np.float32(self.offset)) * np.float32(self.gain) for block in self.blocks())
         return resampled(mixed, self.sample_rate, sample_rate)
 
     def excerpt(self, sample_rate: int, *, seconds: float) -> np.ndarray:
@@ -76,7 +88,7 @@ class Recording:
             position += block.shape[1]
             if position >= stop:
                 break
-        mono = np.concatenate(parts)
+        mono = np.concatenate(parts) - np.float32(self.offset)
         return resample(mono * np.float32(_gain(mono, self.sample_rate)), self.sample_rate, sample_rate)
 
 
@@ -91,33 +103,26 @@ def open_recording(path: str | Path, *, minimum_seconds: float = 0.0) -> Recordi
         TimbreflowError: missing, empty, corrupt, NaN, silent or too short.
     """
     info = audio_info(path)
-    return measure(
+    recording = measure(
         lambda: stream_audio(path, block=BLOCK), info.sample_rate, name=str(path), minimum_seconds=minimum_seconds
     )
+    return replace(recording, subtype=info.subtype, notes=info.notes + recording.notes)
 
 
 def measure(blocks: Blocks, sample_rate: int, *, name: str, minimum_seconds: float = 0.0) -> Recording:
-    """Make one pass over a recording and note its length and levels.
+    """Make one pass over a recording to learn its length and levels.
+
+    Samples beyond full scale are brought below it, and a constant offset is taken out, as far as either would change
+    the level of what is heard.
 
     Raises:
-        TimbreflowError: the recording is silent, empty or too short.
+        TimbreflowError: the recording is silent, empty or too short, or its samples are larger than any program means.
     """
-    frame = _frame_length(sample_rate)
-    channels, n_samples, square_sum, peak, any_sound = 0, 0, 0.0, 0.0, False
-    held = np.zeros(0, dtype=np.float32)
-    powers: list[np.ndarray] = []
+    sums = _Sums(_frame_length(sample_rate))
     for block in blocks():
-        channels = block.shape[0]
-        n_samples += block.shape[1]
-        block_sum = float(np.sum(np.square(block, dtype=np.float64)))
-        square_sum += block_sum
-        any_sound = any_sound or block_sum / max(1, block.size) > _power(SILENCE_DBFS)
-        mono = block.mean(axis=0)
-        peak = max(peak, float(np.abs(mono).max(initial=0.0)))
-        held = np.concatenate((held, mono))
-        whole = len(held) // frame * frame
-        powers.append(_frame_powers(held[:whole], frame))
-        held = held[whole:]
+        if block.size:
+            sums.add(block)
+    n_samples = sums.n_samples
     if n_samples == 0:
         raise TimbreflowError(f"{name} holds no samples; give a recording that is not empty.")
     if n_samples / sample_rate < minimum_seconds:
@@ -125,22 +130,115 @@ def measure(blocks: Blocks, sample_rate: int, *, name: str, minimum_seconds: flo
             f"{name} lasts {n_samples / sample_rate:.2f} s, which is too short; "
             f"give a recording of at least {minimum_seconds:g} s."
         )
-    if len(held):
-        powers.append(np.array([np.mean(np.square(held, dtype=np.float64))]))
-    frame_powers = np.concatenate(powers)
+    notes: list[str] = []
+    offsets = sums.offsets()
+    if offsets.any():
+        worst = float(offsets[np.argmax(np.abs(offsets))])
+        notes.append(f"{name} has a constant offset of {worst:.3g}, which is not heard and is taken out.")
+    *peaks, mono_peak = np.maximum(sums.highest - offsets, offsets - sums.lowest)
+    scale, note = _full_scale(float(max(peaks)), name)
+    if note:
+        notes.append(note)
+        blocks = _scaled(blocks, scale)
+    power = scale**2 * sums.power(offsets)
+    frame_powers = scale**2 * sums.frame_powers(offsets)
     if frame_powers.max() < _power(SILENCE_DBFS):
-        if any_sound:
+        if power > _power(SILENCE_DBFS) or (scale**2 * sums.loudest_block > _power(SILENCE_DBFS) and not offsets.any()):
             raise TimbreflowError(f"The channels of {name} cancel when mixed to mono; give one of its channels alone.")
         raise TimbreflowError(f"{name} is silent; give a recording in which something sounds.")
     return Recording(
         name=name,
         blocks=blocks,
         sample_rate=sample_rate,
-        channels=channels,
+        channels=len(peaks),
         n_samples=n_samples,
-        rms=math.sqrt(square_sum / (n_samples * channels)),
-        gain=_gain_of(frame_powers, peak),
+        rms=math.sqrt(power),
+        gain=_gain_of(frame_powers, scale * float(mono_peak)),
         frame_powers=frame_powers,
+        offset=scale * float(offsets[-1]),
+        notes=tuple(notes),
+    )
+
+
+class _Sums:
+    """What one pass over a recording adds up; the last row of each array [C + 1] is the mono mix.
+
+    Args:
+        frame: samples of a frame.
+    """
+
+    def __init__(self, frame: int) -> None:
+        self._frame = frame
+        self._held = np.zeros(0, dtype=np.float32)
+        self._powers: list[np.ndarray] = []
+        self._means: list[np.ndarray] = []
+        self.n_samples, self.square_sum, self.loudest_block = 0, 0.0, 0.0
+        self.sums: np.ndarray = np.zeros(1)
+        self.lowest: np.ndarray = np.full(1, math.inf)
+        self.highest: np.ndarray = np.full(1, -math.inf)
+
+    def add(self, block: np.ndarray) -> None:
+        """Add a block [C, n]."""
+        block_sum = float(np.sum(np.square(block, dtype=np.float64)))
+        self.n_samples += block.shape[1]
+        self.square_sum += block_sum
+        self.loudest_block = max(self.loudest_block, block_sum / block.size)
+        mono = block.mean(axis=0)
+        rows = np.concatenate((block, mono[None]))
+        self.sums = self.sums + rows.sum(axis=1, dtype=np.float64)
+        self.lowest = np.minimum(self.lowest, rows.min(axis=1))
+        self.highest = np.maximum(self.highest, rows.max(axis=1))
+        held = np.concatenate((self._held, mono))
+        whole = len(held) // self._frame * self._frame
+        self._add_frames(held[:whole].reshape(-1, self._frame))
+        self._held = held[whole:]
+
+    def _add_frames(self, frames: np.ndarray) -> None:
+        self._powers.append(_frame_powers(frames))
+        self._means.append(np.asarray(np.mean(frames, axis=1, dtype=np.float64)))
+
+    def offsets(self) -> np.ndarray:
+        """Constant offset of each row, or zeros where it does not count in the level."""
+        offsets = self.sums / self.n_samples
+        share = float(np.mean(offsets[:-1] ** 2)) / max(1e-30, self.square_sum / self.n_samples / (len(offsets) - 1))
+        # Of less than a frame nobody can tell an offset from a low tone.
+        return offsets if self.n_samples > self._frame and share > AUDIBLE_OFFSET else np.zeros(len(offsets))
+
+    def power(self, offsets: np.ndarray) -> float:
+        """Mean square over all channels, without the offsets."""
+        mean_square = self.square_sum / (self.n_samples * (len(offsets) - 1))
+        return max(0.0, mean_square - float(np.mean(offsets[:-1] ** 2)))
+
+    def frame_powers(self, offsets: np.ndarray) -> np.ndarray:
+        """[F] mean squares of the mono mix, without its offset; the last frame may be a short one."""
+        if len(self._held):
+            self._add_frames(self._held[None])
+            self._held = self._held[:0]
+        powers, means, offset = np.concatenate(self._powers), np.concatenate(self._means), float(offsets[-1])
+        return np.maximum(0.0, powers - 2 * offset * means + offset**2) if offset else powers
+
+
+def _scaled(blocks: Blocks, scale: float) -> Blocks:
+    return lambda: (block * np.float32(scale) for block in blocks())
+
+
+def _full_scale(peak: float, name: str) -> tuple[float, str]:
+    """Factor that brings samples of a peak to [-1, 1], and a note where it is not 1."""
+    if peak <= 1.0:
+        return 1.0, ""
+    if peak <= MOST_OVER:
+        return LOUDEST_PEAK / peak, (
+            f"{name} goes to {peak:.3g} times full scale; it is taken as {20 * math.log10(peak / LOUDEST_PEAK):.1f} dB "
+            "quieter, just below full scale."
+        )
+    for bits in (16, 24, 32):
+        if peak <= 2.0 ** (bits - 1):
+            return 2.0 ** (1 - bits), (
+                f"{name} holds samples up to {peak:.0f} where full scale is 1; "
+                f"they are taken as integers of {bits} bits."
+            )
+    raise TimbreflowError(
+        f"{name} holds samples up to {peak:.3g}, where full scale is 1; it is damaged, export it again from its source."
     )
 
 
@@ -166,8 +264,8 @@ def _frame_length(sample_rate: int) -> int:
     return max(1, round(FRAME_SECONDS * sample_rate))
 
 
-def _frame_powers(mono: np.ndarray, frame: int) -> np.ndarray:
-    return np.asarray(np.mean(np.square(mono.reshape(-1, frame), dtype=np.float64), axis=1))
+def _frame_powers(frames: np.ndarray) -> np.ndarray:
+    return np.asarray(np.mean(np.square(frames, dtype=np.float64), axis=1))
 
 
 def _audible(frame_powers: np.ndarray) -> np.ndarray:
@@ -185,7 +283,7 @@ def _gain(mono: np.ndarray, sample_rate: int) -> float:
     frame = _frame_length(sample_rate)
     whole = max(frame, len(mono) // frame * frame)
     padded = np.pad(mono, (0, max(0, whole - len(mono))))[:whole]
-    return _gain_of(_frame_powers(padded, frame), float(np.abs(mono).max(initial=1e-9)))
+    return _gain_of(_frame_powers(padded.reshape(-1, frame)), float(np.abs(mono).max(initial=1e-9)))
 
 
 def _most_active(frame_powers: np.ndarray, n_frames: int) -> tuple[int, int]:

@@ -38,7 +38,7 @@ class Styles:
         self._bundle = bundle
         self._features = features
         self._frames = frames
-        self._read: OrderedDict[Hashable, Tensor] = OrderedDict()
+        self._read: OrderedDict[Hashable, tuple[Tensor, tuple[str, ...]]] = OrderedDict()
         self._fitted: OrderedDict[Hashable, FittedStyle] = OrderedDict()
 
     def read(self, path: Path) -> Tensor:
@@ -47,11 +47,20 @@ class Styles:
         Raises:
             TimbreflowError: the file is missing, corrupt, silent or too short.
         """
+        return self._of_file(path)[0]
+
+    def notes(self, path: Path) -> tuple[str, ...]:
+        """Sentences on what of the file is not taken as it is."""
+        return self._of_file(path)[1]
+
+    def _of_file(self, path: Path) -> tuple[Tensor, tuple[str, ...]]:
+        def read() -> tuple[Tensor, tuple[str, ...]]:
+            style = open_recording(path, minimum_seconds=SHORTEST_STYLE_SECONDS)
+            return self.features_of(style), style.notes
+
         state = path.stat() if path.is_file() else None
         key = (str(path.resolve()), state.st_mtime_ns, state.st_size) if state else None
-        return _kept(
-            self._read, key, lambda: self.features_of(open_recording(path, minimum_seconds=SHORTEST_STYLE_SECONDS))
-        )
+        return _kept(self._read, key, read)
 
     @torch.inference_mode()
     def features_of(self, style: Recording) -> Tensor:

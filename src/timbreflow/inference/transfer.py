@@ -31,7 +31,15 @@ from timbreflow.inference.pairs import read_pairs
 from timbreflow.inference.recordings import Recording, measure, open_recording, resampled
 from timbreflow.inference.styles import SHORTEST_STYLE_SECONDS, Styles
 from timbreflow.inference.vocoding import open_inverter, vocoder_beside
-from timbreflow.inference.writing import exactly, limited, output_gain, read_back, require_writable, scratch_beside
+from timbreflow.inference.writing import (
+    exactly,
+    limited,
+    output_gain,
+    read_back,
+    require_no_inputs,
+    require_writable,
+    scratch_beside,
+)
 from timbreflow.models.base import TransferModel
 from timbreflow.models.bundle import ModelBundle, load_bundle
 
@@ -77,6 +85,7 @@ class _Job:
     out: Path
     options: DecodingOptions
     lane: Lane
+    notes: tuple[str, ...]
 
 
 class TimbreTransfer:
@@ -175,7 +184,8 @@ class TimbreTransfer:
         Args:
             content_path: wav, flac, ogg or mp3; any rate, channels and length.
             style_path: the same, at least half a second; the most active 16 s of it are used.
-            out_path: ends in .wav, .flac, .ogg or .mp3; gets the content's length, rate, channels and level.
+            out_path: ends in .wav, .flac, .ogg or .mp3; gets the content's length, rate, channels and level,
+                and its bits in a format that has them.
             temperature: of models that sample, others take no notice; None is .25.
             seed: the same seed gives the same samples.
             mode: "convert" encodes the content under its own style and decodes it under the other; flows only.
@@ -183,11 +193,12 @@ class TimbreTransfer:
             progress: called after each batch of chunks.
 
         Raises:
-            TimbreflowError: a file is missing, corrupt, silent, NaN or too short; `out_path` is of no known format or
-                its format does not take the content's rate and channels; the model is no flow and one is asked for.
-                Nothing is written then.
+            TimbreflowError: a file is missing, corrupt, silent, NaN or too short; `out_path` is an input, of no known
+                format, or its format does not take the content's rate and channels; the model is no flow and one is
+                asked for. Nothing is written then.
         """
         options = self._options(temperature, seed, mode, fit_style)
+        require_no_inputs([Path(out_path)], [Path(content_path), Path(style_path)])
         job = self._open(Path(content_path), Path(style_path), Path(out_path), options)
         return self._finish(job, Lanes(self._decode, at_once=CHUNKS_AT_ONCE), progress=progress)
 
@@ -222,6 +233,8 @@ class TimbreTransfer:
         """
         options = self._options(temperature, seed, mode, fit_style)
         pairs = read_pairs(table)
+        inputs = [path for pair in pairs for path in (pair.content, pair.style)]
+        require_no_inputs((Path(out_dir) / f"{pair.id}.wav" for pair in pairs), [Path(table), *inputs])
         jobs: dict[Lane, _Job] = {}
 
         def lanes() -> Iterator[Lane]:
@@ -241,8 +254,9 @@ class TimbreTransfer:
             try:
                 if job is None or lane.failed is not None:
                     raise lane.failed or TimbreflowError(f"{pair.content} cannot be opened.")
-                written.append(self._finish(job, together).path)
-                message = f"wrote {written[-1]}"
+                result = self._finish(job, together)
+                written.append(result.path)
+                message = " ".join([f"wrote {result.path}.", *result.notes])
             except TimbreflowError as error:
                 failures.append(f"{pair.id}: {error}")
                 message = f"failed {failures[-1]}"
@@ -259,7 +273,8 @@ class TimbreTransfer:
         content = open_recording(content_path)
         require_writable(out, content)
         style = self.styles.read(style_path)
-        return _Job(content, style, out, options, self._lane(content, style, options))
+        notes = content.notes + self.styles.notes(style_path)
+        return _Job(content, style, out, options, self._lane(content, style, options), notes)
 
     def _finish(self, job: "_Job", lanes: Lanes, *, progress: Progress | None = None) -> TransferResult:
         """Run a transfer and write its file."""
@@ -273,12 +288,19 @@ class TimbreTransfer:
                 square_sum += float(np.sum(np.square(part, dtype=np.float64)))
                 waiting.write(np.ascontiguousarray(part, dtype=np.float32).data)
             gain = np.float32(output_gain(content, square_sum))
-            with AudioWriter(out, content.sample_rate, content.channels) as writer:
+            n_over = 0
+            with AudioWriter(out, content.sample_rate, content.channels, like=content.subtype) as writer:
                 for block in read_back(waiting):
+                    n_over += int(np.count_nonzero(np.abs(block * gain) > 1.0))
                     writer.write(np.broadcast_to(limited(block * gain), (content.channels, len(block))))
-        notes: tuple[str, ...] = ()
+        notes = job.notes
+        if n_over:
+            notes += (
+                f"At the content's level {n_over / content.n_samples:.2%} of the samples of {out} would be beyond full "
+                "scale; they are bent below it.",
+            )
         if content.channels > 1:
-            notes = (f"The models are mono: all {content.channels} channels of {out} hold the same sound.",)
+            notes += (f"The models are mono: all {content.channels} channels of {out} hold the same sound.",)
         if job.options.fit_style:
             fitted = self.styles.fitted(job.style, job.options)
             notes += (

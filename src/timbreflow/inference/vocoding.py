@@ -9,7 +9,7 @@ from torch import Tensor
 from timbreflow.audio.features import FeatureConfig
 from timbreflow.audio.inversion import GriffinLimInverter, Inverter
 from timbreflow.errors import TimbreflowError
-from timbreflow.models.bundle import ModelBundle, load_bundle
+from timbreflow.models.bundle import ModelBundle, load_bundle, weights_sha256
 from timbreflow.models.vocoder import Vocoder
 
 VERDICT = "beats_griffin_lim"
@@ -99,6 +99,26 @@ def trusted_vocoder(folder: Path | None, features: FeatureConfig) -> ModelBundle
         return None
     bundle = load_bundle(folder)
     return bundle if is_trusted(bundle, features) else None
+
+
+def identity(bundle: Path, vocoder: Path) -> dict[str, str]:
+    """What a transfer model's figures are figures of: sha256 of its weights and of the vocoder it is heard through.
+
+    Args:
+        bundle: folder of the transfer model.
+        vocoder: folder of the vocoder, which need not be there.
+
+    Returns:
+        {"weights_sha256": ..., "vocoder_sha256": ...}, the latter empty where Griffin-Lim is better.
+
+    Raises:
+        TimbreflowError: there is no bundle, or one that cannot be read.
+    """
+    trusted = trusted_vocoder(vocoder, load_bundle(bundle).features)
+    return {
+        "weights_sha256": weights_sha256(bundle),
+        "vocoder_sha256": weights_sha256(vocoder) if trusted is not None else "",
+    }
 
 
 def open_inverter(

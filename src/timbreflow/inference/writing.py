@@ -1,8 +1,9 @@
 """What stands between generated samples and a file: level, length, room to wait in, and refusals before the work."""
 
 import math
+import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -10,9 +11,8 @@ import numpy as np
 
 from timbreflow.audio.files import FORMATS, SUBTYPES, AudioWriter
 from timbreflow.errors import TimbreflowError
-from timbreflow.inference.recordings import BLOCK, Recording
+from timbreflow.inference.recordings import BLOCK, LOUDEST_PEAK, Recording
 
-LOUDEST_PEAK = 0.99
 KNEE = 0.8
 """Peaks above it are bent below `LOUDEST_PEAK`: one odd sample must not make all of a recording quiet."""
 
@@ -41,6 +41,33 @@ def limited(audio: np.ndarray) -> np.ndarray:
     size, room = np.abs(audio), LOUDEST_PEAK - KNEE
     bent = np.sign(audio) * (KNEE + room * np.tanh((size - KNEE) / room))
     return np.where(size > KNEE, bent, audio).astype(np.float32)
+
+
+def require_no_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Refuse outputs that would replace an input, or each other, under whatever name or link.
+
+    Raises:
+        TimbreflowError: they would.
+    """
+    taken = {key: path for path in inputs for key in _identities(path)}
+    written: dict[Hashable, Path] = {}
+    for path in outputs:
+        for key in _identities(path):
+            if key in taken:
+                same = "" if taken[key] == path else f" (the same file as {taken[key]})"
+                raise TimbreflowError(f"{path} is an input{same} and would be overwritten; name another output file.")
+            if written.setdefault(key, path) != path:
+                raise TimbreflowError(f"{path} and {written[key]} are the same file; remove one of the links.")
+
+
+def _identities(path: Path) -> list[Hashable]:
+    """What two names of one file share: the place that links lead to, and the file's own number where it exists."""
+    place = os.path.realpath(path)
+    try:
+        state = os.stat(place)
+    except OSError:
+        return [place]
+    return [place, (state.st_dev, state.st_ino)]
 
 
 def exactly(blocks: Iterable[np.ndarray], n_samples: int) -> Iterator[np.ndarray]:
@@ -78,13 +105,15 @@ def require_writable(out_path: Path, content: Recording) -> None:
     """Find out before minutes of work whether the format takes the content's rate and channels.
 
     Raises:
-        TimbreflowError: it does not, or the suffix is none we write.
+        TimbreflowError: it does not, or the suffix is none we write, or a file of this name is write-protected.
     """
+    if out_path.exists() and not (out_path.is_file() and os.access(out_path, os.W_OK)):
+        raise TimbreflowError(f"{out_path} is write-protected or no plain file; name another output file.")
     if out_path.suffix.lower() in FORMATS:
         with tempfile.TemporaryDirectory() as folder:
             trial = Path(folder) / f"trial{out_path.suffix.lower()}"
             try:
-                with AudioWriter(trial, content.sample_rate, content.channels) as writer:
+                with AudioWriter(trial, content.sample_rate, content.channels, like=content.subtype) as writer:
                     writer.write(np.zeros((content.channels, 1), dtype=np.float32))
             except TimbreflowError as error:
                 raise TimbreflowError(

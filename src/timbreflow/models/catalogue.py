@@ -64,7 +64,8 @@ class Candidate:
     Attributes:
         model: which one it is.
         folder: its bundle.
-        evaluation: {"metric_digest", "test_digest", set: {model's name: {metric: figure}}}, the shape of metrics.json.
+        evaluation: {"metric_digest", "test_digest", "weights": {name: hashes}, set: {name: {metric: figure}}}, the
+            shape of metrics.json.
         tags: further facts, such as the data's digest.
     """
 

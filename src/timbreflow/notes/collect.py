@@ -7,7 +7,7 @@ read by several processes and kept when a run is killed (`notes/parts.py`).
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +16,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.notes.limits import ProcessLimits, ReadLimits
 from timbreflow.notes.parts import BATCH_BYTES, BATCH_FILES, part_folders, read_parts
-from timbreflow.notes.sources import (
-    Container,
-    Item,
-    Share,
-    clean_text,
-    containers,
-    count_members,
-    read_items,
-)
-from timbreflow.notes.tables import REJECTS, SCHEMAS, table_file
+from timbreflow.notes.pieces import ReadLimits
+from timbreflow.notes.sources.archives import Item, Share, count_members, read_items
+from timbreflow.notes.sources.catalogue import CATALOGUE
+from timbreflow.notes.sources.files import Container, clean_text, containers
+from timbreflow.notes.tables import REJECTS, SCHEMAS, parquet_source, table_file
 from timbreflow.notes.writer import TableWriter
+
+_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -65,16 +61,14 @@ class CollectConfig:
         """Refuse limits that no file could keep."""
         if not self.sources:
             raise TimbreflowError("collect_midi.sources names no source; list a corpus or a path in params.yaml.")
-        names = ("max_bytes", "max_ticks", "max_duration", "max_notes", "min_notes")
-        for name in (*names, "max_seconds", "max_memory", "files_per_shard"):
+        for name in (*(limit.name for limit in fields(ReadLimits)), "files_per_shard"):
             if not getattr(self, name) > 0:
                 raise TimbreflowError(f"collect_midi.{name} is {getattr(self, name)}; set it above 0 in params.yaml.")
 
     @property
-    def limits(self) -> ProcessLimits:
+    def limits(self) -> ReadLimits:
         """The limits of one file and of the process that reads it."""
-        file = ReadLimits(self.max_bytes, self.max_ticks, self.max_duration, self.max_notes, self.min_notes)
-        return ProcessLimits(file, self.max_seconds, self.max_memory)
+        return ReadLimits(**{limit.name: getattr(self, limit.name) for limit in fields(ReadLimits)})
 
 
 @dataclass(frozen=True)
@@ -93,13 +87,23 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class Totals:
-    """Numbers of a finished collection; `rejects` counts by reason, `hours` is the length of all pieces."""
+    """Numbers of a finished collection.
+
+    Attributes:
+        n_pieces: that were read.
+        n_tracks: of them.
+        n_notes: of them.
+        hours: the length of all pieces.
+        rejects: files by reason.
+        examples: of each reason, the first files with what is wrong with them.
+    """
 
     n_pieces: int = 0
     n_tracks: int = 0
     n_notes: int = 0
     hours: float = 0.0
     rejects: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
 
 
 def plan_shards(config: CollectConfig, *, root: Path, corpora: Path) -> list[ShardPlan]:
@@ -122,12 +126,15 @@ def plan_shards(config: CollectConfig, *, root: Path, corpora: Path) -> list[Sha
     for source in dict.fromkeys(config.sources):
         found = containers(source, root=root, corpora=corpora)
         fraction = config.fractions.get(source, 1.0)
+        others = tuple(container for container in found if container.kind == "other")
         files = [container for container in found if container.kind == "file"]
         for first in range(0, len(files), config.files_per_shard):
             group = tuple(files[first : first + config.files_per_shard])
             shards.append(ShardPlan(source, group, Share(fraction=fraction)))
+        if others and source not in CATALOGUE:
+            shards.append(ShardPlan(source, others, Share()))
         for archive in found:
-            if archive.kind != "file":
+            if archive.kind not in ("file", "other"):
                 parts = _n_shares(archive, config.files_per_shard)
                 shards += [ShardPlan(source, (archive,), Share(part, parts, fraction)) for part in range(parts)]
     return shards
@@ -145,7 +152,7 @@ def fingerprint(shards: Iterable[ShardPlan]) -> list[list[str | int]]:
         states.append([clean_text(shard.source), shard.share.part, shard.share.parts])
         for container in shard.containers:
             try:
-                status = os.stat(container.path)
+                status = os.lstat(container.path) if container.kind == "other" else os.stat(container.path)
             except OSError as error:
                 raise TimbreflowError(f"{container.path} vanished while it was to be read; start again.") from error
             states.append([clean_text(container.label), status.st_size, status.st_mtime_ns])
@@ -176,7 +183,10 @@ def collect_shard(shard: ShardPlan, folder: Path, config: CollectConfig, *, work
 
 def _items(shard: ShardPlan, max_bytes: int) -> Iterator[Item]:
     for container in shard.containers:
-        yield from read_items(container, max_bytes=max_bytes, share=shard.share)
+        for item in read_items(container, max_bytes=max_bytes, share=shard.share):
+            # Of a known corpus it is known what else is in it.
+            if not (shard.source in CATALOGUE and item.reject and item.reject.reason == "passed_over"):
+                yield item
 
 
 def merge_shards(shards: Sequence[ShardPlan], folders: Sequence[Path], out: Path, config: CollectConfig) -> Totals:
@@ -195,44 +205,47 @@ def merge_shards(shards: Sequence[ShardPlan], folders: Sequence[Path], out: Path
     """
     first_file: dict[int, str] = {}
     rejects: Counter[str] = Counter()
+    examples: dict[str, list[str]] = {}
     n_tracks, n_notes, seconds = 0, 0, 0.0
     with TableWriter(out) as writer:
         for shard, folder in zip(shards, folders, strict=True):
             for part in part_folders(folder):
-                pieces = pq.read_table(table_file(part, "pieces", 0))
+                pieces = pq.read_table(parquet_source(table_file(part, "pieces", 0)))
                 twins = _twins(pieces, first_file)
                 if shard.is_tar and not len(twins):
                     writer.adopt(part)
-                    tables = {name: pq.read_table(table_file(part, name, 0)) for name in ("tracks", "rejects")}
-                    n_notes += pq.read_metadata(table_file(part, "notes", 0)).num_rows
+                    tables = {
+                        name: pq.read_table(parquet_source(table_file(part, name, 0))) for name in ("tracks", "rejects")
+                    }
+                    n_notes += pq.read_metadata(parquet_source(table_file(part, "notes", 0))).num_rows
                 else:
-                    tables = {name: pq.read_table(table_file(part, name, 0)) for name in SCHEMAS}
+                    tables = {name: pq.read_table(parquet_source(table_file(part, name, 0))) for name in SCHEMAS}
                     tables = _without(tables, twins)
                     writer.add(tables)
                     pieces = tables["pieces"]
                     n_notes += len(tables["notes"])
                 n_tracks += len(tables["tracks"])
                 seconds += float(np.sum(pieces.column("duration").to_numpy(), dtype=np.float64))
-                rejects.update(tables["rejects"].column("reason").to_pylist())
+                for row in tables["rejects"].to_pylist():
+                    rejects[row["reason"]] += 1
+                    if len(known := examples.setdefault(row["reason"], [])) < _EXAMPLES:
+                        known.append(f"{row['path']}: {row['detail']}")
     if not first_file:
         reasons = ", ".join(f"{count} {reason}" for reason, count in rejects.most_common()) or "no music file in them"
         raise TimbreflowError(f"no usable piece in {', '.join(config.sources)}: {reasons}; name other sources.")
-    return Totals(len(first_file), n_tracks, n_notes, seconds / 3600, dict(sorted(rejects.items())))
+    return Totals(len(first_file), n_tracks, n_notes, seconds / 3600, dict(sorted(rejects.items())), examples)
 
 
 def _twins(pieces: pa.Table, first_file: dict[int, str]) -> pa.Table:
     """Rejects, with their ids, for the pieces that `first_file` names; the others are noted there."""
-    twins: dict[str, list[str]] = {name: [] for name in ("piece_id", *REJECTS.names)}
-    columns = (pieces.column(name).to_pylist() for name in ("piece_id", "source", "path"))
-    for piece_id, source, path in zip(*columns, strict=True):
-        key = int(piece_id, 16)  # half the memory of the text
+    twins: list[dict[str, str]] = []
+    for row in pieces.select(["piece_id", "source", "path"]).to_pylist():
+        key = int(row["piece_id"], 16)  # half the memory of the text
         if key in first_file:
-            row = (piece_id, source, path, "duplicate", f"it has the same notes as {first_file[key]}.")
-            for values, value in zip(twins.values(), row, strict=True):
-                values.append(value)
+            twins.append(row | {"reason": "duplicate", "detail": f"it has the same notes as {first_file[key]}."})
         else:
-            first_file[key] = f"{source}: {path}"
-    return pa.table(twins, schema=pa.schema([("piece_id", pa.string()), *REJECTS]))
+            first_file[key] = f"{row['source']}: {row['path']}"
+    return pa.Table.from_pylist(twins, schema=pa.schema([("piece_id", pa.string()), *REJECTS]))
 
 
 def _without(tables: dict[str, pa.Table], twins: pa.Table) -> dict[str, pa.Table]:

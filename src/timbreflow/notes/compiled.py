@@ -160,24 +160,92 @@ def _number(data: np.ndarray, position: int) -> tuple[int, int]:
     return value, position + 4
 
 
+ENDED, OPEN, CUT, INVALID = range(4)
+"""How a walk over a track stops: at the end mark, without one, in the middle of an event, at what is no event."""
+
+_DATA_BYTES = np.repeat(np.array([2, 2, 2, 2, 1, 1, 2, 0]), 16)  # of the statuses from 0x80
+_DATA_BYTES[0xF1 - 0x80 : 0xF6 - 0x80] = (1, 2, 1, -1, -1)
+_BYTES = np.arange(256).astype(np.uint8)
+_EMPTY_TEXT = np.array([0xFF, 0x01, 0x00], np.uint8)
+_OF_SEQUENCER = np.array([0xFF, 0x7F], np.uint8)
+
+
 @compiled
-def last_tick(events: np.ndarray) -> int:
-    """Tick of the last event of one MTrk chunk: [n] uint8; ends where the chunk is damaged, which symusic reports."""
-    tick, position, status = 0, 0, 0
-    while position < len(events):
-        delta, position = _number(events, position)
-        if position >= len(events):
-            return tick + delta if position == len(events) else tick
+def _event_end(events: np.ndarray, at: int, status: int) -> int:
+    """Where the event at `at` ends, perhaps behind the data; -1 where it is none."""
+    kind = events[at]
+    if kind == 0xFF:
+        length, first = _number(events, at + 2)
+        return first + length
+    if kind == 0xF0 or kind == 0xF7:  # noqa: PLR1714 - numba knows no sets of numbers
+        length, first = _number(events, at + 1)
+        # A message with its end before its end was written as on the wire, without its length.
+        whole = kind == 0xF7 or np.count_nonzero(events[first : first + length - 1] == 0xF7) == 0
+        return first + length if whole else -1
+    if kind < 0x80:
+        return at + _DATA_BYTES[status - 0x80] if status else -1
+    end = at + 1 + _DATA_BYTES[kind - 0x80]
+    if kind > 0xF0:
+        for i in range(at + 1, min(end, len(events))):
+            if events[i] >= 0x80:
+                return -1
+    return end if end > at else -1
+
+
+@compiled
+def _copy(source: np.ndarray, first: int, end: int, out: np.ndarray, made: int) -> int:
+    if len(out):
+        out[made : made + end - first] = source[first:end]
+    return made + end - first
+
+
+@compiled
+def walk(events: np.ndarray, out: np.ndarray) -> tuple[int, int, int, int, int, bool]:
+    """Walk over the events of one track, and write them so that symusic reads all of them.
+
+    symusic takes a running status over a system message for that message again, and skips what follows. So the status
+    is written out there. It takes the length of an F7 packet for a delta time, so those become messages of a sequencer;
+    system messages that a file may not hold (F1 and above) become empty texts.
+
+    Args:
+        events: [n] uint8.
+        out: [2 n + 4] uint8 to write to, or [0].
+
+    Returns:
+        Why it stops (`ENDED`, `OPEN`, `CUT` or `INVALID`); bytes walked over; bytes written, without an end mark; tick
+        of the last event; notes that begin; whether what is written differs from what was read.
+    """
+    at, made, tick, notes, status = 0, 0, 0, 0, 0
+    fresh, changed = True, False  # whether symusic still knows the status
+    while at < len(events):
+        begin = at
+        delta, at = _number(events, at)
+        if at >= len(events):
+            return CUT, begin, made, tick + delta if at == len(events) else tick, notes, changed
         tick += delta
-        if events[position] >= 0x80:
-            status = events[position]
-            position += 1
-        if status in (0xF0, 0xF7, 0xFF):
-            length, position = _number(events, position + 1 if status == 0xFF else position)
-            position += length
-        elif 0x80 <= status < 0xF0:
-            position += 1 if status >> 4 in (0xC, 0xD) else 2
-    return tick
+        kind = events[at]
+        if kind == 0xFF and at + 1 < len(events) and events[at + 1] == 0x2F:
+            made = _copy(events, begin, at, out, made)
+            return ENDED, min(at + 3, len(events)), made, tick, notes, changed
+        end = _event_end(events, at, status)
+        if end < 0 or end > len(events):
+            return INVALID if end < 0 else CUT, begin, made, tick, notes, changed
+        made = _copy(events, begin, at, out, made)
+        if kind < 0x80 and not fresh:
+            made = _copy(_BYTES, status, status + 1, out, made)
+            fresh, changed = True, True
+        elif 0x80 <= kind < 0xF0:
+            status, fresh = kind, True
+        elif 0xF0 <= kind < 0xFF:
+            fresh, changed = False, changed or kind != 0xF0
+            if kind == 0xF7:
+                made, at = _copy(_OF_SEQUENCER, 0, 2, out, made), at + 1
+            elif kind > 0xF0:
+                made, at = _copy(_EMPTY_TEXT, 0, 3, out, made), end
+        made = _copy(events, at, end, out, made)
+        notes += kind < 0xF0 and status >> 4 == 9 and events[end - 1] > 0
+        at = end
+    return OPEN, at, made, tick, notes, changed
 
 
 def load() -> None:
@@ -186,4 +254,4 @@ def load() -> None:
     onset, duration, pitch, velocity, ends = arrange(raw, np.array([1]))
     in_milliseconds(onset, duration, pitch, velocity, ends)
     numbers_of_tracks(onset, duration, pitch, ends)
-    last_tick(np.frombuffer(b"\0", np.uint8))
+    walk(np.frombuffer(b"\0", np.uint8), np.empty(0, np.uint8))

@@ -18,11 +18,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.notes.limits import ProcessLimits
-from timbreflow.notes.pieces import Reject
-from timbreflow.notes.reading_process import Batch, Reading, ran_out_of_time
-from timbreflow.notes.sources import Item, clean_text
-from timbreflow.notes.tables import table_file
+from timbreflow.notes.pieces import ReadLimits, Reject
+from timbreflow.notes.reading import Reading, ran_out_of_time
+from timbreflow.notes.sources.archives import Item
+from timbreflow.notes.sources.files import clean_text
+from timbreflow.notes.tables import parquet_source, table_file
 
 BATCH_FILES = 512
 BATCH_BYTES = 8_000_000
@@ -35,7 +35,7 @@ def part_folders(folder: Path) -> list[Path]:
 
 
 def read_parts(
-    source: str, items: Iterable[Item], folder: Path, limits: ProcessLimits, *, left_out: Iterable[str], workers: int
+    source: str, items: Iterable[Item], folder: Path, limits: ReadLimits, *, left_out: Iterable[str], workers: int
 ) -> None:
     """Read files into parts `00000`, `00001`, … of a folder; those that are there already are kept.
 
@@ -51,16 +51,15 @@ def read_parts(
         TimbreflowError: a part cannot be written (the disk is full), or the processes are killed from outside.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _Shard(source, folder, limits, frozenset(left_out)).run(_batches(items, limits.file.max_bytes), workers)
+    _Shard(source, folder, limits, frozenset(left_out)).run(_batches(items, limits.max_bytes), workers)
 
 
 @dataclass
 class _Part:
-    """One batch on its way: what is rejected unread, whom it killed once, the ids of its pieces, its twins."""
+    """One batch on its way: files that ended a process once, the ids of its pieces, its twins."""
 
     folder: Path
     items: list[Item]
-    rejected: dict[int, Reject] = field(default_factory=dict)
     suspects: set[int] = field(default_factory=set)
     deaths: int = 0
     ids: list[str | None] | None = None
@@ -69,7 +68,7 @@ class _Part:
 
 
 class _Shard:
-    def __init__(self, source: str, folder: Path, limits: ProcessLimits, left_out: frozenset[str]) -> None:
+    def __init__(self, source: str, folder: Path, limits: ReadLimits, left_out: frozenset[str]) -> None:
         self._source = source
         self._folder = folder
         self._limits = limits
@@ -100,15 +99,14 @@ class _Shard:
     def _part(self, number: int, items: list[Item]) -> _Part:
         folder = self._folder / f"{number:05d}"
         if folder.exists():
-            table = pq.read_table(table_file(folder, "pieces", 0), columns=["piece_id", "path"])
+            table = pq.read_table(parquet_source(table_file(folder, "pieces", 0)), columns=["piece_id", "path"])
             ids, paths = (table.column(name).to_pylist() for name in ("piece_id", "path"))
             return _Part(folder, [Item(path, b"", 0) for path in paths], ids=ids)
-        part = _Part(folder, items)
         if self._left_out:
             for place, item in enumerate(items):
                 if f"{clean_text(self._source)}/{clean_text(item.path)}" in self._left_out:
-                    part.rejected[place] = Reject("left_out", "collect_midi.leave_out names it.")
-        return part
+                    items[place] = replace(item, reject=Reject("left_out", "collect_midi.leave_out names it."))
+        return _Part(folder, items)
 
     def _begin(self, part: _Part) -> None:
         self._in_order.append(part)
@@ -120,7 +118,7 @@ class _Shard:
 
     def _send(self, part: _Part) -> None:
         part.reading = _lease(self._limits)
-        part.reading.send_batch(Batch(self._source, part.items, part.rejected))
+        part.reading.send_batch(self._source, part.items)
 
     def _hear(self) -> None:
         """Wait for an answer of any process, and do what follows from it."""
@@ -176,9 +174,11 @@ class _Shard:
                 )
         elif ran_out_of_time(status):
             seconds = self._limits.max_seconds
-            part.rejected[number] = Reject("too_slow", f"reading it takes more than {seconds:g} s, the limit.")
+            reject = Reject("too_slow", f"reading it takes more than {seconds:g} s, the limit.")
+            part.items[number] = replace(part.items[number], reject=reject)
         elif number in part.suspects:
-            part.rejected[number] = Reject("broken", f"it ended the process that read it, twice (status {status}).")
+            reject = Reject("broken", f"it ended the process that read it, twice (status {status}).")
+            part.items[number] = replace(part.items[number], reject=reject)
         else:
             part.suspects.add(number)
         self._send(part)
@@ -202,7 +202,7 @@ _idle: list[tuple[int, Reading]] = []  # with the process that may use it; start
 _lock = threading.Lock()
 
 
-def _lease(limits: ProcessLimits) -> Reading:
+def _lease(limits: ReadLimits) -> Reading:
     with _lock:
         for owner, reading in list(_idle):
             if owner == os.getpid() and not reading.alive:

@@ -1,6 +1,8 @@
-"""A piece of music as every reader gives it, before it becomes rows of the note tables."""
+"""A piece of music as every reader gives it, and what of a file is still read."""
 
 import hashlib
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -21,6 +23,8 @@ RejectReason = Literal[
     "drums_only",
     "duplicate",
     "left_out",
+    "passed_over",
+    "incomplete",
 ]
 
 
@@ -65,10 +69,12 @@ class Piece:
     Attributes:
         tracks: at least one.
         joined: the notes of all tracks, track after track, where the reader has them so.
+        remark: what of the file may be missing, as one sentence, though it was read.
     """
 
     tracks: tuple[Track, ...]
     joined: Notes | None = field(default=None, repr=False, compare=False)
+    remark: str = ""
 
     @cached_property
     def notes(self) -> Notes:
@@ -137,3 +143,51 @@ class Piece:
     @property
     def _counts(self) -> list[int]:
         return [len(track.notes) for track in self.tracks]
+
+
+@dataclass(frozen=True)
+class ReadLimits:
+    """Limits of one file, and of the process that reads it.
+
+    Attributes:
+        max_bytes: size of the file, or of what is inside a compressed one.
+        max_ticks: last tick of a MIDI file (pretty_midi refuses over 10^7).
+        max_duration: end of the last note, in s.
+        max_notes: of all tracks.
+        min_notes: of all tracks that are not drums.
+        max_seconds: of work to read it.
+        max_memory: to read it, in bytes, beside what the process has before.
+    """
+
+    max_bytes: int
+    max_ticks: int
+    max_duration: float
+    max_notes: int
+    min_notes: int
+    max_seconds: float = 20.0
+    max_memory: int = 1_000_000_000
+
+    def check_size(self, n_bytes: int) -> None:
+        """Raise `Reject` for a file that is empty or over `max_bytes`."""
+        if n_bytes == 0:
+            raise Reject("broken", "it is empty.")
+        if n_bytes > self.max_bytes:
+            raise Reject("too_large", f"it has {n_bytes} bytes; the limit is {self.max_bytes}.")
+
+    def check_piece(self, tracks: Sequence[Track], joined: Notes | None = None) -> Piece:
+        """A piece of these tracks, or `Reject` where they are too few, too many or too long."""
+        if not tracks:
+            raise Reject("no_notes", "it holds no notes.")
+        pitched = sum(len(track.notes) for track in tracks if not track.is_drum)
+        if pitched == 0:
+            raise Reject("drums_only", "all its notes are drums.")
+        if pitched < self.min_notes:
+            raise Reject("too_few_notes", f"it holds {pitched} notes beside drums; the least is {self.min_notes}.")
+        piece = Piece(tuple(tracks), joined)
+        if piece.n_notes > self.max_notes:
+            raise Reject("too_large", f"it holds {piece.n_notes} notes; the limit is {self.max_notes}.")
+        if not math.isfinite(piece.duration):
+            raise Reject("broken", "a note of it never ends.")
+        if piece.duration > self.max_duration:
+            raise Reject("too_long", f"it lasts {piece.duration:.0f} s; the limit is {self.max_duration:.0f} s.")
+        return piece

@@ -4,11 +4,12 @@ A folder of note tables holds `{pieces,tracks,notes,rejects}-NNNNN.parquet`. A p
 one number, so one number is a unit that can be made, and read, alone.
 """
 
+import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -58,6 +59,11 @@ SCHEMAS: dict[str, pa.Schema] = {"pieces": PIECES, "tracks": TRACKS, "notes": NO
 def table_file(folder: Path, table: str, number: int) -> Path:
     """Path of one table file, such as `folder/notes-00003.parquet`."""
     return folder / f"{table}-{number:05d}.parquet"
+
+
+def parquet_source(path: Path) -> Path | BinaryIO:
+    """What pyarrow can read: it takes names of files for UTF-8, and where one is not, the open file stands for it."""
+    return path if os.fsdecode(path).isprintable() else open(path, "rb")
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,7 +265,7 @@ def _read_table(path: Path, schema: pa.Schema) -> "pd.DataFrame":
 
 def _open(path: Path, schema: pa.Schema) -> pq.ParquetFile:
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(parquet_source(path))
     except (OSError, pa.ArrowInvalid) as error:
         raise _damaged(path, error) from error
     if file.schema_arrow.names != schema.names:

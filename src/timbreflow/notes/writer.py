@@ -62,7 +62,9 @@ class PartRows:
         """Write the tables as number 0 of a folder that exists and holds none."""
         for name, table in self.tables().items():
             options = _NOTES_OF_A_PART if name == "notes" else {}
-            pq.write_table(table, table_file(folder, name, 0), row_group_size=_ROW_GROUP, **_OF_A_PART, **options)
+            # pyarrow takes names of files for UTF-8, which they need not be; an open file has none.
+            with open(table_file(folder, name, 0), "wb") as file:
+                pq.write_table(table, file, row_group_size=_ROW_GROUP, **_OF_A_PART, **options)
 
     def _notes(self) -> pa.Table:
         """Notes of all pieces; the ids are a dictionary, which Parquet knows as text."""
@@ -129,8 +131,8 @@ class TableWriter:
     def _write(self) -> None:
         for name, schema in SCHEMAS.items():
             table = pa.concat_tables([schema.empty_table(), *self._waiting[name]])
-            path = table_file(self._folder, name, self._number)
-            pq.write_table(table, path, compression="zstd", row_group_size=_ROW_GROUP)
+            with open(table_file(self._folder, name, self._number), "wb") as file:
+                pq.write_table(table, file, compression="zstd", row_group_size=_ROW_GROUP)
             self._waiting[name] = []
         self._number += 1
         self._n_notes = 0

@@ -14,7 +14,7 @@ RMS_DBFS = -23.0
 PEAK = 0.99
 
 SILENCE_DBFS = -60.0
-"""Below this before scaling, nothing worth hearing sounds: music comes out of the synthesizer at -50 to -20 dBFS."""
+"""A clip below this before scaling is silent: music comes out of the synthesizer at -50 to -20 dBFS."""
 
 FADE_SECONDS = 0.02
 """The clip ends in the middle of sounds; this much of a fade avoids a click."""
@@ -46,27 +46,35 @@ def render_recipe(recipe: ClipRecipe, notes: Notes, synthesizer: Synthesizer) ->
         synthesizer: with the timbre's fonts loaded.
 
     Returns:
-        The clip, or None when it would not be what the notes say: it is silent, or the first layer's preset does not
+        The clip, or None when it would not play its notes: it is silent, or the first layer's preset does not
         reach one of the pitches.
 
     Raises:
         TimbreflowError: a font or preset of the timbre is not loaded.
     """
-    timbre, sample_rate = recipe.timbre, synthesizer.sample_rate
+    timbre = recipe.timbre
     if not all(synthesizer.reaches(timbre.layers[0], pitch) for pitch in sorted(set(notes.pitch.tolist()))):
         return None
     audio = synthesizer.play(notes, timbre.layers, timbre.synthesis, seconds=recipe.seconds)
-    if _rms(audio) < 10 ** (SILENCE_DBFS / 20):
+    if is_silent(audio):  # the effects would only make noise of it
         return None
-    audio = timbre.process(audio, sample_rate)
+    return finished(timbre.process(audio, synthesizer.sample_rate), synthesizer.sample_rate)
+
+
+def finished(audio: np.ndarray, sample_rate: int) -> RenderedClip | None:
+    """Fade the end of a clip, which is changed in place, and bring it to its level; None when it is silent."""
     n_fade = min(round(FADE_SECONDS * sample_rate), len(audio))
     audio[-n_fade:] *= np.linspace(1, 0, n_fade, dtype=np.float32)
-    rms, peak = _rms(audio), float(np.max(np.abs(audio)))
-    if not np.isfinite(peak) or rms < 10 ** (SILENCE_DBFS / 20):
+    if is_silent(audio):
         return None
-    gain = min(10 ** (RMS_DBFS / 20) / rms, PEAK / peak)
+    gain = min(10 ** (RMS_DBFS / 20) / _rms(audio), PEAK / float(np.max(np.abs(audio))))
     audio = audio * np.float32(gain)
     return RenderedClip(audio, float(np.max(np.abs(audio))), _rms(audio), float(20 * np.log10(gain)))
+
+
+def is_silent(audio: np.ndarray) -> bool:
+    """Whether audio [N] lies below SILENCE_DBFS, or is not finite."""
+    return not 10 ** (SILENCE_DBFS / 20) <= _rms(audio) < np.inf
 
 
 def _rms(audio: np.ndarray) -> float:

@@ -21,7 +21,7 @@ class SoundFontSpec:
 
 @dataclass(frozen=True)
 class TripleCounts:
-    """Number of triples of each split; with counterparts, of the squares of the train split."""
+    """Number of triples of each split; with `complete_squares`, of the squares of the train split."""
 
     train: int
     validation: int
@@ -41,7 +41,7 @@ class SplitFractions:
         validation_pieces: fraction of the pieces.
         test_pieces: fraction of the pieces, for test and test_seen.
         test_programs: fraction of the programs of each group of eight that only test plays.
-        test_effects: fraction of the settings of each effect that only test hears.
+        test_effects: fraction of the settings of each effect that only test uses.
     """
 
     validation_pieces: float
@@ -62,7 +62,7 @@ class TimbreConfig:
     Args:
         layer_probability: that two or more programs sound together.
         max_layers: most programs that do.
-        synthesis_probability: that filter, envelope, vibrato and tuning are moved.
+        synthesis_probability: that filter, envelope, vibrato and tuning are changed.
         equalizer_probability: that an equalizer is drawn.
         effect_counts: probabilities of 0, 1, 2 and 3 effects.
     """
@@ -85,11 +85,11 @@ class TimbreConfig:
 
 @dataclass(frozen=True)
 class PerformanceConfig:
-    """How far each drawn segment is played otherwise than it is written; content and target are played alike.
+    """How far the performance of a segment may differ from its score; content and target are played alike.
 
     Args:
         tempo: played up to (1 + tempo) times as fast or as slow, evenly drawn on a logarithmic scale.
-        velocity: all velocities are moved by -velocity..+velocity.
+        velocity: all velocities are changed by -velocity..+velocity.
     """
 
     tempo: float
@@ -111,7 +111,7 @@ class RenderConfig:
         min_onsets: least number of distinct onsets in a clip.
         transposition: content and style are each moved by -transposition..+transposition semitones.
         performance: variation of tempo and velocity.
-        counterparts: render a fourth clip for each triple of the train split, the style's notes with the content's
+        complete_squares: render a fourth clip for each triple of the train split, the style's notes with the content's
             timbre: each of the four clips is then the target of a triple, so four clips make four triples, not 4/3.
         triples_per_shard: triples in one unit of work.
     """
@@ -122,7 +122,7 @@ class RenderConfig:
     min_onsets: int
     transposition: int
     performance: PerformanceConfig
-    counterparts: bool
+    complete_squares: bool
     triples_per_shard: int
     soundfonts: tuple[SoundFontSpec, ...]
     triples: TripleCounts

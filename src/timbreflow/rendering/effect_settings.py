@@ -17,7 +17,7 @@ from timbreflow.rendering import effects
 
 @dataclass(frozen=True)
 class ParameterRange:
-    """Range of one parameter, and the number of bins that tell its settings apart.
+    """Range of one parameter, and the number of bins that make its settings.
 
     Args:
         low: least value.

@@ -18,7 +18,7 @@ import scipy.signal
 
 PHASER_STAGES = 6
 PHASER_RANGE = (300.0, 3000.0)
-"""Hz between which the notches of the phaser wander."""
+"""Hz between which the notches of the phaser move."""
 
 _CONTROL = 32
 """Samples between two values of the phaser's sweep; between them it is a straight line."""
@@ -41,7 +41,7 @@ def overdrive(audio: np.ndarray, sample_rate: int, *, gain_db: float) -> np.ndar
 
 
 def tremolo(audio: np.ndarray, sample_rate: int, *, rate_hz: float, depth: float) -> np.ndarray:
-    """Swing the amplitude between 1 and 1 - depth by a sine.
+    """Modulate the amplitude between 1 and 1 - depth by a sine.
 
     Args:
         audio: [N] float32.
@@ -54,13 +54,13 @@ def tremolo(audio: np.ndarray, sample_rate: int, *, rate_hz: float, depth: float
 
 
 def phaser(audio: np.ndarray, sample_rate: int, *, rate_hz: float, feedback: float) -> np.ndarray:
-    """Add the signal to itself behind a chain of first-order allpasses whose corner frequency wanders.
+    """Add the signal to itself after a chain of first-order allpasses whose corner frequency moves.
 
     Args:
         audio: [N] float32.
         sample_rate: in Hz.
-        rate_hz: of the wandering.
-        feedback: part of the chain's output that is led back into it, in [0, 1).
+        rate_hz: of that movement.
+        feedback: part of the chain's output that is fed back into it, in [0, 1).
     """
     times = np.arange(len(audio) // _CONTROL + 2) * (_CONTROL / sample_rate)
     low, high = PHASER_RANGE
@@ -79,7 +79,7 @@ def reverb(audio: np.ndarray, sample_rate: int, *, decay_seconds: float, wet: fl
         sample_rate: in Hz.
         decay_seconds: time in which the reverberation falls by 60 dB.
         wet: part of the reverberation in the result, in [0, 1].
-        room: its whole part chooses the noise.
+        room: its integer part seeds the noise.
     """
     response = _room_response(sample_rate, decay_seconds, int(room))
     size = scipy.fft.next_fast_len(len(audio) + len(response) - 1, real=True)
@@ -142,7 +142,7 @@ def _compiled_allpasses() -> Callable[..., Any]:
 def _room_response(sample_rate: int, decay_seconds: float, room: int) -> np.ndarray:
     times = np.arange(max(1, round(decay_seconds * sample_rate))) / sample_rate
     noise = np.random.default_rng(room).standard_normal(len(times))
-    # Air and walls swallow the high frequencies: a one-pole low-pass at 3 kHz.
+    # Air and walls absorb high frequencies: a one-pole low-pass at 3 kHz.
     pole = np.exp(-2 * np.pi * 3000 / sample_rate)
     tail = scipy.signal.lfilter([1 - pole], [1, -pole], noise) * np.exp(-np.log(1000) * times / decay_seconds)
     response: np.ndarray = (tail / np.sqrt(np.sum(tail**2))).astype(np.float32)
@@ -153,32 +153,18 @@ def _room_response(sample_rate: int, decay_seconds: float, room: int) -> np.ndar
 def _bell(frequency: float, gain_db: float, sample_rate: int) -> np.ndarray:
     amplitude, angle = 10 ** (gain_db / 40), 2 * np.pi * min(frequency, 0.45 * sample_rate) / sample_rate
     alpha = np.sin(angle) / 2 * 1.04  # 1 / Q for 1.5 octaves
-    section = np.array(
-        [
-            1 + alpha * amplitude,
-            -2 * np.cos(angle),
-            1 - alpha * amplitude,
-            1 + alpha / amplitude,
-            -2 * np.cos(angle),
-            1 - alpha / amplitude,
-        ]
-    )
-    return section / section[3]
+    boost, cut, middle = alpha * amplitude, alpha / amplitude, -2 * np.cos(angle)
+    return np.array([1 + boost, middle, 1 - boost, 1 + cut, middle, 1 - cut]) / (1 + cut)
 
 
 def _shelf(frequency: float, gain_db: float, sample_rate: int, *, high: bool) -> np.ndarray:
     amplitude, angle = 10 ** (gain_db / 40), 2 * np.pi * min(frequency, 0.45 * sample_rate) / sample_rate
-    cosine = -np.cos(angle) if high else np.cos(angle)
-    root = 2 * np.sqrt(amplitude) * np.sin(angle) / 2 * np.sqrt(2)  # slope 1
     sign = -1 if high else 1
-    section = np.array(
-        [
-            amplitude * ((amplitude + 1) - (amplitude - 1) * cosine + root),
-            sign * 2 * amplitude * ((amplitude - 1) - (amplitude + 1) * cosine),
-            amplitude * ((amplitude + 1) - (amplitude - 1) * cosine - root),
-            (amplitude + 1) + (amplitude - 1) * cosine + root,
-            sign * -2 * ((amplitude - 1) + (amplitude + 1) * cosine),
-            (amplitude + 1) + (amplitude - 1) * cosine - root,
-        ]
+    cosine = sign * np.cos(angle)
+    root = 2 * np.sqrt(amplitude) * np.sin(angle) / 2 * np.sqrt(2)  # slope 1
+    more, less = amplitude + 1, amplitude - 1
+    numerator = np.array([more - less * cosine + root, 2 * sign * (less - more * cosine), more - less * cosine - root])
+    denominator = np.array(
+        [more + less * cosine + root, -2 * sign * (less + more * cosine), more + less * cosine - root]
     )
-    return section / section[3]
+    return np.concatenate((amplitude * numerator, denominator)) / denominator[0]

@@ -1,8 +1,8 @@
 """A small sampler: notes played with recordings of single notes, so that real instruments have a known target.
 
 The recording nearest in pitch is resampled to the note, at most REACH semitones away. It is placed so that its attack
-reaches ATTACK_DB below its peak exactly at the note's onset: bowed and blown notes swell slowly, and what a listener
-takes for their beginning lies near that point. A note ends with a short fade, as a player's does.
+reaches ATTACK_DB below its peak exactly at the note's onset: bowed and blown notes swell slowly, and listeners hear
+their onset near that point. A note ends with a short fade, as a player's does.
 """
 
 import re
@@ -16,7 +16,7 @@ import soxr
 from timbreflow.audio.files import read_audio
 from timbreflow.errors import TimbreflowError
 from timbreflow.notes.tables import Notes
-from timbreflow.rendering.clips import FADE_SECONDS, PEAK, RMS_DBFS, SILENCE_DBFS, RenderedClip
+from timbreflow.rendering.clips import RenderedClip, finished
 from timbreflow.rendering.triples import ClipRecipe
 
 REACH = 3
@@ -202,14 +202,7 @@ def render_sampled(recipe: ClipRecipe, notes: Notes, sampler: Sampler) -> Render
     if not all(sampler.reaches(name, pitch) for pitch in sorted(set(notes.pitch.tolist()))):
         return None
     audio = recipe.timbre.process(sampler.play(notes, name, seconds=recipe.seconds), sampler.sample_rate)
-    n_fade = min(round(FADE_SECONDS * sampler.sample_rate), len(audio))
-    audio[-n_fade:] *= np.linspace(1, 0, n_fade, dtype=np.float32)
-    rms, peak = _rms(audio), float(np.max(np.abs(audio)))
-    if rms < 10 ** (SILENCE_DBFS / 20):
-        return None
-    gain = min(10 ** (RMS_DBFS / 20) / rms, PEAK / peak)
-    audio = audio * np.float32(gain)
-    return RenderedClip(audio, float(np.max(np.abs(audio))), _rms(audio), float(20 * np.log10(gain)))
+    return finished(audio, sampler.sample_rate)
 
 
 def _aligned(sound: np.ndarray, sample_rate: int, path: Path) -> tuple[np.ndarray, int]:
@@ -222,7 +215,3 @@ def _aligned(sound: np.ndarray, sample_rate: int, path: Path) -> tuple[np.ndarra
     cut = sound[attack - lead :].copy()
     cut[:lead] *= np.linspace(0, 1, lead, endpoint=False)
     return cut, lead
-
-
-def _rms(audio: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(audio, dtype=np.float64))))

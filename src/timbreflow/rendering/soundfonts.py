@@ -3,7 +3,7 @@
 import importlib.util
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -60,10 +60,15 @@ def find_soundfont(spec: SoundFontSpec, folder: Path) -> Path:
     found = sha256_file(path)
     if found != spec.sha256:
         raise TimbreflowError(
-            f"SoundFont {path} has sha256 {found}, but params.yaml expects {spec.sha256}; "
-            f"run `timbreflow corpus fetch {spec.name}` for that file, or name the new sha256 in params.yaml."
+            f"SoundFont {path} has sha256 {found} instead of {spec.sha256}; "
+            f"run `timbreflow corpus fetch {spec.name}` for that file, or correct the expected sha256."
         )
     return path
+
+
+def find_soundfonts(specs: Iterable[SoundFontSpec], folder: Path) -> dict[str, Path]:
+    """Path of each SoundFont by its name; see `find_soundfont`."""
+    return {spec.name: find_soundfont(spec, folder) for spec in specs}
 
 
 def install_soundfont(source: Path, folder: Path) -> SoundFontSpec:
@@ -74,7 +79,7 @@ def install_soundfont(source: Path, folder: Path) -> SoundFontSpec:
         folder: data/soundfonts.
 
     Returns:
-        What params.yaml names it by, as a font to train on.
+        Its specification, as a font to train on.
     """
     place = folder / source.name
     if not (place.is_file() and sha256_file(place) == sha256_file(source)):
@@ -116,6 +121,11 @@ def list_presets(path: Path, soundfont: str) -> list[Preset]:
         for raw, program, bank, *_ in _PRESET_HEADER.iter_unpack(headers[: -_PRESET_HEADER.size])
     ]
     return sorted(presets, key=lambda preset: (preset.bank, preset.program))
+
+
+def list_all_presets(soundfonts: Mapping[str, Path]) -> list[Preset]:
+    """Presets of several SoundFonts, given by name and path; see `list_presets`."""
+    return [preset for name, path in soundfonts.items() for preset in list_presets(path, name)]
 
 
 def _preset_headers(file: BinaryIO) -> bytes:

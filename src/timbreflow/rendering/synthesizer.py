@@ -2,13 +2,13 @@
 
 What a voice of FluidSynth 2 does in its first 64 samples depends on the voice that used its slot before (the amplitude
 is ramped up from the last one's), and a reset does not clear that. So every clip gets a fresh synthesizer, while the
-SoundFonts stay loaded in one that lives as long as the process and are lent to each in turn: .1 ms a clip.
+SoundFonts stay loaded in one that exists as long as the process and are shared with each in turn: .1 ms a clip.
 Samples are taken as floats, because the 16-bit output is dithered from a running sequence.
 """
 
 import ctypes
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -43,47 +43,14 @@ GENERATORS = {
 _ATTENUATION = 48
 
 _PROBE = Notes.of([0.0], [0.3], [0], [100])
-"""The note that tells whether a preset sounds at a pitch, in its first .3 s and above this amplitude."""
+"""This note tests whether a preset sounds at a pitch: in its first .3 s, above the amplitude below."""
 
 _PROBE_AMPLITUDE = 1e-5
 
 
-@dataclass(frozen=True)
-class _Library:
-    """pyfluidsynth with the functions of libfluidsynth that it does not bind."""
-
-    fluidsynth: ModuleType
-
-    def __post_init__(self) -> None:
-        library = self.fluidsynth._fl
-        pointer, integer = ctypes.c_void_p, ctypes.c_int
-        prototypes = {
-            "fluid_synth_write_float": (
-                integer,
-                [pointer, integer, pointer, integer, integer, pointer, integer, integer],
-            ),
-            "fluid_synth_set_gen": (integer, [pointer, integer, integer, ctypes.c_float]),
-            "fluid_synth_get_sfont_by_id": (pointer, [pointer, integer]),
-            "fluid_synth_add_sfont": (integer, [pointer, pointer]),
-            "fluid_synth_remove_sfont": (integer, [pointer, pointer]),
-            "fluid_set_log_function": (pointer, [integer, pointer, pointer]),
-            "fluid_version_str": (ctypes.c_char_p, []),
-        }
-        for name, (result, arguments) in prototypes.items():
-            function = getattr(library, name)
-            function.restype, function.argtypes = result, arguments
-        for level in range(5):
-            # Faults come back as return values and become our errors; the library's own lines would only clutter.
-            library.fluid_set_log_function(level, None, None)
-
-    @property
-    def c(self) -> ctypes.CDLL:
-        library: ctypes.CDLL = self.fluidsynth._fl
-        return library
-
-
 @lru_cache(maxsize=1)
-def _library() -> _Library:
+def _library() -> ModuleType:
+    """pyfluidsynth, with the functions of libfluidsynth that it does not bind typed in its `_fl`."""
     try:
         import fluidsynth  # fails without the system library, which the error below explains
     except (ImportError, OSError) as error:
@@ -91,10 +58,27 @@ def _library() -> _Library:
             "FluidSynth's library (libfluidsynth) is missing; install it with `sudo apt-get install libfluidsynth3` "
             "(Debian, Ubuntu) or `brew install fluid-synth` (macOS)."
         ) from error
+    pointer, integer = ctypes.c_void_p, ctypes.c_int
+    prototypes = {
+        "fluid_synth_write_float": (integer, [pointer, integer, pointer, integer, integer, pointer, integer, integer]),
+        "fluid_synth_set_gen": (integer, [pointer, integer, integer, ctypes.c_float]),
+        "fluid_synth_get_sfont_by_id": (pointer, [pointer, integer]),
+        "fluid_synth_add_sfont": (integer, [pointer, pointer]),
+        "fluid_synth_remove_sfont": (integer, [pointer, pointer]),
+        "fluid_set_log_function": (pointer, [integer, pointer, pointer]),
+        "fluid_version_str": (ctypes.c_char_p, []),
+    }
     try:
-        return _Library(fluidsynth)
+        for name, (result, arguments) in prototypes.items():
+            function = getattr(fluidsynth._fl, name)
+            function.restype, function.argtypes = result, arguments
     except AttributeError as error:
         raise TimbreflowError(f"FluidSynth is too old ({error}); install version 2 (libfluidsynth3).") from error
+    for level in range(5):
+        # Faults come back as return values and become our errors; the library's own lines would only clutter.
+        fluidsynth._fl.fluid_set_log_function(level, None, None)
+    module: ModuleType = fluidsynth
+    return module
 
 
 def fluidsynth_version() -> str:
@@ -103,7 +87,7 @@ def fluidsynth_version() -> str:
     Raises:
         TimbreflowError: libfluidsynth is not installed.
     """
-    version: bytes = _library().c.fluid_version_str()
+    version: bytes = _library()._fl.fluid_version_str()
     return version.decode()
 
 
@@ -121,7 +105,8 @@ class Synthesizer:
     def __init__(self, soundfonts: Mapping[str, Path], *, sample_rate: int) -> None:
         self.sample_rate = sample_rate
         self._library = _library()
-        self._owner = self._library.fluidsynth.Synth(
+        self._c: ctypes.CDLL = self._library._fl
+        self._owner = self._library.Synth(
             gain=GAIN,
             samplerate=float(sample_rate),
             channels=16,
@@ -139,7 +124,7 @@ class Synthesizer:
             number = self._owner.sfload(str(path))
             if number < 0:
                 raise TimbreflowError(f"{path} cannot be loaded by FluidSynth; copy the right SoundFont there.")
-            self._fonts[name] = self._library.c.fluid_synth_get_sfont_by_id(self._owner.synth, number)
+            self._fonts[name] = self._c.fluid_synth_get_sfont_by_id(self._owner.synth, number)
 
     def close(self) -> None:
         """Unload the fonts; the object cannot be used afterwards."""
@@ -165,23 +150,22 @@ class Synthesizer:
         """
         n_samples = round(seconds * self.sample_rate)
         n_blocks = -(-n_samples // BLOCK)
-        library = self._library.fluidsynth
-        synth = library.new_fluid_synth(self._owner.settings)
-        lent = []
+        synth = self._library.new_fluid_synth(self._owner.settings)
+        shared = []
         try:
             numbers = {}
             for name in {layer.soundfont: None for layer in layers}:
                 if name not in self._fonts:
-                    raise TimbreflowError(f"SoundFont {name} is not loaded; name it in render_triples.soundfonts.")
-                numbers[name] = self._library.c.fluid_synth_add_sfont(synth, self._fonts[name])
-                lent.append(self._fonts[name])
+                    raise TimbreflowError(f"SoundFont {name} is not loaded; give its path to the synthesizer.")
+                numbers[name] = self._c.fluid_synth_add_sfont(synth, self._fonts[name])
+                shared.append(self._fonts[name])
             for channel, layer in enumerate(layers):
                 self._select(synth, channel, numbers[layer.soundfont], layer, synthesis)
             stereo = self._run(synth, _events(notes, n_blocks, self.sample_rate), len(layers), n_blocks)
         finally:
-            for font in lent:
-                self._library.c.fluid_synth_remove_sfont(synth, font)
-            library.delete_fluid_synth(synth)
+            for font in shared:
+                self._c.fluid_synth_remove_sfont(synth, font)
+            self._library.delete_fluid_synth(synth)
         mono: np.ndarray = (stereo[:n_samples, 0] + stereo[:n_samples, 1]) * np.float32(0.5)
         return mono
 
@@ -198,20 +182,19 @@ class Synthesizer:
         return self._reached[key]
 
     def _select(self, synth: int, channel: int, number: int, layer: Layer, synthesis: Synthesis | None) -> None:
-        library = self._library.fluidsynth
-        if library.fluid_synth_program_select(synth, channel, number, layer.bank, layer.program) != 0:
+        if self._library.fluid_synth_program_select(synth, channel, number, layer.bank, layer.program) != 0:
             raise TimbreflowError(
                 f"SoundFont {layer.soundfont} has no preset {layer.program} in bank {layer.bank}; "
                 "list its presets and correct the timbre."
             )
         # 1 cB is .1 dB of attenuation.
-        self._library.c.fluid_synth_set_gen(synth, channel, _ATTENUATION, -10.0 * layer.gain_db)
+        self._c.fluid_synth_set_gen(synth, channel, _ATTENUATION, -10.0 * layer.gain_db)
         if synthesis is not None:
             for field, generator in GENERATORS.items():
-                self._library.c.fluid_synth_set_gen(synth, channel, generator, float(getattr(synthesis, field)))
+                self._c.fluid_synth_set_gen(synth, channel, generator, float(getattr(synthesis, field)))
 
     def _run(self, synth: int, events: list[tuple[int, int, int]], n_channels: int, n_blocks: int) -> np.ndarray:
-        library, write = self._library.fluidsynth, self._library.c.fluid_synth_write_float
+        library, write = self._library, self._c.fluid_synth_write_float
         stereo = np.zeros((n_blocks * BLOCK, 2), np.float32)
         address, now = stereo.ctypes.data, 0
         for block, velocity, pitch in [*events, (n_blocks, 0, -1)]:

@@ -110,12 +110,7 @@ class Timbre:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {
-            "layers": [dataclasses.asdict(layer) for layer in self.layers],
-            "synthesis": None if self.synthesis is None else dataclasses.asdict(self.synthesis),
-            "effects": [effect.as_json() for effect in self.effects],
-            "equalizer": None if self.equalizer is None else dataclasses.asdict(self.equalizer),
-        }
+        return {**dataclasses.asdict(self), "effects": [effect.as_json() for effect in self.effects]}
 
     def to_text(self) -> str:
         """One line of JSON, as the manifest keeps it."""
@@ -153,8 +148,8 @@ class Palette:
     """What the timbres of one split are made of.
 
     Args:
-        presets: presets that may sound, layers included.
-        effect_settings: settings that may be heard.
+        presets: presets that may be used, also as layers.
+        effect_settings: settings of effects that may be used.
     """
 
     presets: tuple[Preset, ...]

@@ -21,7 +21,7 @@ from timbreflow.rendering.programs import PITCHED_PROGRAMS
 from timbreflow.rendering.timbres import Palette, Timbre, draw_timbre
 
 _DRAWS = 200
-"""Tracks that are looked at for one segment before a split is said to have none."""
+"""Tracks that are tried for one segment before a split counts as having none."""
 
 _PARTNERS = 12
 """Candidates for notes B, of which the first good or else the best is taken."""
@@ -40,8 +40,8 @@ class Segment:
         program: of the track, -1 unset.
         start: in s; a float32 value, as the manifest keeps it.
         transposition: in semitones.
-        tempo: the notes are played so many times as fast as they are written.
-        velocity: what is added to the written velocities.
+        tempo: factor by which the notes are played faster than written.
+        velocity: added to the written velocities.
     """
 
     piece_id: str
@@ -88,26 +88,6 @@ class ClipRecipe:
         segment = Segment(str(row["piece_id"]), int(row["track"]), -1, float(row["start"]), int(row["transposition"]))
         timbre = Timbre.from_text(row["timbre"])
         return cls(str(row["triple_id"]), str(row["role"]), segment, timbre, float(row["duration"]))
-
-
-@dataclass(frozen=True)
-class TripleRecipe:
-    """Content and target share their notes, style and target their timbre.
-
-    The counterpart, where there is one, has the style's notes and the content's timbre.
-    """
-
-    triple_id: str
-    content: ClipRecipe
-    style: ClipRecipe
-    target: ClipRecipe
-    counterpart: ClipRecipe | None = None
-
-    @property
-    def clips(self) -> tuple[ClipRecipe, ...]:
-        """Content, style, target and, where there is one, counterpart."""
-        three = (self.content, self.style, self.target)
-        return three if self.counterpart is None else (*three, self.counterpart)
 
 
 class SegmentPool:
@@ -160,7 +140,7 @@ class SegmentPool:
         return None
 
     def _draw_performance(self, rng: np.random.Generator) -> tuple[float, int]:
-        # Nothing is drawn where nothing varies, so that settings of before keep their clips.
+        # Nothing is drawn where nothing varies, so that old settings still give the same clips.
         limits = self._config.performance
         tempo = float((1 + limits.tempo) ** rng.uniform(-1, 1)) if limits.tempo else 1.0
         return tempo, int(rng.integers(-limits.velocity, limits.velocity + 1)) if limits.velocity else 0
@@ -225,8 +205,8 @@ def segment_notes(tables: NoteTables, segment: Segment, seconds: float) -> Notes
 
 def draw_triple(
     pool: SegmentPool, palette: Palette, config: RenderConfig, *, split: str, pieces: str, number: int, attempt: int
-) -> TripleRecipe:
-    """Draw the recipe of one triple.
+) -> dict[str, ClipRecipe]:
+    """Draw the recipes of one triple.
 
     Args:
         pool: segments of the split's pieces.
@@ -237,6 +217,10 @@ def draw_triple(
         number: of the triple in its split, from 0.
         attempt: from 0; the next one is drawn when a clip turns out silent.
 
+    Returns:
+        The clips by their roles: content and target share their notes, style and target their timbre; in a complete
+        square the counterpart has the style's notes and the content's timbre.
+
     Raises:
         TimbreflowError: the pieces hold no two disjoint segments, or the palette no two timbres.
     """
@@ -246,21 +230,21 @@ def draw_triple(
     if segment is None or partner is None:
         raise TimbreflowError(
             f"The {pieces} pieces hold no two disjoint segments of {config.clip_seconds:g} s with {config.min_onsets} "
-            "onsets; collect more music (collect_midi.sources) or lower render_triples.min_onsets."
+            "onsets; collect more music or lower min_onsets."
         )
     rng = np.random.default_rng(stable_hash(config.seed, "timbres", split, number, attempt))
     target_timbre = draw_timbre(rng, palette, config.timbre, source_program=partner.program)
     content_timbre = _draw_other(rng, palette, config, segment.program, target_timbre)
     triple_id = f"{split}-{number:07d}"
-    return TripleRecipe(
-        triple_id,
-        content=ClipRecipe(triple_id, "content", segment, content_timbre, config.clip_seconds),
-        style=ClipRecipe(triple_id, "style", partner, target_timbre, config.clip_seconds),
-        target=ClipRecipe(triple_id, "target", segment, target_timbre, config.clip_seconds),
-        counterpart=ClipRecipe(triple_id, "counterpart", partner, content_timbre, config.clip_seconds)
-        if config.counterparts and split == "train"
-        else None,
-    )
+    clips = {
+        "content": (segment, content_timbre),
+        "style": (partner, target_timbre),
+        "target": (segment, target_timbre),
+        "counterpart": (partner, content_timbre),
+    }
+    if not (config.complete_squares and split == "train"):
+        del clips["counterpart"]
+    return {role: ClipRecipe(triple_id, role, *clip, config.clip_seconds) for role, clip in clips.items()}
 
 
 def _draw_other(

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from timbreflow.evaluation.table import HIGHER, LABELS, REFERENCES, TestsetTable
+from timbreflow.evaluation.table import HIGHER, LABELS, TestsetTable
 from timbreflow.metrics.statistics import Interval
 from timbreflow.reporting.published import PUBLISHED
 
@@ -82,7 +82,7 @@ def _grids(table: TestsetTable) -> list[Grid]:
             title,
             ["system", *(TITLES[metric] for metric in metrics)],
             [
-                [LABELS[name], *(_cell(row.get(metric), metric) for metric in metrics)]
+                [LABELS.get(name, name), *(_cell(row.get(metric), metric) for metric in metrics)]
                 for name, row in table.figures.items()
             ],
         )
@@ -93,7 +93,11 @@ def _grids(table: TestsetTable) -> list[Grid]:
             "Ratios and cost",
             ["system", *(TITLES[metric] for metric in RATIO_GROUP), "x real time", "parameters"],
             [
-                [LABELS[name], *(_cell(row.get(metric), metric) for metric in RATIO_GROUP), *_cost(table, name)]
+                [
+                    LABELS.get(name, name),
+                    *(_cell(row.get(metric), metric) for metric in RATIO_GROUP),
+                    *_cost(table, name),
+                ]
                 for name, row in table.figures.items()
             ],
         )
@@ -107,7 +111,7 @@ def _grids(table: TestsetTable) -> list[Grid]:
                 "Gap seen -> unseen timbres: (unseen - seen) / seen",
                 ["system", *(TITLES[metric] for metric in metrics)],
                 [
-                    [LABELS[name], *(f"{100 * row[metric]:+.0f} %" for metric in metrics)]
+                    [LABELS.get(name, name), *(f"{100 * row[metric]:+.0f} %" for metric in metrics)]
                     for name, row in table.generalisation.items()
                 ],
             )
@@ -148,7 +152,7 @@ def _cost(table: TestsetTable, name: str) -> tuple[str, str]:
         return NONE, NONE
     timing = table.timing[name]
     speed = NONE if timing.times_real_time is None else f"{timing.times_real_time:.1f}"
-    return speed, NONE if name in REFERENCES else f"{timing.parameters / 1e6:.1f} M"
+    return speed, f"{timing.parameters / 1e6:.1f} M" if timing.parameters else NONE
 
 
 def _cell(interval: Interval | None, metric: str, *, signed: bool = False) -> str:

@@ -1,11 +1,11 @@
 """Own recordings to clips for self-supervised training: the work of `timbreflow collect RECORDINGS… --out DIR`.
 
 It writes what render_triples does, audio shards and their manifest, without notes: each recording is a timbre of its
-own, and two clips of one recording make a pair, style and target. Recordings stand at training level.
+own, and two clips of one recording make a pair, style and target. Recordings are brought to the training level.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,14 +30,14 @@ from timbreflow.data.splits import piece_split
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_directory, link_or_copy, read_json, sha256_file, stable_hash, write_json
 from timbreflow.inference.recordings import open_recording
-from timbreflow.notes.sources import clean_text, is_music
+from timbreflow.notes.sources.files import clean_text, files_below, is_music
 from timbreflow.notes.tables import REJECTS
 from timbreflow.rendering.config import SplitFractions
 from timbreflow.stages.report import StageReport
 from timbreflow.stages.unfinished import unfinished, writing
 from timbreflow.workers import worker_count
 
-_VERSION = 1
+_VERSION = 2
 """Raise it when the same files come to mean other clips, so that half-finished work of before is not reused."""
 
 
@@ -71,7 +71,7 @@ def holds_recordings(source: str) -> bool:
     path = Path(source).expanduser()
     if not path.is_dir():
         return path.is_file() and is_recording(path)
-    files = [file for file in path.rglob("*") if file.is_file()]
+    files = [file for file, why in files_below(path) if not why]
     return any(map(is_recording, files)) and not any(is_music(file.name) for file in files)
 
 
@@ -96,7 +96,9 @@ def collect(
     """
     out = Path(out)
     _refuse_foreign(out)
-    files = sorted({file for source in sources for file in _files(Path(source).expanduser())})
+    found = {file: why for source in sources for file, why in _files(Path(source).expanduser())}
+    others = {file: why for file, why in found.items() if why}
+    files = sorted(found.keys() - others.keys())
     states = [(clean_text(str(file)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     out.parent.mkdir(parents=True, exist_ok=True)
     key = f"{stable_hash(_VERSION, cut.sample_rate, cut.clip_seconds, cut.silent_dbfs, states):016x}"
@@ -108,13 +110,13 @@ def collect(
             finally:
                 pool.shutdown(cancel_futures=True)
         with writing(out), atomic_directory(out) as temporary:
-            return _merge(files, folders, temporary, out, splits)
+            return _merge(files, folders, others, temporary, out, splits)
 
 
-def _files(source: Path) -> Iterator[Path]:
-    for file in sorted(source.rglob("*")) if source.is_dir() else [source]:
-        if file.is_file() and is_recording(file):
-            yield file
+def _files(source: Path) -> Iterator[tuple[Path, str]]:
+    """Files of a source, each with the reason why it is passed over, or an empty one."""
+    for file, why in files_below(source) if source.is_dir() else [(source, "")]:
+        yield file, why or ("" if is_recording(file) else "files of its kind are not read")
 
 
 def _refuse_foreign(out: Path) -> None:
@@ -130,26 +132,27 @@ def _refuse_foreign(out: Path) -> None:
 def _collect_file(file: Path, folder: Path, *, cut: Cut) -> None:
     """Write the clips of one file to `folder`, or only why there are none; returns at once when that was done before.
 
-    A folder holds clips.tar and manifest.parquet, whose split and shard are set when all are joined, or reject.json.
+    A folder holds clips.tar, notes.json and manifest.parquet, whose split and shard are set when all are joined, or
+    reject.json.
     """
     if folder.exists():
         return
     with atomic_directory(folder) as temporary:
         try:
-            rows, clips = _clips(file, _recording_id(file), cut)
+            rows, clips, notes = _clips(file, _recording_id(file), cut)
         except TimbreflowError as error:
             write_json(temporary / "reject.json", {"reason": "broken", "detail": clean_text(str(error))})
             return
         if not rows:
-            detail = (
-                f"fewer than two stretches of {cut.clip_seconds:g} s of it are louder than {cut.silent_dbfs:g} dBFS."
-            )
+            detail = f"fewer than two parts of {cut.clip_seconds:g} s of it are louder than {cut.silent_dbfs:g} dBFS."
             write_json(temporary / "reject.json", {"reason": "too_few_clips", "detail": detail})
             return
         places = {entry.clip_id: entry for entry in write_shard(temporary / "clips.tar", clips.items())}
         for row in rows:
-            row["offset"], row["nbytes"] = places[row["clip_id"]].offset, places[row["clip_id"]].nbytes
+            place = places[row["clip_id"]]
+            row |= {"offset": place.offset, "nbytes": place.nbytes}
         write_manifest(temporary, rows)
+        write_json(temporary / "notes.json", [clean_text(note) for note in notes])
 
 
 def _recording_id(file: Path) -> str:
@@ -159,8 +162,8 @@ def _recording_id(file: Path) -> str:
         raise TimbreflowError(f"{file} cannot be read ({error.strerror or error}); make it readable.") from error
 
 
-def _clips(file: Path, recording_id: str, cut: Cut) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
-    """Rows of the manifest and FLACs by clip id; pairs are half a recording apart."""
+def _clips(file: Path, recording_id: str, cut: Cut) -> tuple[list[dict[str, Any]], dict[str, bytes], tuple[str, ...]]:
+    """Rows of the manifest, FLACs by clip id, and notes on the file; pairs are half a recording apart."""
     recording = open_recording(file, minimum_seconds=2 * cut.clip_seconds)
     found: list[dict[str, Any]] = []
     clips: dict[str, bytes] = {}
@@ -201,13 +204,14 @@ def _clips(file: Path, recording_id: str, cut: Cut) -> tuple[list[dict[str, Any]
     for number in range(half):
         pair = (found[number], found[number + half])
         # In turn, or the end of a recording would never be a target.
-        for role, clip in zip(("style", "target"), pair[:: -1 if number % 2 else 1], strict=True):
-            rows.append(common | clip | {"triple_id": f"{recording_id}-{number:05d}", "role": role})
-    return rows, {row["clip_id"]: clips[row["clip_id"]] for row in rows}
+        style, target = pair if number % 2 == 0 else pair[::-1]
+        names = common | {"triple_id": f"{recording_id}-{number:05d}"}
+        rows += [names | style | {"role": "style"}, names | target | {"role": "target"}]
+    return rows, {row["clip_id"]: clips[row["clip_id"]] for row in rows}, recording.notes
 
 
 def _stretches(blocks: Iterator[np.ndarray], n_samples: int) -> Iterator[np.ndarray]:
-    """[n] blocks as stretches of [n_samples]; what is left at the end is dropped."""
+    """[n] blocks as parts of [n_samples]; what is left at the end is dropped."""
     held = np.zeros(0, np.float32)
     for block in blocks:
         held = np.concatenate((held, block))
@@ -216,26 +220,32 @@ def _stretches(blocks: Iterator[np.ndarray], n_samples: int) -> Iterator[np.ndar
             held = held[n_samples:]
 
 
-def _merge(
-    files: Sequence[Path], folders: Sequence[Path], temporary: Path, out: Path, splits: SplitFractions
+def _merge(  # noqa: PLR0917 - lists of one length, and where to
+    files: Sequence[Path],
+    folders: Sequence[Path],
+    others: Mapping[Path, str],
+    temporary: Path,
+    out: Path,
+    splits: SplitFractions,
 ) -> StageReport:
-    """Join the recordings, those with equal bytes once, and write the tables."""
-    first: dict[str, Path] = {}
+    """Join the recordings, those with equal bytes once, and write the tables; `others` are passed over, and why."""
+    paths: dict[str, str] = {}
     found: dict[str, tuple[Path, pd.DataFrame]] = {}
     rejects: list[dict[str, str]] = []
+    notes: list[dict[str, str]] = []
     for file, folder in zip(files, folders, strict=True):
+        path = clean_text(str(file))
         if (folder / "reject.json").exists():
-            rejects.append({"source": "recordings", "path": clean_text(str(file)), **read_json(folder / "reject.json")})
+            rejects.append({"source": "recordings", "path": path, **read_json(folder / "reject.json")})
             continue
         manifest = read_manifest(folder)
         recording_id = str(manifest["piece_id"].iloc[0])
-        if recording_id in first:
-            detail = f"it is the same file as {clean_text(str(first[recording_id]))}."
-            rejects.append(
-                {"source": "recordings", "path": clean_text(str(file)), "reason": "duplicate", "detail": detail}
-            )
+        if recording_id in found:
+            detail = f"it is the same file as {paths[recording_id]}."
+            rejects.append({"source": "recordings", "path": path, "reason": "duplicate", "detail": detail})
             continue
-        first[recording_id] = file
+        paths[recording_id] = path
+        notes += [{"path": path, "detail": note} for note in read_json(folder / "notes.json")]
         found[recording_id] = (folder, manifest)
     reasons = Counter(reject["reason"] for reject in rejects)
     counted = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
@@ -244,6 +254,10 @@ def _merge(
         raise TimbreflowError(
             f"{len(found)} of {len(files)} recordings can be used, and two are needed, for training and validation{why}"
         )
+    rejects += [
+        {"source": "recordings", "path": clean_text(str(file)), "reason": "passed_over", "detail": f"{others[file]}."}
+        for file in sorted(others)
+    ]
     split_of = _splits(sorted(found), splits.validation_pieces)
     manifests = []
     for recording_id in sorted(found, key=lambda name: (split_of[name] != "train", name)):
@@ -257,16 +271,30 @@ def _merge(
     write_clip_notes(temporary, [])
     write_table(temporary / "rejects.parquet", rejects, REJECTS)
     pairs = clips.drop_duplicates("triple_id")["split"].value_counts()
-    hours = float((clips["duration"]).sum()) / 3600
+    hours = float(clips["duration"].sum()) / 3600
     return StageReport(
         summary=(
             f"{len(found)} recordings, {len(clips)} clips ({hours:.2f} h), {pairs['train']} pairs for training and "
-            f"{pairs['validation']} for validation; {len(rejects)} files rejected{f' ({counted})' if counted else ''}."
+            f"{pairs['validation']} for validation; {reasons.total()} files rejected"
+            f"{f' ({counted})' if counted else ''}{f'; {len(others)} passed over' if others else ''}."
         ),
-        metrics={"recordings": float(len(found)), "clips": float(len(clips)), "rejects": float(len(rejects))},
-        tables={"rejects": [{"path": reject["path"], "detail": reject["detail"]} for reject in rejects]},
+        metrics={"recordings": float(len(found)), "clips": float(len(clips)), "rejects": float(reasons.total())},
+        tables={
+            "rejects": [
+                {"reason": reason, "files": len(group), "such as": " ".join(group[:3])}
+                for reason, group in _by_reason(rejects).items()
+            ],
+            "notes": notes,
+        },
         files={"clips": out},
     )
+
+
+def _by_reason(rejects: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for reject in rejects:
+        groups.setdefault(reject["reason"], []).append(f"{reject['path']}: {reject['detail']}")
+    return groups
 
 
 def _splits(recordings: Sequence[str], fraction: float) -> dict[str, str]:

@@ -165,20 +165,35 @@ def _metrics(totals: Totals) -> dict[str, int | float | dict[str, int]]:
         "n_tracks": totals.n_tracks,
         "n_notes": totals.n_notes,
         "hours": round(totals.hours, 4),
-        "n_rejects": sum(totals.rejects.values()),
+        "n_rejects": sum(_rejected(totals).values()),
         "rejects": totals.rejects,
     }
 
 
+def _rejected(totals: Totals) -> dict[str, int]:
+    """Files of music that are not in the tables, by reason."""
+    return {reason: count for reason, count in totals.rejects.items() if reason not in ("passed_over", "incomplete")}
+
+
 def _report(totals: Totals, files: dict[str, Path]) -> StageReport:
-    n_rejects = sum(totals.rejects.values())
-    reasons = ", ".join(f"{count} {reason}" for reason, count in totals.rejects.items())
+    rejected = _rejected(totals)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
+    others = "".join(
+        f"; {totals.rejects[reason]} {words}"
+        for reason, words in (("incomplete", "perhaps read in part"), ("passed_over", "passed over"))
+        if reason in totals.rejects
+    )
     return StageReport(
         summary=(
             f"{totals.n_pieces} pieces, {totals.n_tracks} tracks, {totals.n_notes} notes, {totals.hours:.1f} h; "
-            f"{n_rejects} files rejected{f' ({reasons})' if reasons else ''}."
+            f"{sum(rejected.values())} files rejected{f' ({reasons})' if reasons else ''}{others}."
         ),
         metrics={name: float(value) for name, value in _metrics(totals).items() if not isinstance(value, dict)},
-        tables={"rejects": [{"reason": reason, "files": count} for reason, count in totals.rejects.items()]},
+        tables={
+            "rejects": [
+                {"reason": reason, "files": count, "such as": " ".join(totals.examples[reason])}
+                for reason, count in totals.rejects.items()
+            ]
+        },
         files=files,
     )

@@ -14,13 +14,13 @@ from timbreflow.evaluation.clips import EvaluationClips, digest_of_clips
 from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.evaluation.evaluator import SetResult, Timing, evaluate_set
 from timbreflow.evaluation.scores import DISTANCES, Scores, digest_of_metrics, per_clip_table, summarise
-from timbreflow.evaluation.systems import SYSTEMS, System, SystemContext, build_systems
+from timbreflow.evaluation.systems import SYSTEMS, ModelSystem, System, SystemContext, build_systems
 from timbreflow.files import atomic_directory, atomic_file, write_json
-from timbreflow.inference.vocoding import open_inverter, vocoder_beside
+from timbreflow.inference.vocoding import identity, open_inverter, vocoder_beside
 from timbreflow.metrics.analysis import Analyser
 from timbreflow.metrics.embedding import load_embed
 from timbreflow.metrics.transcription import Transcriber
-from timbreflow.models.bundle import WEIGHTS
+from timbreflow.models.bundle import WEIGHTS, weights_sha256
 from timbreflow.models.catalogue import KnownModel
 from timbreflow.models.devices import resolve_device
 from timbreflow.reporting.curves import read_curves
@@ -160,6 +160,10 @@ def _evaluate(
             ),
         ),
     )
+    # Hashed as soon as they are loaded: an evaluation takes long enough for others to put new ones there.
+    weights = {
+        name: identity(system.folder, vocoder) for name, system in systems.items() if isinstance(system, ModelSystem)
+    } | {"timbre_metric": {"weights_sha256": weights_sha256(layout.model("timbre_metric"))}}
     analyse = Analyser(
         Transcriber(threads=available_cores()),
         load_embed(layout.model("timbre_metric"), device=where),
@@ -195,7 +199,7 @@ def _evaluate(
         metric_digest=metric_digest,
         test_digest=digest_of_clips(clips),
     )
-    return results, systems, scores
+    return results, systems, replace(scores, weights=weights)
 
 
 def _timing(results: list[SetResult], systems: dict[str, System]) -> dict[str, Timing]:

@@ -13,20 +13,15 @@ import pandas as pd
 import torch
 
 from timbreflow.audio.features import FeatureConfig, FeatureExtractor
-from timbreflow.data.levels import Levels
 from timbreflow.data.manifest import read_manifest
-from timbreflow.data.mels import (
-    ExtractConfig,
-    RunningStatistics,
-    write_mel_index,
-    write_mels,
-    write_statistics,
-)
+from timbreflow.data.mels import ExtractConfig, RunningStatistics, write_mel_index, write_mels, write_statistics
+from timbreflow.data.quantization import Quantization
 from timbreflow.data.shards import AudioShards
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_directory, link_or_copy, read_json, sha256_file, stable_hash, write_json
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import StageReport
+from timbreflow.stages.unfinished import note_reused, require_finished
 
 STAGE = "extract_mels"
 
@@ -67,8 +62,7 @@ def plan(config: ExtractConfig, features: FeatureConfig, *, layout: Layout) -> l
     shards = _shards(manifest, config, features, layout)
     if not shards:
         raise TimbreflowError(f"{layout.audio / 'manifest.parquet'} holds no clips; run render_triples again.")
-    reused = sum(shard.file(layout).is_file() for shard in shards)
-    write_json(layout.scratch(STAGE, shards[0].key) / "plan.json", {"reused": reused})
+    note_reused(layout.scratch(STAGE, shards[0].key), [shard.file(layout) for shard in shards])
     return shards
 
 
@@ -83,23 +77,22 @@ def run_one(shard: Shard, config: ExtractConfig, features: FeatureConfig, *, lay
     manifest = read_manifest(layout.audio)
     clips = _clips_of(manifest, shard.audio)
     if clips["n_samples"].nunique() != 1:
-        raise TimbreflowError(
-            f"{layout.audio / shard.audio} holds clips of different lengths; run render_triples again."
-        )
+        raise TimbreflowError(f"{layout.audio / shard.audio} holds clips of several lengths; run render_triples again.")
     sound = AudioShards(layout.audio, sample_rate=features.sample_rate)
     extractor = FeatureExtractor(features).eval()
     statistics = RunningStatistics(features.n_features)
     n_frames = features.n_frames(int(clips["n_samples"].iloc[0]))
     result = np.empty((len(clips), features.n_features, n_frames), dtype=config.storage)
-    levels = Levels.of(features)
+    quantization = Quantization.of(features)
     places = clips[["shard", "offset", "nbytes", "n_samples"]].to_numpy(dtype=object)
     for first in range(0, len(clips), config.batch_size):
         batch = [_read(sound, *place) for place in places[first : first + config.batch_size]]
         with torch.no_grad():
             values = extractor(torch.from_numpy(np.stack(batch))).numpy()
-        # Statistics are taken of what is stored, rounded as it is: that is what models will see.
-        stored = values.astype(np.float16) if config.storage == "float16" else levels.encode(values)
-        statistics.update(stored if config.storage == "float16" else levels.decode(stored))
+        # Statistics are of the rounded features: that is what models will see.
+        half = config.storage == "float16"
+        stored = values.astype(np.float16) if half else quantization.encode(values)
+        statistics.update(stored if half else quantization.decode(stored))
         result[first : first + len(batch)] = stored
     write_json(shard.state(layout), statistics.as_json())
     # Last, since this file says that the shard is done.
@@ -114,9 +107,8 @@ def finish(config: ExtractConfig, features: FeatureConfig, *, layout: Layout) ->
     """
     manifest = read_manifest(layout.audio)
     shards = _shards(manifest, config, features, layout)
-    for shard in shards:
-        if not shard.file(layout).is_file():
-            raise TimbreflowError(f"{shard.file(layout)} is missing; run extract_mels again, it goes on from here.")
+    scratch = layout.scratch(STAGE, shards[0].key)
+    reused = require_finished(STAGE, scratch, [shard.file(layout) for shard in shards])
     statistics = RunningStatistics(features.n_features)
     indices = []
     with atomic_directory(layout.mels) as folder:
@@ -130,8 +122,6 @@ def finish(config: ExtractConfig, features: FeatureConfig, *, layout: Layout) ->
         normalizer = statistics.normalizer()
         write_mel_index(folder, pd.concat(indices, ignore_index=True))
         write_statistics(folder, normalizer, features)
-    scratch = layout.scratch(STAGE, shards[0].key)
-    reused = int(read_json(scratch / "plan.json")["reused"]) if (scratch / "plan.json").is_file() else 0
     metrics = {
         "clips": float(len(manifest)),
         "frames": float((manifest["n_samples"] // features.hop_length).sum()),

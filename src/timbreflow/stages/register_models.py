@@ -1,8 +1,8 @@
 """Stage register_models: the evaluated models become challengers in the registry.
 
 The registry is shared state that DVC knows nothing of. What this stage writes is therefore only what follows from its
-inputs: the figures that the gate will look at. `register` is idempotent, and `timbreflow register --check` calls it
-again for the same candidates where DVC skipped the stage.
+inputs: the figures that the gate will look at. `register` is idempotent, and `timbreflow register` calls it again for
+the same candidates where DVC skipped the stage.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.gate import DIGESTS, RegisterConfig, decide, row
-from timbreflow.files import read_json, write_json
+from timbreflow.evaluation.gate import DIGESTS, RegisterConfig, decide, require_measured, row
+from timbreflow.files import read_json, sha256_file, write_json
 from timbreflow.models.catalogue import GATED, MODEL_FILES, Candidate, KnownModel, is_bundle
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import StageReport
@@ -26,7 +26,8 @@ def candidates(config: RegisterConfig, *, layout: Layout) -> list[Candidate]:
     """The models of this checkout with their bundles and figures.
 
     Raises:
-        TimbreflowError: a bundle is missing, or metrics.json lacks a model, the gate's set or one of its metrics.
+        TimbreflowError: a bundle is missing; metrics.json lacks a model, the gate's set or one of its metrics, or was
+            measured with another timbre metric.
     """
     metrics = read_json(layout.results("evaluate") / "metrics.json")
     found = []
@@ -40,10 +41,20 @@ def candidates(config: RegisterConfig, *, layout: Layout) -> list[Candidate]:
             raise TimbreflowError(
                 f"results/evaluate/metrics.json lacks {', '.join(missing)}; run `dvc repro evaluate`."
             )
-        evaluation: dict[str, Any] = {name: metrics[name] for name in DIGESTS}
-        evaluation[config.gate.set] = {model.name: figures}
+        evaluation = _evaluation(metrics, model, figures, config)
         found.append(Candidate(model=model, folder=folder, evaluation=evaluation, tags=_data_tags(layout)))
+    timbre_metric = layout.model("timbre_metric") / MODEL_FILES[1]
+    weights = {"weights_sha256": sha256_file(timbre_metric)}
+    require_measured(metrics, "timbre_metric", weights, str(timbre_metric.parent))
     return found
+
+
+def _evaluation(
+    metrics: Mapping[str, Any], model: KnownModel, figures: Mapping[str, float], config: RegisterConfig
+) -> dict[str, Any]:
+    """What of metrics.json belongs to one model."""
+    weights = {model.name: metrics.get("weights", {}).get(model.name)}
+    return {name: metrics[name] for name in DIGESTS} | {"weights": weights, config.gate.set: {model.name: figures}}
 
 
 def released_candidates(config: RegisterConfig, evaluate: Evaluate, *, layout: Layout) -> list[Candidate]:
@@ -52,17 +63,14 @@ def released_candidates(config: RegisterConfig, evaluate: Evaluate, *, layout: L
     Raises:
         TimbreflowError: nothing is released; whatever `evaluate` raises.
     """
-    folders = {model: layout.root / "released" / model.name for model in GATED}
+    folders = {model: layout.released / model.name for model in GATED}
     there = {model: folder for model, folder in folders.items() if is_bundle(folder)}
     if not there:
-        raise TimbreflowError(
-            f"Nothing is released in {layout.root / 'released'}; run `timbreflow register` without it."
-        )
+        raise TimbreflowError(f"Nothing is released in {layout.released}; run `timbreflow register` without it.")
     found = []
     for model, folder in there.items():
         metrics = evaluate(model, folder)
-        evaluation: dict[str, Any] = {name: metrics[name] for name in DIGESTS}
-        evaluation[config.gate.set] = {model.name: row(metrics, model.name, config.gate)}
+        evaluation = _evaluation(metrics, model, row(metrics, model.name, config.gate), config)
         # It was trained elsewhere: the run of this checkout's own training is not its run.
         found.append(
             Candidate(model=model, folder=folder, evaluation=evaluation, tags={"released": "yes", "run_id": ""})

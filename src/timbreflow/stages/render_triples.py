@@ -1,7 +1,6 @@
 """Stage render_triples: note tables and SoundFonts -> audio shards, manifest and notes of every clip."""
 
 import dataclasses
-import json
 import shutil
 import threading
 import time
@@ -14,11 +13,10 @@ import pandas as pd
 from timbreflow.audio.files import encode_flac
 from timbreflow.data.manifest import (
     CLIP_NOTES_SCHEMA,
-    MANIFEST_SCHEMA,
     SPLITS,
+    all_triple_positions,
     read_clip_notes,
     read_manifest,
-    triple_rows,
     write_clip_notes,
     write_manifest,
 )
@@ -31,11 +29,12 @@ from timbreflow.notes.tables import Notes, NoteTables
 from timbreflow.rendering.clips import RenderedClip
 from timbreflow.rendering.config import RenderConfig
 from timbreflow.rendering.programs import class_id
-from timbreflow.rendering.soundfonts import Preset, find_soundfont, list_presets
+from timbreflow.rendering.soundfonts import find_soundfonts, list_all_presets
 from timbreflow.rendering.synthesizer import fluidsynth_version
 from timbreflow.rendering.triples import ClipRecipe
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import StageReport
+from timbreflow.stages.unfinished import note_reused, require_finished
 
 STAGE = "render_triples"
 
@@ -78,19 +77,16 @@ def plan(config: RenderConfig, *, layout: Layout) -> list[Shard]:
         TimbreflowError: notes, a SoundFont or FluidSynth are missing, or a split has too few pieces or programs.
     """
     key = _key(config, layout)
-    tables = NoteTables.read(layout.notes)
-    presets = [preset for group in _presets(config, layout).values() for preset in group]
-    pools = segment_pools(tables, config)
+    pools = segment_pools(NoteTables.read(layout.notes), config)
+    presets = list_all_presets(find_soundfonts(config.soundfonts, layout.soundfonts))
     for split in SPLITS:
-        if getattr(config.triples, split) == 0:
-            continue
-        pool = pools[PIECES_OF[split]]
-        if not pool.holds_pair():
-            raise TimbreflowError(_too_little(split, config, layout, len(pool)))
-        timbre_palette(split, presets, config.soundfonts, config.splits)
+        if getattr(config.triples, split) > 0:
+            pool = pools[PIECES_OF[split]]
+            if not pool.holds_pair():
+                raise TimbreflowError(_too_little(split, config, layout, len(pool)))
+            timbre_palette(split, presets, config.soundfonts, config.splits)
     shards = _shards(config, key)
-    reused = sum(shard.folder(layout).is_dir() for shard in shards)
-    write_json(layout.scratch(STAGE, key) / "plan.json", {"shards": len(shards), "reused": reused})
+    note_reused(layout.scratch(STAGE, key), [shard.folder(layout) for shard in shards])
     return shards
 
 
@@ -119,7 +115,7 @@ def run_one(shard: Shard, config: RenderConfig, *, layout: Layout) -> None:
             folder,
             [manifest_row(*clips[name], split=shard.split, shard=shard.name, place=places[name]) for name in order],
         )
-        write_clip_notes(folder, pd.concat([_note_rows(name, clips[name][2]) for name in order]))
+        write_clip_notes(folder, pd.concat([note_rows(name, clips[name][2]) for name in order]))
         write_json(folder / "log.json", {"seconds": time.perf_counter() - began, "redrawn": redrawn})
 
 
@@ -132,9 +128,7 @@ def finish(config: RenderConfig, *, layout: Layout) -> StageReport:
     key = _key(config, layout)
     scratch = layout.scratch(STAGE, key)
     shards = _shards(config, key)
-    for shard in shards:
-        if not shard.folder(layout).is_dir():
-            raise TimbreflowError(f"{shard.folder(layout)} is missing; run render_triples again, it goes on from here.")
+    reused = require_finished(STAGE, scratch, [shard.folder(layout) for shard in shards])
     manifests, notes, logs = [], [], []
     with atomic_directory(layout.audio) as folder:
         for shard in shards:
@@ -148,11 +142,9 @@ def finish(config: RenderConfig, *, layout: Layout) -> StageReport:
         manifest = pd.concat(manifests, ignore_index=True)
         write_manifest(folder, manifest)
         write_clip_notes(folder, pd.concat(notes, ignore_index=True))
-    plan_file = scratch / "plan.json"
-    reused = int(read_json(plan_file)["reused"]) if plan_file.is_file() else 0
     report = _report(manifest, logs, config, reused)
     write_json(layout.results(STAGE) / "metrics.json", report.metrics)
-    # Half-finished work under other keys belongs to parameters or notes that are no more.
+    # Half-finished work under other keys belongs to parameters or notes that have changed since.
     shutil.rmtree(scratch.parent)
     return report
 
@@ -172,8 +164,7 @@ def _renderer(key: str, config: RenderConfig, layout: Layout) -> TripleRenderer:
 
 def _key(config: RenderConfig, layout: Layout) -> str:
     """Scratch key: a hash of everything that decides what the shards hold."""
-    for font in config.soundfonts:
-        find_soundfont(font, layout.soundfonts)
+    find_soundfonts(config.soundfonts, layout.soundfonts)  # their digests are part of the configuration
     notes = [(path.name, sha256_file(path)) for path in sorted(layout.notes.glob("*.parquet"))]
     parts = (RECIPE_VERSION, dataclasses.asdict(config), notes, fluidsynth_version())
     return f"{stable_hash(*parts):016x}"
@@ -191,10 +182,6 @@ def _shards(config: RenderConfig, key: str) -> list[Shard]:
     return shards
 
 
-def _presets(config: RenderConfig, layout: Layout) -> dict[str, list[Preset]]:
-    return {f.name: list_presets(find_soundfont(f, layout.soundfonts), f.name) for f in config.soundfonts}
-
-
 def manifest_row(
     recipe: ClipRecipe, clip: RenderedClip, notes: Notes, *, split: str, shard: str, place: tuple[int, int]
 ) -> dict[str, Any]:
@@ -209,7 +196,7 @@ def manifest_row(
         place: offset and length in bytes of its FLAC inside the tar.
     """
     segment, timbre, first = recipe.segment, recipe.timbre, recipe.timbre.layers[0]
-    row = {
+    return {
         "clip_id": recipe.clip_id,
         "triple_id": recipe.triple_id,
         "split": split,
@@ -236,19 +223,22 @@ def manifest_row(
         "rms": clip.rms,
         "gain_db": clip.gain_db,
     }
-    if set(row) != set(MANIFEST_SCHEMA.names):
-        raise AssertionError("the manifest's columns and its rows have drifted apart")
-    return row
 
 
-def _note_rows(clip_id: str, notes: Notes) -> pd.DataFrame:
-    columns = {"clip_id": clip_id, **{name: getattr(notes, name) for name in CLIP_NOTES_SCHEMA.names[1:]}}
-    return pd.DataFrame(columns)
+def note_rows(clip_id: str, notes: Notes) -> pd.DataFrame:
+    """A clip's rows of clip_notes."""
+    return pd.DataFrame({"clip_id": clip_id, **{name: getattr(notes, name) for name in CLIP_NOTES_SCHEMA.names[1:]}})
 
 
 def _report(manifest: pd.DataFrame, logs: list[dict[str, Any]], config: RenderConfig, reused: int) -> StageReport:
     seconds = float(sum(log["seconds"] for log in logs))
     sounding = float(manifest["n_samples"].sum()) / config.sample_rate
+    rows: list[dict[str, Any]] = []
+    for split in SPLITS:
+        part = manifest[manifest["split"] == split]
+        n_triples = len(all_triple_positions(manifest, split)) if len(part) else 0
+        unique = {"timbres": int(part["timbre_id"].nunique()), "pieces": int(part["piece_id"].nunique())}
+        rows.append({"split": split, "triples": n_triples, **unique})
     metrics = {
         "clips": float(len(manifest)),
         "timbres": float(manifest["timbre_id"].nunique()),
@@ -257,23 +247,14 @@ def _report(manifest: pd.DataFrame, logs: list[dict[str, Any]], config: RenderCo
         "redrawn": float(sum(log["redrawn"] for log in logs)),
         "audio_seconds": sounding,
         "bytes": float(manifest["nbytes"].sum()),
+        **{f"{kind}_{row['split']}": float(row[kind]) for row in rows for kind in ("triples", "timbres")},
     }
-    rows = []
-    n_all = 0
-    for split in SPLITS:
-        part = manifest[manifest["split"] == split]
-        n_triples = len(triple_rows(manifest, split)) if len(part) else 0
-        n_all += n_triples
-        metrics[f"triples_{split}"] = float(n_triples)
-        metrics[f"timbres_{split}"] = float(part["timbre_id"].nunique())
-        counts = {"triples": n_triples, "timbres": part["timbre_id"].nunique()}
-        rows.append({"split": split, **counts, "pieces": part["piece_id"].nunique()})
     summary = (
-        f"{n_all} triples ({len(manifest)} clips, {sounding / 3600:.2f} h) of "
-        f"{manifest['timbre_id'].nunique()} timbres in {len(logs)} shards, reused {reused} shards, "
+        f"{sum(row['triples'] for row in rows)} triples ({len(manifest)} clips, {sounding / 3600:.2f} h) of "
+        f"{metrics['timbres']:.0f} timbres in {len(logs)} shards, reused {reused} shards, "
         f"{sounding / seconds:.0f} x real time."
     )
-    return StageReport(summary, metrics, {"splits": json.loads(json.dumps(rows, default=int))})
+    return StageReport(summary, metrics, {"splits": rows})
 
 
 def _too_little(split: str, config: RenderConfig, layout: Layout, n_tracks: int) -> str:

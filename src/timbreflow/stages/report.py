@@ -15,9 +15,13 @@ def ignore_metrics(step: int, values: Mapping[str, float]) -> None:
 
 @dataclass(frozen=True)
 class StageReport:
-    """Small result of a stage: one sentence, numbers, tables for the Prefect UI, and files worth opening."""
+    """Small result of a stage: one sentence, numbers, tables for the Prefect UI, files worth opening.
+
+    `facts` are what the machine decided and no setting says, such as the precision; they become params of MLflow's run.
+    """
 
     summary: str
     metrics: dict[str, float] = field(default_factory=dict)
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)

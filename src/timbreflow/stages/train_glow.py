@@ -31,7 +31,7 @@ def run(
     Args:
         config: the section of params.yaml.
         features: the audio section.
-        rendering: the section render_triples, which `config.on_the_fly` needs.
+        rendering: the section render_triples, which `config.online_triples` needs.
         layout: paths.
         log: metric logger.
         device: overrides TIMBREFLOW_DEVICE.
@@ -56,7 +56,7 @@ def run(
         seed_everything(config.fit.seed, "initialize")
         objective.initialize(model, place_batch(next(iter(source.batches(0))), config.fit, place))
     # What the passed data does not tell of triples that are not among it.
-    drawn = [rendering] if rendering and config.on_the_fly else []
+    drawn = [rendering] if rendering and config.online_triples else []
     result, metrics = train(
         model,
         objective,
@@ -79,4 +79,5 @@ def run(
         f"{result.examples_per_second:.1f} triples/s",
         metrics=metrics,
         files={"curves": layout.results("train_glow") / "curves.csv"},
+        facts={"precision": result.precision},
     )

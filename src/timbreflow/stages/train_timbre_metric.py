@@ -73,4 +73,5 @@ def run(
         f"in order at step {result.best_step}",
         metrics=metrics,
         files={"curves": layout.results("train_timbre_metric") / "curves.csv"},
+        facts={"precision": result.precision},
     )

@@ -24,7 +24,7 @@ from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import MetricLogger, StageReport
 from timbreflow.training.devices import loader_workers
 from timbreflow.training.fit import fit
-from timbreflow.training.products import begin_with, read_passed, summarize, work_key, write_curves
+from timbreflow.training.products import begin_with, read_passed, record, summarize, work_key, write_curves
 from timbreflow.training.seeding import seed_everything
 from timbreflow.training.stft_discriminator import JudgedVocoder
 from timbreflow.training.vocoder_config import VocoderTraining
@@ -96,17 +96,15 @@ def run(
     clips = [held_out.clip(number) for number in held_out.spread(config.comparison_clips)]
     figures = better_than_griffin_lim(bundle, clips)
     metrics = {**summarize(result, parameters=sum(p.numel() for p in model.parameters())), **figures}
-    record = {
+    training = {
         "section": dataclasses.asdict(config),
         "data": passed,
         "begun": begun,
-        "steps": result.steps,
-        "best_step": result.best_step,
-        "best_loss": result.best_loss,
+        **record(result),
         **figures,
     }
     # The verdict goes out with the weights in one rename: nobody ever reads a vocoder that was not judged.
-    save_bundle(layout.model("vocoder"), dataclasses.replace(bundle, training=record))
+    save_bundle(layout.model("vocoder"), dataclasses.replace(bundle, training=training))
     results = layout.results("train_vocoder")
     write_curves(results / "curves.csv", result.curves)
     write_json(results / "metrics.json", metrics)
@@ -118,6 +116,7 @@ def run(
         f"{'it is used' if figures[VERDICT] else 'Griffin-Lim stays'}",
         metrics=metrics,
         files={"curves": results / "curves.csv"},
+        facts={"precision": result.precision},
     )
 
 

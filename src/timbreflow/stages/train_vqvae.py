@@ -34,7 +34,7 @@ def run(
         variant: names the outputs.
         config: the variant's section of params.yaml.
         features: the audio section.
-        rendering: the section render_triples, which `config.on_the_fly` needs.
+        rendering: the section render_triples, which `config.online_triples` needs.
         layout: paths.
         log: metric logger.
         device: overrides TIMBREFLOW_DEVICE.
@@ -53,7 +53,7 @@ def run(
     model = VQVAE(config.model)
     begun = begin_with(model, layout.root / config.init_from, source.features)[0] if config.init_from else ""
     # What the passed data does not tell of triples that are not among it.
-    drawn = [rendering] if rendering and config.on_the_fly else []
+    drawn = [rendering] if rendering and config.online_triples else []
     result, metrics = train(
         model,
         VQVAEObjective(reconstruction=config.reconstruction, weights=config.losses),
@@ -77,4 +77,5 @@ def run(
         f"at step {result.best_step}, {result.examples_per_second:.1f} triples/s",
         metrics=metrics,
         files={"curves": layout.results("train_vqvae") / variant / "curves.csv"},
+        facts={"precision": result.precision},
     )

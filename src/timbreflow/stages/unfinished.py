@@ -1,12 +1,14 @@
-"""Work of a command that writes a folder of the caller's choice: kept where it fails, for one process at a time."""
+"""Unfinished work that the next run goes on with: that of a command, beside its output, and a stage's shards."""
 
-import fcntl
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from timbreflow.errors import TimbreflowError
+from timbreflow.files import read_json, write_json
 
 
 @contextmanager
@@ -31,14 +33,36 @@ def unfinished(out: Path, key: str) -> Iterator[Path]:
     """
     folder = out.with_name(f".{out.name}-unfinished")
     folder.mkdir(exist_ok=True)
-    with open(folder / "lock", "w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TimbreflowError(f"another process collects into {out}; wait for it, or name a new folder.") from None
-        for other in folder.iterdir():
-            if other.name not in (key, "lock"):
-                shutil.rmtree(other)
-        (folder / key).mkdir(parents=True, exist_ok=True)
-        yield folder / key
-        shutil.rmtree(folder)
+    try:
+        with FileLock(folder / "lock", blocking=False):
+            for other in folder.iterdir():
+                if other.name not in (key, "lock"):
+                    shutil.rmtree(other)
+            (folder / key).mkdir(parents=True, exist_ok=True)
+            yield folder / key
+            shutil.rmtree(folder)
+    except Timeout:
+        raise TimbreflowError(f"another process collects into {out}; wait for it, or name a new folder.") from None
+
+
+def note_reused(scratch: Path, finished: Sequence[Path]) -> None:
+    """Keep in the scratch folder how many shards an interrupted run has left.
+
+    Args:
+        scratch: folder of the stage and key.
+        finished: what each shard makes.
+    """
+    write_json(scratch / "plan.json", {"reused": sum(path.exists() for path in finished)})
+
+
+def require_finished(stage: str, scratch: Path, finished: Sequence[Path]) -> int:
+    """How many of the shards were reused, once all of them are there.
+
+    Raises:
+        TimbreflowError: a shard is missing.
+    """
+    for path in finished:
+        if not path.exists():
+            raise TimbreflowError(f"{path} is missing; run {stage} again, it goes on from here.")
+    plan = scratch / "plan.json"
+    return int(read_json(plan)["reused"]) if plan.is_file() else 0

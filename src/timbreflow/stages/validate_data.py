@@ -17,7 +17,7 @@ from timbreflow.rendering.config import RenderConfig
 from timbreflow.rendering.programs import PITCHED_PROGRAMS
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import MetricLogger, StageReport, ignore_metrics
-from timbreflow.validation.config import Promise, ValidationConfig
+from timbreflow.validation.config import ExpectedData, ValidationConfig
 from timbreflow.validation.recordings import recording_suites, recording_tables
 from timbreflow.validation.run import InvalidData, Outcome, run_suites
 from timbreflow.validation.suites import build_suites
@@ -43,7 +43,7 @@ def run(
 
     Args:
         config: limits.
-        render: the section that promised the data.
+        render: the section that the data was rendered by.
         layout: paths.
         log: takes the figures as step 0.
 
@@ -52,29 +52,29 @@ def run(
         TimbreflowError: a file is missing or cannot be read.
     """
     results = layout.results(STAGE)
-    # First of all: whatever happens below, the data of now has not passed.
+    # First of all: whatever happens below, this data has not passed yet.
     (results / "passed.json").unlink(missing_ok=True)
-    promise = promised(render)
+    expected = expected_data(render)
     clips = level_table(layout.audio, config)
     if are_recordings(clips):
         statistics, settings = statistics_table(layout.mels)
         tables = recording_tables(clips, layout.mels, statistics)
-        suites = recording_suites(config, promise.n_samples, settings)
+        suites = recording_suites(config, expected.n_samples, settings)
     else:
-        clips = clip_table(layout.audio, config, promise)
+        clips = clip_table(layout.audio, config, expected)
         notes = note_table(layout.audio, clips)
         statistics, settings = statistics_table(layout.mels)
         tables = {
             "manifest": clips,
             "triples": triple_table(clips, notes),
-            "splits": split_table(clips, promise),
+            "splits": split_table(clips, expected),
             "pieces": piece_table(clips),
-            "timbres": timbre_table(clips, promise),
+            "timbres": timbre_table(clips, expected),
             "clip_notes": notes,
             "mels": mel_table(layout.mels, clips),
             "statistics": statistics,
         }
-        suites = build_suites(config, promise, settings)
+        suites = build_suites(config, expected, settings)
     outcome = run_suites(
         tables,
         suites,
@@ -93,10 +93,10 @@ def run(
     return StageReport(summary, metrics, {"suites": rows}, {"data docs": results / "data_docs" / "index.html"})
 
 
-def promised(render: RenderConfig) -> Promise:
-    """What the render_triples section promises of the data."""
-    return Promise(
-        triples={field.name: getattr(render.triples, field.name) for field in dataclasses.fields(render.triples)},
+def expected_data(render: RenderConfig) -> ExpectedData:
+    """What the data must hold by the section render_triples."""
+    return ExpectedData(
+        triples=dataclasses.asdict(render.triples),
         n_samples=round(render.clip_seconds * render.sample_rate),
         min_onsets=render.min_onsets,
         transposition=render.transposition,

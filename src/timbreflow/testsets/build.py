@@ -1,4 +1,4 @@
-"""The frozen test sets made audible again from git, and compared with what they were (`timbreflow testset build`)."""
+"""`timbreflow testset build`: the sound of the frozen test sets, rendered from git and compared with its checksums."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
+from timbreflow.audio.files import encode_flac
 from timbreflow.data.manifest import write_manifest
-from timbreflow.data.shards import write_shard
+from timbreflow.data.shards import ShardEntry, write_shard
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_directory, sha256_file
 from timbreflow.notes.tables import Notes
@@ -25,6 +25,7 @@ from timbreflow.testsets.frozen import (
     digest_of_sound,
     read_checksums,
     read_released,
+    shard_name,
 )
 from timbreflow.testsets.sources import Players, Say, check_sources
 
@@ -36,22 +37,38 @@ class BuiltSet:
     """One test set that has been built.
 
     Args:
-        name: of the set.
+        released: the set in git.
         folder: that `EvaluationClips(folder, name, ...)` opens.
-        triples: number of triples.
         sound: sha256 of all samples (`digest_of_sound`).
-        differing: clips whose samples are not those of git.
-        distance_db: greatest median log-mel difference of those clips, in dB; 0 where there are none.
-        summary: one line for a person.
+        shard: sha256 of the tar of FLACs.
+        distances: clip_id to log-mel distance in dB, for clips whose samples differ from those in git.
     """
 
-    name: str
+    released: ReleasedSet
     folder: Path
-    triples: int
     sound: str
-    differing: int
-    distance_db: float
-    summary: str
+    shard: str
+    distances: Mapping[str, float]
+
+    @property
+    def summary(self) -> str:
+        """One line for people."""
+        expected = self.released.checksums
+        if self.distances:
+            verdict = (
+                f"{len(self.distances)} of {3 * expected.triples} clips differ in bits from those in git (FluidSynth "
+                f"{fluidsynth_version()}, theirs {expected.fluidsynth}), by at most "
+                f"{max(self.distances.values()):.2f} dB of {TOLERANCE_DB} allowed"
+            )
+        elif self.shard != expected.shard:
+            verdict = "samples equal to those in git, their FLAC from another encoder"
+        else:
+            verdict = "equal to those in git"
+        return (
+            f"{self.released.name}: {expected.triples} triples at {self.folder}; sha256 of manifest "
+            f"{expected.manifest[:16]}, notes {expected.clip_notes[:16]}, sound {self.sound[:16]}, shard "
+            f"{self.shard[:16]}: {verdict}."
+        )
 
 
 def build(names: Sequence[str], *, layout: Layout, released: Path, out: Path, say: Say) -> list[BuiltSet]:
@@ -70,18 +87,23 @@ def build(names: Sequence[str], *, layout: Layout, released: Path, out: Path, sa
     """
     built = []
     for released_set in [read_released(released, name) for name in dict.fromkeys(names or read_checksums(released))]:
-        built.append(_build_one(released_set, layout=layout, out=Path(out), say=say))
+        built.append(_build_one(released_set, layout=layout, folder=Path(out) / released_set.name, say=say))
         say(built[-1].summary)
     return built
 
 
-def render_flacs(released: ReleasedSet, clip_ids: Sequence[str], paths: Mapping[str, Path]) -> dict[str, "MadeClip"]:
+def render_clips(
+    released: ReleasedSet, clip_ids: Sequence[str], paths: Mapping[str, Path]
+) -> dict[str, tuple[RenderedClip, bytes]]:
     """Render clips of a released set.
 
     Args:
         released: the set.
         clip_ids: which of its clips.
         paths: of its SoundFonts and recordings, by name.
+
+    Returns:
+        clip_id to the clip and its FLAC.
 
     Raises:
         TimbreflowError: a clip comes out silent.
@@ -98,53 +120,43 @@ def render_flacs(released: ReleasedSet, clip_ids: Sequence[str], paths: Mapping[
                 f"clip {clip_id} of the test set {released.name} is silent with FluidSynth {fluidsynth_version()}; "
                 f"use version {released.checksums.fluidsynth}."
             )
-        made[clip_id] = MadeClip(players.encode(clip), clip)
+        made[clip_id] = clip, encode_flac(clip.audio, SAMPLE_RATE)
     players.close()
     return made
 
 
-@dataclass(frozen=True)
-class MadeClip:
-    """A clip's FLAC, and the levels that the manifest keeps."""
-
-    flac: bytes
-    levels: RenderedClip
-
-
-def _build_one(released: ReleasedSet, *, layout: Layout, out: Path, say: Say) -> BuiltSet:
-    name, folder = released.name, out / released.name
-    tar = f"{name}/shard-00000.tar"
-    if (folder / tar).is_file() and sha256_file(folder / tar) == released.checksums.shard:
-        # What lies here already is the released sound; the tables may have been touched.
+def _build_one(released: ReleasedSet, *, layout: Layout, folder: Path, say: Say) -> BuiltSet:
+    expected, tar = released.checksums, shard_name(released.name)
+    if (folder / tar).is_file() and sha256_file(folder / tar) == expected.shard:
+        # The sound is the released one; the tables may have been changed.
         _copy_tables(released, folder)
         say(f"{folder / tar} is here already.")
-        return _summary(released, folder, released.checksums.shard, released.checksums.sound, {})
-    paths = check_sources(released.checksums.sources, layout, say=say)
-    made = render_flacs(released, released.manifest["clip_id"].tolist(), paths)
-    sound, distances = _compare(released, made)
+        return BuiltSet(released, folder, expected.sound, expected.shard, {})
+    made = render_clips(
+        released, released.manifest["clip_id"].tolist(), check_sources(expected.sources, layout, say=say)
+    )
+    flacs = {clip_id: flac for clip_id, (_, flac) in made.items()}
+    by_clip, distances = compare_sound(released, flacs.items())
+    _require_alike(released, distances)
     with atomic_directory(folder) as fresh:
-        (fresh / name).mkdir()
-        entries = write_shard(fresh / tar, [(clip_id, clip.flac) for clip_id, clip in made.items()])
+        (fresh / released.name).mkdir()
+        entries = write_shard(fresh / tar, flacs.items())
         shard = sha256_file(fresh / tar)
         _copy_tables(released, fresh)
-        if shard != released.checksums.shard:
-            places = {entry.clip_id: (entry.offset, entry.nbytes) for entry in entries}
-            write_manifest(fresh, _with_places(released.manifest, places, made))
-    return _summary(released, folder, shard, sound, distances)
+        if shard != expected.shard:
+            _write_manifest(released, fresh, entries, {clip_id: clip for clip_id, (clip, _) in made.items()})
+    return BuiltSet(released, folder, digest_of_sound(by_clip), shard, distances)
 
 
-def _compare(released: ReleasedSet, made: Mapping[str, MadeClip]) -> tuple[str, dict[str, float]]:
-    """Digest of the sound, and the log-mel distance (dB) of every clip whose samples differ."""
-    by_clip, distances = compare_sound(released, ((clip_id, clip.flac) for clip_id, clip in made.items()))
-    worst = max(distances, key=distances.__getitem__, default="")
-    if worst and distances[worst] > TOLERANCE_DB:
-        far = sum(distance > TOLERANCE_DB for distance in distances.values())
+def _require_alike(released: ReleasedSet, distances: Mapping[str, float]) -> None:
+    far = {clip: distance for clip, distance in distances.items() if distance > TOLERANCE_DB}
+    if far:
+        worst = max(far, key=far.__getitem__)
         raise TimbreflowError(
-            f"{far} of {len(made)} clips of the test set {released.name} differ from those in git by more than "
-            f"{TOLERANCE_DB} dB (clip {worst} by {distances[worst]:.2f} dB, rendered with FluidSynth "
+            f"{len(far)} of {len(released.manifest)} clips of the test set {released.name} differ from those in git by "
+            f"more than {TOLERANCE_DB} dB (clip {worst} by {far[worst]:.2f} dB, rendered with FluidSynth "
             f"{fluidsynth_version()}); install FluidSynth {released.checksums.fluidsynth}, with which they were made."
         )
-    return digest_of_sound(by_clip), distances
 
 
 def _copy_tables(released: ReleasedSet, folder: Path) -> None:
@@ -153,33 +165,15 @@ def _copy_tables(released: ReleasedSet, folder: Path) -> None:
             shutil.copyfile(released.folder / name, folder / name)
 
 
-def _with_places(
-    manifest: pd.DataFrame, places: Mapping[str, tuple[int, int]], made: Mapping[str, MadeClip]
-) -> pd.DataFrame:
-    clips = manifest["clip_id"].tolist()
-    changed = manifest.copy()
-    changed["offset"] = [places[clip][0] for clip in clips]
-    changed["nbytes"] = [places[clip][1] for clip in clips]
-    for column in ("peak", "rms", "gain_db"):
-        changed[column] = np.array([getattr(made[clip].levels, column) for clip in clips], np.float32)
-    return changed
-
-
-def _summary(released: ReleasedSet, folder: Path, shard: str, sound: str, distances: Mapping[str, float]) -> BuiltSet:
-    expected = released.checksums
-    greatest = max(distances.values(), default=0.0)
-    if not distances:
-        verdict = "equal to those in git"
-        if shard != expected.shard:
-            verdict = "samples equal to those in git, their FLAC from another encoder"
-    else:
-        verdict = (
-            f"{len(distances)} of {3 * expected.triples} clips differ in bits from those in git (FluidSynth "
-            f"{fluidsynth_version()}, theirs {expected.fluidsynth}), by at most {greatest:.2f} dB of "
-            f"{TOLERANCE_DB} allowed"
-        )
-    summary = (
-        f"{released.name}: {expected.triples} triples at {folder}; sha256 of manifest {expected.manifest[:16]}, "
-        f"notes {expected.clip_notes[:16]}, sound {sound[:16]}, shard {shard[:16]}: {verdict}."
-    )
-    return BuiltSet(released.name, folder, expected.triples, sound, len(distances), greatest, summary)
+def _write_manifest(
+    released: ReleasedSet, folder: Path, entries: Sequence[ShardEntry], clips: Mapping[str, RenderedClip]
+) -> None:
+    """The released manifest with places and levels of this machine's clips."""
+    places = {entry.clip_id: entry for entry in entries}
+    ids = released.manifest["clip_id"].tolist()
+    columns = {column: [getattr(places[clip], column) for clip in ids] for column in ("offset", "nbytes")}
+    levels = {
+        column: np.array([getattr(clips[clip], column) for clip in ids], np.float32)
+        for column in ("peak", "rms", "gain_db")
+    }
+    write_manifest(folder, released.manifest.assign(**columns, **levels))

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from timbreflow.data.manifest import read_manifest
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.baselines.per_clip import read_scores, scores_path
 from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.evaluation.evaluator import SetResult, Timing
+from timbreflow.evaluation.external import ExternalOutputs
 from timbreflow.evaluation.scores import CLIP_METRICS, DISTANCES
 from timbreflow.evaluation.systems import SYSTEMS, System
 from timbreflow.evaluation.table import (
@@ -44,6 +46,7 @@ from timbreflow.testsets.exam import (
     require_weights,
     results_folder,
 )
+from timbreflow.testsets.frozen import SAMPLE_RATE
 
 COUNTERPART = {"artificial": "seen", "seen": "artificial"}
 """The set with the same notes on the other kind of timbre."""
@@ -56,6 +59,8 @@ def run(
     layout: Layout,
     systems: Sequence[str] = (),
     clips: int = 0,
+    outputs: Path | None = None,
+    name: str = "",
     out: Path | None = None,
     device: str | None = None,
     log: MetricLogger = ignore_metrics,
@@ -69,6 +74,9 @@ def run(
         systems: rows of the table, copies and oracle always among them; none takes all that are there, and only
             then, or into a folder of its own, is the table written.
         clips: take so many triples, and write nothing; 0 takes all.
+        outputs: folder with another program's outputs, ID.wav each, which become one more row; the table is then
+            written only into a folder of its own.
+        name: of that row; empty takes the folder's name.
         out: None is results/testsets.
         device: auto, cpu or cuda; None takes TIMBREFLOW_DEVICE.
         log: gets (triples done, figures).
@@ -84,6 +92,9 @@ def run(
     unknown = sorted(set(systems) - set(ROWS))
     if unknown:
         raise TimbreflowError(f"There is no system {unknown[0]!r}; choose from {', '.join(ROWS)}.")
+    row = (name or outputs.resolve().name) if outputs is not None else ""
+    if row in ROWS:
+        raise TimbreflowError(f"The table has a row {row} already; give the outputs another --name.")
     wanted = [name for name in ROWS if not systems or name in systems or name in REFERENCES]
     models = [name for name in wanted if name in MODELS]
     found = {name: find_weights(layout, MODELS[name]) for name in models}
@@ -100,8 +111,17 @@ def run(
     test_digest = heard.test_digest
     slow = [name for name in wanted if name in SLOW]
     stored, silent = _stored(layout, heard, slow, test_digest=None if clips else test_digest, strict=bool(systems))
-    quick = [name for name in wanted if name not in SLOW and name not in missing]
-    result, built = heard.listen({name: SYSTEMS[name].build for name in quick}, log=log)
+    builders = {name: SYSTEMS[name].build for name in wanted if name not in SLOW and name not in missing}
+    if outputs is not None:
+        external = ExternalOutputs(
+            outputs,
+            heard.clips.triple_ids,
+            sample_rate=SAMPLE_RATE,
+            n_samples=int(read_manifest(heard.folder)["n_samples"].max()),
+        )
+        builders[row] = lambda _: external
+        notes += external.notes
+    result, built = heard.listen(builders, log=log)
     table = _table(
         heard,
         result,
@@ -112,7 +132,7 @@ def run(
         test_digest=test_digest,
         config=config,
     )
-    whole = not clips and (not systems or out is not None)
+    whole = not clips and (out is not None or not (systems or outputs))
     if not clips:
         table = _with_generalisation(table, results_folder(layout, out))
     if whole:

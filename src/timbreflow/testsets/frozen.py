@@ -1,11 +1,11 @@
-"""The frozen public test sets as they lie in git: recipes, notes, checksums, and a fingerprint of every clip's sound.
+"""The frozen test sets as git keeps them: recipes, notes, checksums, and a fingerprint of every clip's sound.
 
 released/testsets/<name>/ holds `manifest.parquet` and `clip_notes.parquet` (as in data/audio), and `sound.parquet`;
-released/testsets/ holds `checksums.json` and `dropped_programs.json`. The sound itself is rendered from these.
+released/testsets/ holds `checksums.json` and `dropped_programs.json`. `build.py` renders the sound from these.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from timbreflow.audio.features import FeatureConfig, FeatureExtractor
-from timbreflow.audio.files import decode_audio
+from timbreflow.audio.files import decode_audio, to_int16
 from timbreflow.data.manifest import CLIP_NOTES_SCHEMA, MANIFEST_SCHEMA, read_table
 from timbreflow.data.shards import AudioShards
 from timbreflow.errors import TimbreflowError
@@ -29,11 +29,11 @@ from timbreflow.rendering.config import SplitFractions
 TEST_SETS = ("artificial", "seen", "real")
 
 TRAINING_FONTS = ("FluidR3_GM", "TimGM6mb", "sf_GMbank", "A320U", "OPL-3_FM_128M")
-"""Fonts that the set `seen` sounds with and whose patches baselines may play, in the order of drawing. FluidR3Mono and
-MuseScore_General are of FluidR3's family, and being compressed they take 10 to 20 s to load."""
+"""SoundFonts of the set `seen`, which baselines may play too, in the order of drawing. FluidR3Mono and
+MuseScore_General hold the samples of FluidR3 and, being compressed, take 10 to 20 s to load: they are left out."""
 
 FRACTIONS = SplitFractions(validation_pieces=0.1, test_pieces=0.1, test_programs=0.125, test_effects=0.2)
-"""What is kept away from training: the sets were drawn from the test side of exactly these fractions."""
+"""Held-out fractions: the sets were drawn from the test side of exactly these splits."""
 
 SAMPLE_RATE = 16000
 """Hz."""
@@ -49,13 +49,13 @@ FINGERPRINT = FeatureConfig(
     fmax=8000.0,
     floor=0.01,
 )
-"""Features whose mean over time tells whether two renders of a clip sound alike."""
+"""Features whose mean over time is a clip's fingerprint."""
 
 TOLERANCE_DB = 0.5
-"""Largest median difference of two fingerprints of one clip."""
+"""Largest allowed distance of a clip's fingerprint from the released one."""
 
 MACHINE_COLUMNS = ("offset", "nbytes", "peak", "rms", "gain_db")
-"""Columns of a manifest that are of the rendered sound: they differ where FluidSynth or libFLAC does."""
+"""Columns of a manifest that depend on the versions of FluidSynth and libFLAC."""
 
 SOUND_SCHEMA = pa.schema([("clip_id", pa.string()), ("sha256", pa.string()), ("fingerprint", pa.binary())])
 """`sound.parquet`: the sha256 of a clip's 16-bit samples, and its fingerprint, 64 float16 (dB), little-endian."""
@@ -63,16 +63,16 @@ SOUND_SCHEMA = pa.schema([("clip_id", pa.string()), ("sha256", pa.string()), ("f
 
 @dataclass(frozen=True)
 class Checksums:
-    """What one test set must be.
+    """Checksums of one test set.
 
     Args:
         manifest: sha256 of manifest.parquet.
         clip_notes: sha256 of clip_notes.parquet.
         sound_table: sha256 of sound.parquet.
-        sound: sha256 of all clips' ids and 16-bit samples (`digest_of_sound`); holds for `fluidsynth` alone.
-        shard: sha256 of the tar of FLACs; holds for `fluidsynth` and one version of libsndfile.
+        sound: sha256 of all clips' ids and 16-bit samples (`digest_of_sound`), for this version of FluidSynth.
+        shard: sha256 of the tar of FLACs, for this version of FluidSynth and one of libFLAC.
         sources: SoundFont or package of recordings -> sha256.
-        fluidsynth: version that rendered `sound`.
+        fluidsynth: version that rendered the sound.
         triples: number of triples.
     """
 
@@ -87,7 +87,7 @@ class Checksums:
 
     @property
     def digest(self) -> str:
-        """sha256 that names the set: its recipes, notes and fingerprints, and nothing of the machine that plays it."""
+        """sha256 that identifies the set on every machine: of its recipes, notes and fingerprints."""
         return hashlib.sha256(f"{self.manifest} {self.clip_notes} {self.sound_table}".encode()).hexdigest()
 
 
@@ -97,8 +97,8 @@ class ReleasedSet:
 
     Args:
         name: artificial, seen or real.
-        folder: that they lie in.
-        checksums: what they were checked against.
+        folder: of the tables.
+        checksums: of the set.
         manifest: rows of manifest.parquet.
         sound: rows of sound.parquet, indexed by clip_id.
     """
@@ -112,9 +112,9 @@ class ReleasedSet:
     def notes(self) -> dict[str, Notes]:
         """The notes of every clip that has any, by clip_id."""
         table = read_table(self.folder / "clip_notes.parquet", CLIP_NOTES_SCHEMA)
-        columns = ("onset", "duration", "pitch", "velocity")
         return {
-            str(clip): Notes(*(rows[name].to_numpy() for name in columns)) for clip, rows in table.groupby("clip_id")
+            str(clip): Notes(*(rows[name].to_numpy() for name in CLIP_NOTES_SCHEMA.names[1:]))
+            for clip, rows in table.groupby("clip_id")
         }
 
 
@@ -139,73 +139,86 @@ def write_checksums(root: Path, checksums: Mapping[str, Checksums]) -> None:
 
 
 def read_released(root: Path, name: str) -> ReleasedSet:
-    """Read one test set from git and hold its tables against checksums.json.
+    """Read one test set from git and compare its tables with checksums.json.
 
     Args:
         root: released/testsets.
         name: of the set.
 
     Raises:
-        TimbreflowError: there is no such set, or one of its files is missing or another than the released one.
+        TimbreflowError: there is no such set, or one of its files is missing or changed.
     """
     checksums = read_checksums(root)
     if name not in checksums:
         raise TimbreflowError(f"there is no test set {name!r}; choose from {', '.join(checksums)}.")
     folder, expected = Path(root) / name, checksums[name]
-    files = {"manifest": expected.manifest, "clip_notes": expected.clip_notes, "sound": expected.sound_table}
-    for stem, digest in files.items():
+    for stem, digest in (
+        ("manifest", expected.manifest),
+        ("clip_notes", expected.clip_notes),
+        ("sound", expected.sound_table),
+    ):
         path = folder / f"{stem}.parquet"
         if not path.is_file():
             raise TimbreflowError(f"{path} is missing; run `git checkout {path}`.")
         if sha256_file(path) != digest:
-            raise TimbreflowError(f"{path} is not the released file of checksums.json; run `git checkout {path}`.")
+            raise TimbreflowError(f"{path} does not match checksums.json; run `git checkout {path}`.")
     sound = read_table(folder / "sound.parquet", SOUND_SCHEMA).set_index("clip_id")
     return ReleasedSet(name, folder, expected, read_table(folder / "manifest.parquet", MANIFEST_SCHEMA), sound)
 
 
+def shard_name(name: str) -> str:
+    """Path of a set's only tar, relative to its folder."""
+    return f"{name}/shard-00000.tar"
+
+
 def require_built(folder: Path, released: ReleasedSet) -> None:
-    """Check that a folder still holds what `timbreflow testset build` makes of a released set.
+    """Check that a folder holds what `timbreflow testset build` makes of a released set.
 
     Args:
         folder: data/testsets/<name>.
-        released: the set as it lies in git.
+        released: the set in git.
 
     Raises:
-        TimbreflowError: the manifest, the notes or the sound is another.
+        TimbreflowError: the manifest, the notes or the sound is missing or differs.
     """
     remedy = f"run `timbreflow testset build {released.name}`"
-    manifest, notes = (Path(folder) / f"{stem}.parquet" for stem in ("manifest", "clip_notes"))
-    shard = Path(folder) / released.name / "shard-00000.tar"
+    manifest, notes, shard = (
+        Path(folder) / file for file in ("manifest.parquet", "clip_notes.parquet", shard_name(released.name))
+    )
     for path in (manifest, notes, shard):
         if not path.is_file():
             raise TimbreflowError(f"{path} is missing; {remedy}.")
-    same_rows = sha256_file(manifest) == released.checksums.manifest
+    same_manifest = sha256_file(manifest) == released.checksums.manifest
     for path, same in (
-        (manifest, same_rows or _same_recipes(manifest, released.manifest)),
+        (manifest, same_manifest or _same_recipes(manifest, released.manifest)),
         (notes, sha256_file(notes) == released.checksums.clip_notes),
     ):
         if not same:
             raise TimbreflowError(f"{path} is not that of the released test set {released.name}; {remedy}.")
-    if same_rows and sha256_file(shard) == released.checksums.shard:
+    if same_manifest and sha256_file(shard) == released.checksums.shard:
         return
-    # Another FluidSynth or libFLAC made other bytes: they must sound the same.
-    shards = AudioShards(Path(folder), sample_rate=SAMPLE_RATE)
-    places = read_table(manifest, MANIFEST_SCHEMA)[["clip_id", "shard", "offset", "nbytes"]]
-    clips = ((clip, shards.read_bytes(*place)) for clip, *place in places.itertuples(index=False))
+    # Another FluidSynth or libFLAC made other bytes: the clips must sound the same.
     try:
-        _, distances = compare_sound(released, clips)
+        _, distances = compare_sound(released, read_flacs(folder))
     except TimbreflowError as error:
         raise TimbreflowError(f"{shard} cannot be read ({error}); {remedy}.") from error
-    worst = max(distances, key=distances.__getitem__, default="")
-    if worst and distances[worst] > TOLERANCE_DB:
-        raise TimbreflowError(
-            f"the clip {worst} in {shard} is {distances[worst]:.2f} dB from the released test set {released.name}; "
-            f"{remedy}."
-        )
+    for clip, distance in distances.items():
+        if distance > TOLERANCE_DB:
+            raise TimbreflowError(
+                f"the clip {clip} in {shard} differs by {distance:.2f} dB from the released test set "
+                f"{released.name}; {remedy}."
+            )
+
+
+def read_flacs(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """clip_id and FLAC of every clip of a built set, in the order of its manifest."""
+    shards = AudioShards(Path(folder), sample_rate=SAMPLE_RATE)
+    places = read_table(Path(folder) / "manifest.parquet", MANIFEST_SCHEMA)[["clip_id", "shard", "offset", "nbytes"]]
+    return ((clip, shards.read_bytes(*place)) for clip, *place in places.itertuples(index=False))
 
 
 def compare_sound(released: ReleasedSet, clips: Iterable[tuple[str, bytes]]) -> tuple[dict[str, str], dict[str, float]]:
-    """Hold FLACs of clips against a released set.
+    """Compare clips with those of a released set.
 
     Args:
         released: the set.
@@ -225,8 +238,7 @@ def compare_sound(released: ReleasedSet, clips: Iterable[tuple[str, bytes]]) -> 
 
 def samples_of(flac: bytes, clip_id: str) -> NDArray[np.int16]:
     """The 16-bit samples [N] of a clip's FLAC."""
-    audio, _ = decode_audio(flac, name=f"clip {clip_id}")
-    return np.rint(audio[0].astype(np.float64) * 32768).astype("<i2")
+    return to_int16(decode_audio(flac, name=f"clip {clip_id}")[0][0])
 
 
 def sha256_of_samples(samples: NDArray[np.int16]) -> str:
@@ -248,29 +260,29 @@ def fingerprint(samples: NDArray[np.int16]) -> NDArray[np.float32]:
 
 
 def pack_fingerprint(values: NDArray[np.float32]) -> bytes:
-    """As `sound.parquet` keeps it."""
+    """A fingerprint as `sound.parquet` stores it."""
     return values.astype("<f2").tobytes()
 
 
 def fingerprint_distance(values: NDArray[np.float32], packed: bytes) -> float:
-    """Median absolute difference of a fingerprint [64] and a released one, in dB."""
+    """Median absolute difference of a fingerprint [64] and a packed one, in dB."""
     return float(np.median(np.abs(values - np.frombuffer(packed, "<f2").astype(np.float32))))
 
 
 def sound_row(clip_id: str, flac: bytes) -> dict[str, Any]:
     """Row of `sound.parquet` for a clip."""
     samples = samples_of(flac, clip_id)
-    digest = sha256_of_samples(samples)
-    return {"clip_id": clip_id, "sha256": digest, "fingerprint": pack_fingerprint(fingerprint(samples))}
+    packed = pack_fingerprint(fingerprint(samples))
+    return {"clip_id": clip_id, "sha256": sha256_of_samples(samples), "fingerprint": packed}
 
 
 def _same_recipes(path: Path, manifest: pd.DataFrame) -> bool:
-    """Whether a manifest differs from a released one in nothing that another FluidSynth or libFLAC would not change."""
+    """Whether a manifest equals a released one but for `MACHINE_COLUMNS`."""
     try:
         found = read_table(path, MANIFEST_SCHEMA)
     except TimbreflowError:
         return False
-    return bool(found.drop(columns=list(MACHINE_COLUMNS)).equals(manifest.drop(columns=list(MACHINE_COLUMNS))))
+    return found.drop(columns=list(MACHINE_COLUMNS)).equals(manifest.drop(columns=list(MACHINE_COLUMNS)))
 
 
 @lru_cache(maxsize=1)

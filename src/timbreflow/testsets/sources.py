@@ -1,14 +1,13 @@
-"""The SoundFonts and recordings that test sets sound with: found, fetched when missing, checked, and played."""
+"""SoundFonts and recordings of the test sets: found, fetched where missing, checked, and played."""
 
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from timbreflow.audio.files import encode_flac
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import sha256_file
-from timbreflow.notes.catalogue import CATALOGUE
-from timbreflow.notes.corpora import corpus_path, fetch
+from timbreflow.notes.sources.catalogue import CATALOGUE
+from timbreflow.notes.sources.corpora import corpus_path, fetch
 from timbreflow.notes.tables import Notes
 from timbreflow.rendering.clips import RenderedClip, render_recipe
 from timbreflow.rendering.sampler import INSTRUMENTS, Sampler, render_sampled
@@ -22,11 +21,11 @@ Say = Callable[[str], None]
 
 
 def locate(name: str, layout: Layout, *, say: Say) -> Path:
-    """Path of a SoundFont file or of a folder of recordings; fetched, with a line that says so, when it is missing.
+    """Path of a SoundFont file or of a folder of recordings; one that is missing is fetched, and `say` told.
 
     Args:
         name: stem of a SoundFont, or of an entry of `sampler.INSTRUMENTS`.
-        layout: where SoundFonts and corpora lie.
+        layout: paths.
         say: gets one line a fetch.
 
     Raises:
@@ -35,10 +34,9 @@ def locate(name: str, layout: Layout, *, say: Say) -> Path:
     if name in INSTRUMENTS:
         folder = corpus_path(CATALOGUE[name], layout.corpora)
         return folder if folder.is_dir() else _fetch(name, layout, say)
-    candidates = [layout.soundfonts / f"{name}{suffix}" for suffix in (".sf2", ".sf3")]
-    found = next((path for path in candidates if path.is_file()), None)
-    if found is not None:
-        return found
+    for path in (layout.soundfonts / f"{name}.sf2", layout.soundfonts / f"{name}.sf3"):
+        if path.is_file():
+            return path
     if name == BUNDLED:
         return bundled_soundfont()
     fetched = _fetch(name, layout, say)
@@ -55,11 +53,11 @@ def digest(path: Path) -> str:
 
 
 def check_sources(sources: Mapping[str, str], layout: Layout, *, say: Say) -> dict[str, Path]:
-    """Locate sources and check that they are the released ones.
+    """Paths of sources, after a check of their sha256.
 
     Args:
         sources: name -> sha256.
-        layout: where they lie.
+        layout: paths.
         say: gets one line a fetch.
 
     Raises:
@@ -77,14 +75,14 @@ def check_sources(sources: Mapping[str, str], layout: Layout, *, say: Say) -> di
 
 
 def require_training_fonts(layout: Layout, *, say: Say) -> None:
-    """Have all of `TRAINING_FONTS` in the folder of SoundFonts (the bundled one in its package), fetching what is not.
+    """Find or fetch all of `TRAINING_FONTS`, and check that they are those of the set `seen`.
 
     Args:
-        layout: where they lie.
+        layout: paths.
         say: gets one line a fetch.
 
     Raises:
-        TimbreflowError: some cannot be fetched (the sentence names all of them), or one is not that of the set `seen`.
+        TimbreflowError: some cannot be fetched (all of them are named), or one is another file.
     """
     missing = {}
     for name in TRAINING_FONTS:
@@ -95,14 +93,14 @@ def require_training_fonts(layout: Layout, *, say: Say) -> None:
     if missing:
         raise TimbreflowError(
             f"The training fonts {', '.join(missing)} are missing and could not be fetched "
-            f"({next(iter(missing.values()))}); run `timbreflow corpus fetch {' '.join(missing)}` where they can be."
+            f"({next(iter(missing.values()))}); run `timbreflow corpus fetch {' '.join(missing)}`."
         )
     released = read_checksums(layout.root / "released" / "testsets")["seen"].sources
     check_sources({name: released[name] for name in TRAINING_FONTS if name in released}, layout, say=say)
 
 
 class Players:
-    """Renders clips of test sets, by FluidSynth or by the sampler as their timbre asks.
+    """Renders clips of test sets: timbres of SoundFonts by FluidSynth, recorded instruments by the sampler.
 
     Args:
         paths: of SoundFonts and folders of recordings, by name.
@@ -117,16 +115,14 @@ class Players:
         self.sampler = Sampler(folders, sample_rate=sample_rate)
 
     def render(self, recipe: ClipRecipe, notes: Notes) -> RenderedClip | None:
-        """A clip, or None when its instrument does not play the notes."""
+        """A clip, or None where its instrument does not reach the notes or is silent."""
         if recipe.timbre.layers[0].soundfont in INSTRUMENTS:
             return render_sampled(recipe, notes, self.sampler)
         if self._synthesizer is None:
-            raise TimbreflowError(f"clip {recipe.clip_id} needs a SoundFont that the set does not name; draw it anew.")
+            raise TimbreflowError(
+                f"clip {recipe.clip_id} needs a SoundFont that the set does not name; create it anew."
+            )
         return render_recipe(recipe, notes, self._synthesizer)
-
-    def encode(self, clip: RenderedClip) -> bytes:
-        """FLAC of a clip."""
-        return encode_flac(clip.audio, self.sample_rate)
 
     def close(self) -> None:
         """Free the SoundFonts."""

@@ -1,7 +1,7 @@
-"""Stretches of test pieces that a test set may use: what is in them, and how they are dealt out to triples."""
+"""Windows of 8 s cut from test pieces, and the deck that deals them out to triples."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,14 +17,14 @@ from timbreflow.testsets.frozen import FRACTIONS
 SECONDS = 8.0
 MIN_ONSETS = 4
 MIN_BUSY_SECONDS = 4
-"""Whole seconds of the 8 in which a note begins (Cífka et al. 2021)."""
+"""Seconds of the 8 in which a note begins (Cífka et al. 2021)."""
 
 TRANSPOSITION = 5
 """Semitones, up and down."""
 
 VOICES = 1.16
 MEAN_PITCH = 62.8
-"""Medians of the paper's pieces, which bound its 2 x 2 bins."""
+"""Medians of the paper's pieces, where its 2 x 2 bins meet."""
 
 _ROLL_STEP = 0.01  # s, fine enough to count voices
 _PARTNERS = 12
@@ -52,14 +52,8 @@ class Window:
         return f"{'many' if self.voices >= VOICES else 'few'}-{'high' if self.mean_pitch >= MEAN_PITCH else 'low'}"
 
 
-def voices_and_pitch(notes: Notes) -> tuple[float, float]:
-    """Mean number of notes sounding while any sounds, and mean pitch: what the 2 x 2 bins are made of."""
-    sounding = notes.piano_roll(round(SECONDS / _ROLL_STEP), _ROLL_STEP).sum(axis=0)
-    return float(sounding[sounding > 0].mean()), float(notes.pitch.astype(np.float64).mean())
-
-
 def all_windows(tables: NoteTables, *, seed: int) -> list[Window]:
-    """Every usable, disjoint window of the test pieces, each with a transposition drawn from its place's hash."""
+    """All disjoint windows of the test pieces with enough notes, each in a transposition drawn by its place."""
     tracks = tables.tracks
     usable = ~tracks["is_drum"].to_numpy(bool) & tracks["program"].isin((-1, *PITCHED_PROGRAMS)).to_numpy(bool)
     chosen = tracks[usable].drop_duplicates(["piece_id", "track"]).sort_values(["piece_id", "track"])
@@ -88,24 +82,23 @@ def make_window(tables: NoteTables, segment: Segment) -> Window | None:
     notes = segment_notes(tables, segment, SECONDS)
     if len(set(notes.onset.tolist())) < MIN_ONSETS:
         return None
-    return Window(segment, notes, *voices_and_pitch(notes))
-
-
-def transposed(tables: NoteTables, window: Window, semitones: int) -> Window | None:
-    """The same stretch in another transposition."""
-    return make_window(tables, replace(window.segment, transposition=semitones))
+    sounding = notes.piano_roll(round(SECONDS / _ROLL_STEP), _ROLL_STEP).sum(axis=0)
+    return Window(segment, notes, float(sounding[sounding > 0].mean()), float(notes.pitch.astype(np.float64).mean()))
 
 
 class Deck:
-    """Windows dealt piece by piece in turn, so that no long piece fills a set; each is dealt once.
+    """Windows in an order that takes one of each piece in turn, so that no long piece fills a set; each is dealt once.
 
     Args:
         windows: to deal.
-        seed_parts: what decides the order.
+        seed_parts: hashed for the order.
     """
 
     def __init__(self, windows: Sequence[Window], *seed_parts: object) -> None:
-        rank = {window.segment: stable_hash(*seed_parts, *_place(window.segment)) for window in windows}
+        segments = [window.segment for window in windows]
+        rank = {
+            segment: stable_hash(*seed_parts, segment.piece_id, segment.track, segment.start) for segment in segments
+        }
         by_piece: dict[str, list[Window]] = {}
         for window in sorted(windows, key=lambda window: rank[window.segment]):
             by_piece.setdefault(window.segment.piece_id, []).append(window)
@@ -113,16 +106,16 @@ class Deck:
         rounds = range(max(map(len, by_piece.values()), default=0))
         self._left = [by_piece[piece][turn] for turn in rounds for piece in pieces if turn < len(by_piece[piece])]
 
-    def deal(self, wanted: Callable[[Window], bool], purpose: str) -> Window:
-        """The next window that is `wanted`.
+    def deal(self, purpose: str, wanted: Callable[[Window], object] = bool) -> Window:
+        """The next window that is `wanted`; `purpose` says in the error what it was for.
 
         Raises:
             TimbreflowError: none is left.
         """
         return self._take(next((window for window in self._left if wanted(window)), None), purpose)
 
-    def deal_partner(self, other: Window, wanted: Callable[[Window], bool], purpose: str) -> Window:
-        """A window of another piece that shares most of its pitch range with `other`, of the next few `wanted`.
+    def deal_partner(self, other: Window, purpose: str, wanted: Callable[[Window], object] = bool) -> Window:
+        """Of the next few `wanted` windows of other pieces, the one whose pitch range overlaps most with `other`'s.
 
         Raises:
             TimbreflowError: none is left.
@@ -134,7 +127,7 @@ class Deck:
 
     def _take(self, window: Window | None, purpose: str) -> Window:
         if window is None:
-            raise TimbreflowError(f"the test pieces hold too few stretches for {purpose}; collect more music.")
+            raise TimbreflowError(f"the test pieces hold too few windows for {purpose}; collect more music.")
         self._left.remove(window)
         return window
 
@@ -143,7 +136,3 @@ def _overlap(one: Window, other: Window) -> float:
     low, high = max(one.notes.pitch.min(), other.notes.pitch.min()), min(one.notes.pitch.max(), other.notes.pitch.max())
     narrow = min(int(np.ptp(one.notes.pitch)), int(np.ptp(other.notes.pitch))) + 1
     return max(0, int(high) - int(low) + 1) / narrow
-
-
-def _place(segment: Segment) -> tuple[str, int, float]:
-    return segment.piece_id, segment.track, segment.start

@@ -1,16 +1,20 @@
 """Where MLflow keeps its runs and models: `MLFLOW_TRACKING_URI`, else a database inside the checkout."""
 
-import fcntl
 import hashlib
 import json
 import os
+import re
+import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from urllib.parse import urlsplit
 
 from timbreflow.errors import TimbreflowError
+from timbreflow.network import ANSWER_SECONDS, bypass_proxy_for_loopback, within
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,6 +25,10 @@ NOT_CODE = (":(exclude)dvc.lock", ":(exclude)results")
 DATABASE_TROUBLE = ("sqlite3.", "psycopg2.", "sqlalchemy.exc.")
 """MLflow passes on some errors of its database as the text of its own."""
 
+MIGRATION_SECONDS = 300
+"""MLflow makes the tables of a new database within this time."""
+DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -30,9 +38,14 @@ def tracking_uri(root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or _own_uri(root)
 
 
+class StoreUnavailable(TimbreflowError):
+    """The store that MLFLOW_TRACKING_URI names cannot be used."""
+
+
 def has_store(root: Path) -> bool:
     """Whether there is anything to ask: looking for a model must not create an empty database."""
-    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or _database(root).is_file()
+    uri = tracking_uri(root)
+    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).is_file()
 
 
 def connect(root: Path) -> "MlflowClient":
@@ -40,8 +53,10 @@ def connect(root: Path) -> "MlflowClient":
 
     Raises:
         TimbreflowError: the store cannot be created.
+        StoreUnavailable: the store of MLFLOW_TRACKING_URI does not answer, or is none.
     """
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    bypass_proxy_for_loopback()
     import mlflow
 
     uri = tracking_uri(root)
@@ -59,13 +74,73 @@ def connect(root: Path) -> "MlflowClient":
         # MLflow writes the address into the environment, where another checkout would take it for the user's wish.
         os.environ.pop("MLFLOW_TRACKING_URI", None)
     if uri != _own_uri(root):
-        return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
-    # The first client and its first question make the tables; two processes that do so at once break each other.
-    with open(_database(root).with_suffix(".lock"), "w", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
-        client.get_experiment_by_name(EXPERIMENT)
-        return client
+        return _connect_elsewhere(uri)
+    from filelock import FileLock
+
+    # Two processes that make the tables at once break each other.
+    with FileLock(_database(root).with_suffix(".lock")):
+        return _opened(uri)
+
+
+def _opened(uri: str) -> "MlflowClient":
+    """A client that has asked its first question, which makes the tables of a new database."""
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    client.get_experiment_by_name(EXPERIMENT)
+    return client
+
+
+def _connect_elsewhere(uri: str) -> "MlflowClient":
+    parts = urlsplit(uri)
+    database = parts.scheme not in ("http", "https")
+    try:
+        if database and parts.hostname and (port := parts.port or DATABASE_PORTS.get(parts.scheme.split("+")[0])):
+            # MLflow asks a database that is not there again for minutes.
+            socket.create_connection((parts.hostname, port), timeout=ANSWER_SECONDS).close()
+        with _one_try():
+            return within(MIGRATION_SECONDS if database else ANSWER_SECONDS, lambda: _opened(uri))
+    except Exception as error:
+        raise StoreUnavailable(
+            f"MLFLOW_TRACKING_URI={_without_password(uri)} cannot be used ({_reason(error)}); start that server, or "
+            "correct or unset the variable."
+        ) from error
+
+
+@contextmanager
+def _one_try() -> Iterator[None]:
+    """MLflow asks a server once and waits ten seconds, in place of eight times two minutes."""
+    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
+
+    limits = {MLFLOW_HTTP_REQUEST_MAX_RETRIES: 0, MLFLOW_HTTP_REQUEST_TIMEOUT: ANSWER_SECONDS}
+    before = {variable: variable.get_raw() for variable in limits}
+    try:
+        for variable, value in limits.items():
+            variable.set(value)
+        yield
+    finally:
+        for variable, given in before.items():
+            variable.unset() if given is None else variable.set(given)
+
+
+def _reason(error: Exception) -> str:
+    """Why a store cannot be used, in a few words: MLflow's own sentences repeat whole pages of what answered."""
+    text = " ".join(str(error).split())
+    if isinstance(error, TimeoutError) or "timed out" in text:
+        return f"no answer in {ANSWER_SECONDS} s"
+    if "401" in text or "403" in text:
+        return "it wants other credentials: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    if reason := re.search(
+        r"Connection refused|Name or service not known|Failed to resolve|No module named [\w']+", text
+    ):
+        return reason[0]
+    if "error code" in text or "JSON" in text:
+        return "what answers is not MLflow"
+    return text[:200].rstrip(".")
+
+
+def _without_password(uri: str) -> str:
+    return re.sub(r"(//[^/@:]*):[^/@]*@", r"\1:***@", uri)
 
 
 def experiment_id(client: "MlflowClient", root: Path) -> str:
@@ -163,7 +238,8 @@ def clear_errors(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except Exception as error:
-            store = os.environ.get("MLFLOW_TRACKING_URI") or "the project's MLflow store (.mlflow/mlflow.db)"
+            given = os.environ.get("MLFLOW_TRACKING_URI")
+            store = _without_password(given) if given else "the project's MLflow store (.mlflow/mlflow.db)"
             # By name: importing mlflow only to name its exceptions would cost a second where it is not needed.
             families = {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__}
             reason = " ".join(str(error).split())
@@ -171,7 +247,7 @@ def clear_errors(function: Callable[P, R]) -> Callable[P, R]:
                 cause = " ".join(str(getattr(error, "orig", None) or error).split())[:200].rstrip(".")
                 raise TimbreflowError(
                     f"The database of {store} cannot be used ({cause}); stop what else writes to it (`make stop`), or "
-                    "move the file away and register the models again with `timbreflow register --check`."
+                    "move the file away and register the models again with `timbreflow register`."
                 ) from error
             if ("mlflow", "MlflowException") in families:
                 raise TimbreflowError(

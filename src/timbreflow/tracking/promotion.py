@@ -6,12 +6,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.gate import Decision, GateConfig, comparable, decide, row
-from timbreflow.files import read_json
-from timbreflow.models.bundle import weights_sha256
+from timbreflow.evaluation.gate import (
+    Decision,
+    GateConfig,
+    comparable,
+    decide,
+    of_these_weights,
+    require_measured,
+    row,
+)
+from timbreflow.inference.vocoding import identity, vocoder_beside
 from timbreflow.models.catalogue import GATED, KnownModel, is_bundle, known_model
 from timbreflow.tracking.connection import clear_errors, connect, has_store
-from timbreflow.tracking.registry import CHALLENGER, CHAMPION, WEIGHTS_TAG, alias_version, bundle_folder, figures_of
+from timbreflow.tracking.registry import CHALLENGER, CHAMPION, alias_version, bundle_folder, figures_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -85,14 +92,15 @@ def promote(name: str, gate: GateConfig, *, root: Path, evaluate: Evaluate | Non
         The checks; `promoted` says whether the alias was moved.
 
     Raises:
-        TimbreflowError: there is no challenger, it is the champion already, or figures cannot be compared.
+        TimbreflowError: there is no challenger, it is the champion already, its files are not what was evaluated, or
+            figures cannot be compared.
     """
     model = known_model(name, GATED)
     client = _client(model, root)
     challenger = alias_version(client, model.registered, CHALLENGER)
     if challenger is None:
         raise TimbreflowError(
-            f"{model.registered} has no challenger; register one with `timbreflow register --check` or `make run`."
+            f"{model.registered} has no challenger; register one with `timbreflow register` or `make run`."
         )
     champion = alias_version(client, model.registered, CHAMPION)
     if champion is not None and champion.version == challenger.version:
@@ -100,8 +108,9 @@ def promote(name: str, gate: GateConfig, *, root: Path, evaluate: Evaluate | Non
             f"Version {champion.version} of {model.registered} is the champion already; train another challenger first."
         )
     opponent = _opponent(client, model, champion, root)
-    figures = figures_of(challenger)
-    if opponent.folder is not None and weights_sha256(opponent.folder) == challenger.tags.get(WEIGHTS_TAG):
+    figures, weights = figures_of(challenger), _identity(bundle_folder(client, challenger))
+    require_measured(figures, model.name, weights, f"Version {challenger.version} of {model.registered}")
+    if opponent.folder is not None and _identity(opponent.folder) == weights:
         opponent = replace(opponent, description=f"{opponent.description}, the same weights", metrics=figures)
     if opponent.folder is None:
         decision = decide(row(figures, model.name, gate), None, gate)
@@ -138,12 +147,17 @@ def rollback(name: str, *, root: Path) -> str:
             f"Version {champion.version} of {model.registered} is its first champion: there is none to go back to."
         )
     try:
-        client.get_model_version(model.registered, previous)
+        found = client.get_model_version(model.registered, previous)
     except MlflowException as error:
         raise TimbreflowError(
             f"Version {previous} of {model.registered}, the champion before, was deleted; "
             "set the alias champion by hand in the MLflow page (`make ui`)."
         ) from error
+    if any(found.tags.get(name) != digest for name, digest in _identity(bundle_folder(client, found)).items()):
+        raise TimbreflowError(
+            f"The files of version {previous} of {model.registered}, the champion before, were changed since they were "
+            "registered; promote another version."
+        )
     client.set_registered_model_alias(model.registered, CHAMPION, previous)
     return f"{model.registered} version {previous} is the champion again, in place of version {champion.version}."
 
@@ -155,15 +169,19 @@ def _client(model: KnownModel, root: Path) -> "MlflowClient":
 
 
 def _opponent(client: "MlflowClient", model: KnownModel, champion: "ModelVersion | None", root: Path) -> _Opponent:
-    if champion is not None:
-        return _Opponent(
-            f"the champion, version {champion.version}", bundle_folder(client, champion), figures_of(champion)
-        )
+    """Whom to beat; without figures, so that it is measured again, where there are none of these very weights."""
     released = root / "released" / model.name
+    if champion is not None:
+        folder, figures = bundle_folder(client, champion), figures_of(champion)
+        known = of_these_weights(figures, model.name, _identity(folder))
+        return _Opponent(f"the champion, version {champion.version}", folder, figures if known else {})
     if is_bundle(released):
-        metrics = released / "metrics.json"
-        return _Opponent(f"the released model ({released})", released, read_json(metrics) if metrics.is_file() else {})
+        return _Opponent(f"the released model ({released})", released, {})
     return _Opponent("the absolute limits of params.yaml (there is no champion and no released model)", None, {})
+
+
+def _identity(folder: Path) -> dict[str, str]:
+    return identity(folder, vocoder_beside(folder))
 
 
 def _measure_again(  # noqa: PLR0917

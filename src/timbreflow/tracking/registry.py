@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timbreflow.errors import TimbreflowError
+from timbreflow.evaluation.gate import require_measured
 from timbreflow.files import read_json
-from timbreflow.inference.vocoding import trusted_vocoder, vocoder_beside
-from timbreflow.models.bundle import load_bundle, weights_sha256
+from timbreflow.inference.vocoding import identity, vocoder_beside
 from timbreflow.models.catalogue import (
     GATED,
     MODEL_FILES,
@@ -26,7 +26,15 @@ from timbreflow.models.catalogue import (
     is_bundle,
     known_model,
 )
-from timbreflow.tracking.connection import clear_errors, connect, experiment_id, has_store, lineage, tracking_uri
+from timbreflow.tracking.connection import (
+    StoreUnavailable,
+    clear_errors,
+    connect,
+    experiment_id,
+    has_store,
+    lineage,
+    tracking_uri,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,9 +43,6 @@ if TYPE_CHECKING:
 CHALLENGER = "challenger"
 CHAMPION = "champion"
 BUNDLE = "bundle"
-WEIGHTS_TAG = "weights_sha256"
-VOCODER_TAG = "vocoder_sha256"
-"""Of the vocoder that goes with a version; empty where Griffin-Lim is better, or there is none."""
 EVALUATION_TAG = "evaluation"
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "safetensors", "scipy", "soundfile", "soxr", "torch")
 """What the pyfunc needs, written down by us: otherwise MLflow loads the model in a new process to find out.
@@ -81,25 +86,24 @@ def register_bundle(
         name: "vqvae", "glow" or their registered names.
         folder: the bundle: weights.safetensors and config.json; a vocoder beside it that has beaten Griffin-Lim goes
             with it.
-        evaluation: {"metric_digest", "test_digest", set: {system: {metric: figure}}}, as in metrics.json; what the
-            gate will compare.
+        evaluation: {"metric_digest", "test_digest", "weights": {system: hashes}, set: {system: {metric: figure}}}, as
+            in metrics.json; what the gate will compare.
         root: the checkout.
         tags: further facts, such as data_digest.
 
     Raises:
-        TimbreflowError: the folder is no bundle, or MLflow refuses.
+        TimbreflowError: the folder is no bundle or not the one that was evaluated, or MLflow refuses.
     """
     model = known_model(name, GATED)
     folder = Path(folder)
     if not is_bundle(folder):
         raise TimbreflowError(f"{folder} lacks {' or '.join(MODEL_FILES)}; train the model with `dvc repro`.")
+    digests = identity(folder, vocoder_beside(folder))
+    require_measured(evaluation, model.name, digests, str(folder))
     client = connect(root)
-    vocoder = vocoder_beside(folder)
-    trusted = trusted_vocoder(vocoder, load_bundle(folder).features)
-    digests = {WEIGHTS_TAG: weights_sha256(folder), VOCODER_TAG: weights_sha256(vocoder) if trusted else ""}
     facts = _facts(model, evaluation, root) | digests | dict(tags or {})
     found = _version_of(client, model.registered, digests)
-    if found is None or not _has_files(client, found, root):
+    if found is None or not _has_files(client, found, digests, root):
         number, created = _create(client, model, folder, facts, root), True
     else:
         number, created = str(found.version), False
@@ -167,14 +171,14 @@ def bundle_folder(client: "MlflowClient", found: "ModelVersion") -> Path:
         # A checkout that was moved: the database holds absolute paths.
         raise TimbreflowError(
             f"Version {found.version} of {found.name} has lost its files ({' '.join(str(error).split()).rstrip('.')}); "
-            "register it again with `timbreflow register --check`."
+            "register it again with `timbreflow register`."
         ) from error
     for folder in (place / "artifacts" / BUNDLE, place / "artifacts"):
         if is_bundle(folder):
             return folder
     raise TimbreflowError(
         f"Version {found.version} of {found.name} has lost its files below {place}; "
-        "register it again with `timbreflow register --check`."
+        "register it again with `timbreflow register`."
     )
 
 
@@ -191,19 +195,24 @@ def alias_version(client: "MlflowClient", registered_name: str, alias: str) -> "
 
 
 def _by_name(model: KnownModel, root: Path) -> ResolvedModel:
-    champion = _champion(model, root)
+    reason = "the registry has no champion"
+    try:
+        champion = _champion(model, root)
+    except StoreUnavailable as error:
+        # Nobody who only wants to hear a transfer needs a registry.
+        champion, reason = None, f"the registry was not asked: {str(error).partition(';')[0]}"
     if champion is not None:
         return champion
     released = root / "released" / model.name
     if is_bundle(released):
-        return ResolvedModel(released, f"the released {model.name} ({released}); the registry has no champion")
+        return ResolvedModel(released, f"the released {model.name} ({released}); {reason}")
     trained = root / "data" / "models" / model.name
     if is_bundle(trained):
         return ResolvedModel(
-            trained, f"the {model.name} last trained here ({trained}); there is neither a champion nor a released one"
+            trained, f"the {model.name} last trained here ({trained}); {reason}, and there is no released one"
         )
     raise TimbreflowError(
-        f"There is no {model.name} to use: no champion in the registry, nothing in {released} nor in {trained}; "
+        f"There is no {model.name} to use: {reason}, and there is nothing in {released} nor in {trained}; "
         "train one with `make run`, or give the folder of a model."
     )
 
@@ -265,15 +274,15 @@ def _version_of(client: "MlflowClient", registered_name: str, digests: Mapping[s
     return max(same, key=lambda found: int(found.version), default=None)
 
 
-def _has_files(client: "MlflowClient", found: "ModelVersion", root: Path) -> bool:
-    """Whether a version's files are there; a server's are taken for granted, since looking means downloading."""
+def _has_files(client: "MlflowClient", found: "ModelVersion", digests: Mapping[str, str], root: Path) -> bool:
+    """Whether a version's files are those; a server's are taken for granted, since looking means downloading."""
     if tracking_uri(root).startswith(("http://", "https://")):
         return True
     try:
-        bundle_folder(client, found)
+        folder = bundle_folder(client, found)
+        return identity(folder, vocoder_beside(folder)) == digests
     except TimbreflowError:
         return False
-    return True
 
 
 def _alias_version(client: "MlflowClient", registered_name: str, alias: str) -> str | None:
@@ -298,7 +307,7 @@ def _create(client: "MlflowClient", model: KnownModel, folder: Path, facts: Mapp
     with tempfile.TemporaryDirectory() as temporary, _quiet():
         # Only the bundles' own files: a folder of trained weights may hold more.
         parts = {BUNDLE: folder}
-        if facts.get(VOCODER_TAG):
+        if facts["vocoder_sha256"]:
             parts["vocoder"] = vocoder_beside(folder)
         for name, source in parts.items():
             clean = Path(temporary) / name

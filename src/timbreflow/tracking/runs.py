@@ -116,7 +116,8 @@ class Run:
         """Write {"run_id", "experiment"}: the link from a stage's results to its run."""
         write_json(path, {"run_id": self.run_id, "experiment": EXPERIMENT})
 
-    def _log_params(self, params: Mapping[str, str]) -> None:
+    def log_params(self, params: Mapping[str, str]) -> None:
+        """Note settings of the run, or what was decided by them."""
         from mlflow.entities import Param
 
         entries = [Param(name, value[:LONGEST_PARAM]) for name, value in params.items()]
@@ -169,7 +170,7 @@ def _start(stage: str, params: object, root: Path, tags: dict[str, str]) -> Run:
         | tags,
     )
     run = Run(client, created.info.run_id)
-    run._log_params(flatten(params))
+    run.log_params(flatten(params))
     return run
 
 

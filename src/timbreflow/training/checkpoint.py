@@ -64,7 +64,7 @@ def save_checkpoint(
         ema: the same, averaged.
         optimizer: its moments and step counts.
         best: snapshot of the EMA weights at the best validation.
-        identity: says which settings and model the checkpoint belongs to; `load_checkpoint` compares it.
+        identity: "<settings and model> in <precision>", which the checkpoint belongs to; `load_checkpoint` compares it.
     """
     folder = workdir / f"{PREFIX}{state.step:08d}"
     with atomic_directory(folder) as temporary:
@@ -101,7 +101,7 @@ def load_checkpoint(
         found = values.pop("identity")
         state = FitState(**values)
         if found != identity:
-            raise TimbreflowError(f"The checkpoint {folder} was made with other settings or another model; {remedy}.")
+            raise TimbreflowError(_mismatch(folder, found, identity, remedy))
         model.load_state_dict(load_file(folder / "model.safetensors"))
         ema.load_state_dict(load_file(folder / "ema.safetensors"))
         _unflatten(optimizer, load_file(folder / "optimizer.safetensors"))
@@ -109,6 +109,16 @@ def load_checkpoint(
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise TimbreflowError(f"The checkpoint {folder} is broken ({error}); {remedy}.") from error
     return state, best
+
+
+def _mismatch(folder: Path, found: str, identity: str, remedy: str) -> str:
+    before, now = (text.partition(" in ")[2] for text in (found, identity))
+    if before and before != now:
+        return (
+            f"The checkpoint {folder} was made in {before}, and this device trains in {now}, which must not be mixed; "
+            f"go on where it was begun, or {remedy}."
+        )
+    return f"The checkpoint {folder} was made with other settings or another model; {remedy}."
 
 
 def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -54,8 +54,8 @@ class VQVAETraining:
         losses: weights of the auxiliary terms.
         validation_triples: how many are scored at each validation.
         crop_frames: frames of content and target that a training step sees, 0 for whole clips.
-        on_the_fly: training triples (with render_triples.counterparts: squares) that loader processes render during
-            training, the same as render_triples would store; 0 reads the stored ones.
+        online_triples: training triples (with render_triples.complete_squares: squares) that loader processes render
+            during training, the same as render_triples would store; 0 reads the stored ones.
         init_from: folder of weights to begin with, relative to the checkout; "" begins from scratch.
     """
 
@@ -67,14 +67,14 @@ class VQVAETraining:
     losses: AuxiliaryWeights
     validation_triples: int
     crop_frames: int
-    on_the_fly: int
+    online_triples: int
     init_from: str
 
     def __post_init__(self) -> None:
         """Refuse an empty validation set and counts below nothing."""
         if self.validation_triples < 1:
             raise TimbreflowError("validation_triples must be 1 or more in params.yaml.")
-        _require_counts("train_vqvae", self.crop_frames, self.on_the_fly)
+        _require_counts("train_vqvae", self.crop_frames, self.online_triples)
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ class GlowTraining:
         losses: weights of the auxiliary terms.
         validation_triples: how many are scored at each validation.
         crop_frames: frames of content and target that a training step sees, 0 for whole clips.
-        on_the_fly: training triples (with render_triples.counterparts: squares) that loader processes render during
-            training, the same as render_triples would store; 0 reads the stored ones.
+        online_triples: training triples (with render_triples.complete_squares: squares) that loader processes render
+            during training, the same as render_triples would store; 0 reads the stored ones.
         init_from: folder of weights to begin with, relative to the checkout; "" begins from scratch.
     """
 
@@ -106,7 +106,7 @@ class GlowTraining:
     losses: AuxiliaryWeights
     validation_triples: int
     crop_frames: int
-    on_the_fly: int
+    online_triples: int
     init_from: str
 
     def __post_init__(self) -> None:
@@ -117,7 +117,7 @@ class GlowTraining:
             )
         if self.l1 < 0 or self.l1_every < 1 or self.validation_triples < 1:
             raise TimbreflowError("train_glow: l1 must be 0 or more, l1_every and validation_triples 1 or more.")
-        _require_counts("train_glow", self.crop_frames, self.on_the_fly)
+        _require_counts("train_glow", self.crop_frames, self.online_triples)
 
 
 def _require_counts(section: str, frames: int, triples: int) -> None:
@@ -127,6 +127,6 @@ def _require_counts(section: str, frames: int, triples: int) -> None:
         )
     if triples < 0:
         raise TimbreflowError(
-            f"{section}: on_the_fly is {triples}; set it to a number of triples, or to 0 for the stored ones, in "
+            f"{section}: online_triples is {triples}; set it to a number of triples, or to 0 for the stored ones, in "
             "params.yaml."
         )

@@ -18,8 +18,10 @@ from timbreflow import parallel
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import stable_hash
 from timbreflow.training.checkpoint import FitState, load_checkpoint, save_checkpoint, snapshot
+from timbreflow.training.estimate import Estimate, spoken
 from timbreflow.training.fit_config import FitConfig, learning_rate
 from timbreflow.training.placing import BatchT, ModelT, place_batch, place_model
+from timbreflow.training.precision import Precision, choose_precision
 from timbreflow.training.profile import Stopwatch
 from timbreflow.training.seeding import seed_everything
 
@@ -66,6 +68,7 @@ class FitResult:
         curves: one row a validation: step, train_<term> (mean since the last row) and val_<figure>.
         resumed_at: step of the checkpoint that this call went on from (0: none).
         examples_per_second: of this call; a wall-clock figure, so not for files under version control.
+        precision: that the forward pass was computed in.
     """
 
     steps: int
@@ -75,6 +78,7 @@ class FitResult:
     curves: list[dict[str, float]]
     resumed_at: int
     examples_per_second: float
+    precision: Precision
 
 
 def fit(
@@ -113,19 +117,21 @@ def fit(
             validation data, or the checkpoint found in `workdir` is unusable, or not all processes see it.
     """
     device = torch.device(device)
+    # All processes compute in one precision, that of the first one's device.
+    precision = parallel.broadcast(choose_precision(config.precision, device))
+    config = dataclasses.replace(config, precision=precision)
     place_model(model, config, device)
     ema = copy.deepcopy(model).requires_grad_(False)
     optimizer = build_optimizer(model, config)
     identity = (
         f"{stable_hash(dataclasses.asdict(config), [[n, list(t.shape)] for n, t in model.state_dict().items()]):x}"
+        f" in {precision}"
     )
     state, best = load_checkpoint(workdir, model=model, ema=ema, optimizer=optimizer, identity=identity)
     resumed_at = state.step
     if parallel.broadcast(resumed_at) != resumed_at:
         raise TimbreflowError(f"Not all processes of torchrun see the checkpoints in {workdir}; let them share it.")
     leads = parallel.rank() == 0
-    if resumed_at and leads:
-        logger.info("resumed at step %d of %d", state.step, config.steps)
 
     source = iter(batches(state.step * config.grad_accumulation))
     watch = Stopwatch(device)
@@ -173,6 +179,7 @@ def fit(
         curves=state.curves,
         resumed_at=resumed_at,
         examples_per_second=teller.examples_per_second(state.step),
+        precision=precision,
     )
 
 
@@ -195,6 +202,10 @@ class _Teller:
     ) -> None:
         self._config, self._first, self._log, self._watch = config, first, log, watch
         self._started = self._last_line = time.monotonic()
+        if log is not None:
+            resumed = f", resumed at step {first} of {config.steps}" if first else ""
+            logger.info("training in %s on %s%s", config.precision, watch.device, resumed)
+        self._estimate = Estimate(first, config.steps, now=self._started)
         self._bar = tqdm(total=config.steps, initial=first, unit="step", disable=None if log else True)
 
     def examples_per_second(self, step: int) -> float:
@@ -211,10 +222,14 @@ class _Teller:
             self._bar.set_postfix(loss=f"{terms['loss']:.4f}")
             speed = {"examples_per_second": self.examples_per_second(step), "data_wait": self._watch.data_wait}
             self._log(step, {**{f"train/{name}": value for name, value in terms.items()}, **speed})
-        if self._bar.disable and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
-            left = (self._last_line - self._started) / (step - self._first) * (self._config.steps - step)
-            logger.info("step %d of %d, loss %.4f, %.0f s left", step, self._config.steps, terms["loss"], left)
+        now = time.monotonic()
+        if news := self._estimate.news(step, now=now):
+            logger.info(news)
+        left = self._estimate.left(step, now=now)
+        if self._bar.disable and left is not None and now - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            steps = self._config.steps
+            logger.info("step %d of %d, loss %.4f, %s left", step, steps, terms["loss"], spoken(left))
 
     def end(self, step: int) -> None:
         """Close the bar after step number `step`."""

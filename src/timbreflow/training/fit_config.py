@@ -6,6 +6,9 @@ from typing import Literal
 
 from timbreflow.errors import TimbreflowError
 
+DECAY = 0.2
+"""Share of all steps in which the rate of the schedule "trapezoid" falls."""
+
 
 @dataclass(frozen=True)
 class FitConfig:
@@ -16,12 +19,14 @@ class FitConfig:
         batch_size: examples a batch; a step sees batch_size * grad_accumulation of them.
         learning_rate: peak rate of AdamW, reached after warm-up.
         warmup_steps: steps of linear warm-up from 0.
-        schedule: after warm-up, "cosine" falls to 0 at the last step and "constant" stays.
+        schedule: after warm-up, "cosine" falls to 0 at the last step, "constant" stays, and "trapezoid" stays for four
+            fifths of all steps and then falls in a line to 0 (Zhai et al. 2022, section 3.5).
         weight_decay: of matrices and kernels; biases, gains and other vectors are not decayed.
         grad_clip: largest norm of the whole gradient; 0 = do not clip.
         ema_decay: d of ema <- d ema + (1 - d) weights, lowered in the first steps to (1 + n) / (10 + n).
-        precision: "bfloat16" runs the forward pass under autocast; weights and optimizer stay float32. "float64" trains
-            in double precision, codebooks aside: slow, for comparing trainings whose codes rounding would change.
+        precision: "auto" is bfloat16 where the device has instructions for it, else float32. "bfloat16" runs the
+            forward pass under autocast; weights and optimizer stay float32. "float64" trains in double precision,
+            codebooks aside: slow, for comparing trainings whose codes rounding would change.
         log_every: steps between two calls of the metric logger.
         validate_every: steps between two validations (the last step is always validated).
         checkpoint_every: steps between two checkpoints.
@@ -34,11 +39,11 @@ class FitConfig:
     batch_size: int
     learning_rate: float
     warmup_steps: int
-    schedule: Literal["cosine", "constant"]
+    schedule: Literal["cosine", "constant", "trapezoid"]
     weight_decay: float
     grad_clip: float
     ema_decay: float
-    precision: Literal["float32", "bfloat16", "float64"]
+    precision: Literal["auto", "float32", "bfloat16", "float64"]
     log_every: int
     validate_every: int
     checkpoint_every: int
@@ -61,10 +66,12 @@ class FitConfig:
 
 
 def learning_rate(config: FitConfig, step: int) -> float:
-    """Rate of step number `step` (from 0): linear warm-up, then half a cosine to 0, or constant."""
+    """Rate of step number `step` (from 0): linear warm-up, then what `config.schedule` says."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
         return config.learning_rate
+    if config.schedule == "trapezoid":
+        return config.learning_rate * min(1.0, (config.steps - step) / (DECAY * config.steps))
     progress = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))

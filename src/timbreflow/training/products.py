@@ -121,7 +121,7 @@ def train(
     metrics = summarize(result, parameters=sum(p.numel() for p in model.parameters()))
     if parallel.rank() > 0:
         return result, metrics
-    training = {**settings, "steps": result.steps, "best_step": result.best_step, "best_loss": result.best_loss}
+    training = {**settings, **record(result)}
     save_bundle(
         bundle, ModelBundle(kind=kind, model=model, features=features, normalizer=normalizer, training=training)
     )
@@ -129,6 +129,11 @@ def train(
     write_json(results / "metrics.json", metrics)
     shutil.rmtree(workdir, ignore_errors=True)
     return result, metrics
+
+
+def record(result: FitResult) -> dict[str, Any]:
+    """What a bundle tells of its training beside the settings; a card and an MLflow run tell the precision too."""
+    return {name: getattr(result, name) for name in ("precision", "steps", "best_step", "best_loss")}
 
 
 def summarize(result: FitResult, *, parameters: int) -> dict[str, float]:

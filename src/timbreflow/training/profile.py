@@ -32,7 +32,7 @@ class Stopwatch:
     def __init__(self, device: torch.device) -> None:
         self.wanted = os.environ.get(VARIABLE, "") not in ("", "0")
         self._synchronize = self.wanted and device.type == "cuda"
-        self._device = device
+        self.device = device
         self._began = time.perf_counter()
         self.seconds: dict[Part, float] = dict.fromkeys(get_args(Part), 0.0)
 
@@ -42,7 +42,7 @@ class Stopwatch:
         began = time.perf_counter()
         yield
         if self._synchronize and part != "data":
-            torch.cuda.synchronize(self._device)
+            torch.cuda.synchronize(self.device)
         self.seconds[part] += time.perf_counter() - began
 
     @property

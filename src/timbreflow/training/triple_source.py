@@ -1,8 +1,10 @@
 """Triples on their way to a model, whatever their features: stored mels, or spectra made from sound on the device."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,15 +12,18 @@ import torch
 
 from timbreflow.audio.features import FeatureConfig, FeatureExtractor, Normalizer
 from timbreflow.data.audio_triples import AudioTripleDataset, fit_normalizer, to_features
-from timbreflow.data.levels import Levels
+from timbreflow.data.quantization import Quantization
 from timbreflow.data.rendered_triples import RenderedTriples
 from timbreflow.data.renderer import RenderInputs
 from timbreflow.data.sampling import make_loader
 from timbreflow.data.triples import TripleBatch, TripleDataset, Triples, crop
 from timbreflow.errors import TimbreflowError
 from timbreflow.training.config import GlowTraining, VQVAETraining
+from timbreflow.training.device_triples import DeviceTriples, may_preload
 from timbreflow.training.devices import loader_workers
 from timbreflow.workers import local_process_count, worker_count
+
+logger = logging.getLogger(__name__)
 
 STATISTICS_TRIPLES = 256
 """Training triples that the mean and deviation of computed features are taken from."""
@@ -65,8 +70,8 @@ def open_source(
 ) -> TripleSource:
     """Open training and validation triples: from `mels` where it holds features of this kind, else from `audio`.
 
-    With `config.on_the_fly` training triples are rendered by loader processes; statistics and validation triples are
-    the stored ones.
+    With `config.online_triples` training triples are rendered by loader processes; statistics and validation triples
+    are the stored ones.
 
     Args:
         mels: data/mels.
@@ -75,7 +80,7 @@ def open_source(
         config: pairs, validation_triples, crop_frames, and the batch size and seed of its fit.
         kind: which features the model takes.
         device: where features are made when they are not stored.
-        rendering: what triples are rendered from on the fly.
+        rendering: what online triples are rendered from.
 
     Raises:
         TimbreflowError: data is missing or was made with other audio settings.
@@ -89,10 +94,17 @@ def open_source(
     _require_notes(stored, config)
     held_out = TripleDataset(mels, audio, split="validation", pairs=stored.held_out_pairs)
     chosen = (
-        _rendered(wanted, stored.normalizer, config, rendering, levels=stored.levels) if config.on_the_fly else stored
+        _rendered(wanted, stored.normalizer, config, rendering, quantization=stored.quantization)
+        if config.online_triples
+        else stored
     )
+    load: Callable[[int], Iterable[TripleBatch]] = partial(_load, chosen, config, device)
+    if chosen is stored and may_preload(stored, device):
+        preloaded = DeviceTriples(stored, device)
+        logger.info("all training triples are in the memory of %s", device)
+        load = partial(preloaded.batches, config.fit.batch_size, seed=config.fit.seed)
     return TripleSource(
-        batches=lambda start: _cropped(_load(chosen, config, device, start), config, start),
+        batches=lambda start: _cropped(load(start), config, start),
         validation=_spread(held_out, config.validation_triples, config.fit.batch_size),
         features=wanted,
         normalizer=stored.normalizer,
@@ -111,13 +123,19 @@ def _rendered(
     config: VQVAETraining | GlowTraining,
     rendering: RenderInputs | None,
     *,
-    levels: Levels | None = None,
+    quantization: Quantization | None = None,
 ) -> RenderedTriples:
-    """Training triples on the fly: features, or sound where there is no normalizer."""
+    """Training triples rendered by loader processes: features, or sound where there is no normalizer."""
     if rendering is None:
-        raise TimbreflowError("on_the_fly needs the settings and notes of render_triples; set it to 0 in params.yaml.")
+        raise TimbreflowError("online_triples needs the settings and notes of render_triples; set it to 0.")
     return RenderedTriples(
-        rendering, features, normalizer, levels=levels, split="train", count=config.on_the_fly, pairs=config.pairs
+        rendering,
+        features,
+        normalizer,
+        quantization=quantization,
+        split="train",
+        count=config.online_triples,
+        pairs=config.pairs,
     )
 
 
@@ -134,7 +152,7 @@ def _computed(
     held_out = AudioTripleDataset(audio, features, split="validation", pairs=sound.held_out_pairs)
     extractor = FeatureExtractor(features).to(device)
     normalizer = fit_normalizer(sound, extractor, n_triples=STATISTICS_TRIPLES, device=device)
-    chosen = _rendered(features, None, config, rendering) if config.on_the_fly else sound
+    chosen = _rendered(features, None, config, rendering) if config.online_triples else sound
 
     def convert(loader: Iterable[TripleBatch]) -> Iterator[TripleBatch]:
         for batch in loader:

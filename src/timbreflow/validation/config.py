@@ -34,8 +34,8 @@ class ValidationConfig:
 
 
 @dataclass(frozen=True)
-class Promise:
-    """What params.yaml promised of the data, in plain numbers.
+class ExpectedData:
+    """What the data must hold by the section render_triples, in plain numbers.
 
     Args:
         triples: number of triples of each split.

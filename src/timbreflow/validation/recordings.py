@@ -1,6 +1,6 @@
 """What clips of recordings must be like: the tables and suites that take the place of those of rendered clips.
 
-There are no notes and no promised numbers; a recording is a timbre and a piece at once.
+There are no notes and no expected numbers of triples; a recording is a timbre and a piece at once.
 """
 
 from pathlib import Path
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from timbreflow.data.manifest import MANIFEST_SCHEMA, RECORDED
+from timbreflow.data.manifest import RECORDED
 from timbreflow.validation.config import ValidationConfig
 from timbreflow.validation.engine import gx, gxe
-from timbreflow.validation.suites import SINGLE_PRECISION, between, mels_suite, only, present, statistics_suite
+from timbreflow.validation.suites import clip_expectations, mels_suite, only, statistics_suite
 from timbreflow.validation.tables import START_PRECISION, mel_table
 
 if TYPE_CHECKING:
@@ -63,23 +63,10 @@ def recording_suites(
         n_samples: of every clip.
         settings: sample_rate, hop_length and n_features of the stored features.
     """
-    seconds = n_samples / settings["sample_rate"]
     suites = {
         "manifest": [
-            *present(MANIFEST_SCHEMA.names),
-            gxe.ExpectColumnValuesToBeUnique(column="clip_id"),
-            gxe.ExpectCompoundColumnsToBeUnique(column_list=["triple_id", "role"]),
-            gxe.ExpectCompoundColumnsToBeUnique(column_list=["shard", "offset"]),
+            *clip_expectations(config, n_samples, n_samples / settings["sample_rate"]),
             only("program", [RECORDED]),
-            between("nbytes", 1, None),
-            between("start", 0, None),
-            between("duration", seconds - SINGLE_PRECISION, seconds + SINGLE_PRECISION),
-            between("n_samples", n_samples, n_samples),
-            between("peak", 0, 1),
-            between("rms", 0, 1),
-            only("silent", [False], mostly=1 - config.max_silent_fraction),
-            only("clipped", [False], mostly=1 - config.max_clipped_fraction),
-            gxe.ExpectColumnMeanToBeBetween(column="rms_dbfs", min_value=config.min_mean_rms_dbfs),
         ],
         "pairs": [only("roles", ["style+target"]), only("same_recording", [True]), only("other_sound", [True])],
         "recordings": [

@@ -66,7 +66,7 @@ class InvalidData(TimbreflowError):
         more = len(failures) - NAMED_FAILURES
         super().__init__(
             f"The data failed validation ({named}{f'; and {more} more' if more > 0 else ''}); "
-            f"open {docs / 'index.html'}, then correct params.yaml or run render_triples and extract_mels again."
+            f"open {docs / 'index.html'}, then correct the parameters or run render_triples and extract_mels again."
         )
 
 

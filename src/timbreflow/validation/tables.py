@@ -6,30 +6,27 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from timbreflow.data.levels import Levels
 from timbreflow.data.manifest import CLIP_NOTES_SCHEMA, COUNTERPART, MANIFEST_SCHEMA, ROLES, SPLITS, read_table
 from timbreflow.data.mels import MelShards, read_mel_index, read_statistics
+from timbreflow.data.quantization import Quantization
+from timbreflow.data.splits import PIECES_OF, TIMBRES_OF
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import read_json
 from timbreflow.rendering.timbres import Timbre
-from timbreflow.validation.config import Promise, ValidationConfig
+from timbreflow.validation.config import ExpectedData, ValidationConfig
 
-PIECE_GROUP = {"train": "train", "validation": "validation", "test": "test", "test_seen": "test"}
-"""Splits that may share pieces share a name."""
-TIMBRE_SIDE = {"train": "train", "validation": "train", "test": "test", "test_seen": "train"}
-"""Splits that may share timbres share a name."""
 START_PRECISION = 1e-3
 """Seconds; starts are stored in single precision."""
 
 
-def clip_table(audio: Path, config: ValidationConfig, promise: Promise) -> pd.DataFrame:
+def clip_table(audio: Path, config: ValidationConfig, expected: ExpectedData) -> pd.DataFrame:
     """`level_table` with timbre_side ("train", "test", or "mixed" for layers of both).
 
     Raises:
         TimbreflowError: the manifest is missing or lacks a column.
     """
     clips = level_table(audio, config)
-    sides = {text: _timbre_side(text, promise) for text in clips["timbre"].dropna().unique()}
+    sides = {text: _timbre_side(text, expected) for text in clips["timbre"].dropna().unique()}
     clips["timbre_side"] = clips["timbre"].map(sides)
     return clips
 
@@ -62,7 +59,7 @@ def note_table(audio: Path, clips: pd.DataFrame) -> pd.DataFrame:
 
 
 def triple_table(clips: pd.DataFrame, notes: pd.DataFrame) -> pd.DataFrame:
-    """One row a triple: roles, and whether its three clips keep the promise of a triple.
+    """One row a triple: roles, and whether its three clips make a true triple.
 
     Columns: triple_id; roles (sorted, joined by +); n_splits; same_notes (content and target play the same notes);
     same_timbre (style and target); other_timbre (content and target differ); other_notes (style is no part of the
@@ -80,7 +77,7 @@ def triple_table(clips: pd.DataFrame, notes: pd.DataFrame) -> pd.DataFrame:
     complete = content["clip_id"].notna() & style["clip_id"].notna() & target["clip_id"].notna()
     same_track = (content["piece_id"] == style["piece_id"]) & (content["track"] == style["track"])
     apart = (content["start"] - style["start"]).abs() >= content["duration"] - START_PRECISION
-    promises = {
+    rules = {
         "same_notes": content["notes"] == target["notes"],
         "same_timbre": style["timbre_id"] == target["timbre_id"],
         "other_timbre": content["timbre_id"] != target["timbre_id"],
@@ -88,42 +85,42 @@ def triple_table(clips: pd.DataFrame, notes: pd.DataFrame) -> pd.DataFrame:
         "square": fourth["clip_id"].isna()
         | ((fourth["notes"] == style["notes"]) & (fourth["timbre_id"] == content["timbre_id"])),
     }
-    for name, kept in promises.items():
-        # What cannot be compared is no promise kept; left missing, it would be passed over by the suite.
-        table[name] = complete & kept.fillna(False).astype(bool)
+    for name, holds in rules.items():
+        # What cannot be compared does not hold; left missing, it would be passed over by the suite.
+        table[name] = complete & holds.fillna(False).astype(bool)
     return table.reset_index()
 
 
-def split_table(clips: pd.DataFrame, promise: Promise) -> pd.DataFrame:
-    """One row a split: n_triples and promised."""
+def split_table(clips: pd.DataFrame, expected: ExpectedData) -> pd.DataFrame:
+    """One row a split: n_triples and expected."""
     counts = clips.groupby("split")["triple_id"].nunique()
     names = sorted(set(counts.index) | set(SPLITS))
     return pd.DataFrame(
         {
             "split": names,
             "n_triples": [int(counts.get(name, 0)) for name in names],
-            "promised": [promise.triples.get(name, 0) for name in names],
+            "expected": [expected.triples.get(name, 0) for name in names],
         }
     )
 
 
 def piece_table(clips: pd.DataFrame) -> pd.DataFrame:
     """One row a piece: the groups of splits that use it, sorted and joined by +."""
-    return _memberships(zip(clips["piece_id"], clips["split"].map(PIECE_GROUP), strict=True), "piece_id", "groups")
+    return _memberships(zip(clips["piece_id"], clips["split"].map(PIECES_OF), strict=True), "piece_id", "groups")
 
 
-def timbre_table(clips: pd.DataFrame, promise: Promise) -> pd.DataFrame:
+def timbre_table(clips: pd.DataFrame, expected: ExpectedData) -> pd.DataFrame:
     """One row a part of a timbre: the sides ("train", "test") that it sounds on, sorted and joined by +.
 
     Parts are whole timbres, programs (or SoundFonts where test has its own) and settings of effects.
     """
     pairs: set[tuple[str, str]] = set()
     for timbre_id, text, split in clips[["timbre_id", "timbre", "split"]].drop_duplicates().itertuples(index=False):
-        side = TIMBRE_SIDE.get(split, str(split))
+        side = TIMBRES_OF.get(split, str(split))
         pairs.add((f"timbre {timbre_id}", side))
         timbre = Timbre.from_text(text)
         for layer in timbre.layers:
-            part = f"soundfont {layer.soundfont}" if promise.test_soundfonts else f"program {layer.program}"
+            part = f"soundfont {layer.soundfont}" if expected.test_soundfonts else f"program {layer.program}"
             pairs.add((part, side))
         pairs.update((f"effect {effect.setting}", side) for effect in timbre.effects)
     return _memberships(sorted(pairs), "part", "sides")
@@ -184,13 +181,13 @@ def statistics_table(mels: Path) -> tuple[pd.DataFrame, dict[str, int]]:
     return table, {**settings, "n_features": int(n_features)}
 
 
-def _timbre_side(text: str, promise: Promise) -> str:
+def _timbre_side(text: str, expected: ExpectedData) -> str:
     sides = set()
     for layer in Timbre.from_text(text).layers:
-        if promise.test_soundfonts:
-            held_out = layer.soundfont in promise.test_soundfonts
+        if expected.test_soundfonts:
+            held_out = layer.soundfont in expected.test_soundfonts
         else:
-            held_out = layer.program in promise.held_out_programs
+            held_out = layer.program in expected.held_out_programs
         sides.add("test" if held_out else "train")
     return sides.pop() if len(sides) == 1 else "mixed"
 
@@ -213,7 +210,7 @@ def _memberships(pairs: Iterable[tuple[str, str]], name: str, groups: str) -> pd
 
 
 def _raw(stored: np.ndarray, mels: Path) -> np.ndarray:
-    """[M, T] float32 of half-precision features or 8-bit levels; only levels need statistics that can be used."""
+    """[M, T] float32 of half-precision features or 8-bit codes; only codes need the features' settings."""
     if stored.dtype == np.uint8:
-        return Levels.of(read_statistics(mels)[1]).decode(stored)
+        return Quantization.of(read_statistics(mels)[1]).decode(stored)
     return np.asarray(stored, dtype=np.float32)

@@ -1,0 +1,413 @@
+"""A quarter of an hour on one rented GPU without a network: render, train wide models, bring the weights home in parts.
+
+    python benchmarks/gpu_short.py prepare                 # at home: packs code, notes, SoundFonts, libraries, wheels
+    python3 gpu-short/benchmarks/gpu_short.py run --out OUT   # on the GPU machine, in a copy of .scratch/gpu-short
+    python benchmarks/gpu_short.py join OUT data/models    # at home: the models from the parts
+
+The GPU machine needs Python 3.12, PyTorch 2.11 or newer with CUDA, torchaudio, SciPy, pandas, pyarrow and numba; it
+needs no FluidSynth, no root and no network. `run` renders the squares of the preset on all cores, keeps their features
+in the memory of the GPU and trains VQ-VAE and Glow at the same time, in two processes, for as many steps as fit. Now
+and then it writes what both have to OUT: half-precision bundles, as .tar.xz in parts of at most 16 MiB, with a log.
+"""
+
+import argparse
+import importlib.metadata
+import logging
+import lzma
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import repeat
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:  # `run` begins where timbreflow is not installed
+    from multiprocessing.synchronize import Barrier
+
+    from timbreflow.config import Params
+    from timbreflow.stages.layout import Layout
+
+HERE = Path(__file__).resolve().parent
+FOLDER = HERE.parent / ".scratch" / "gpu-short"
+MODELS = ("vqvae", "glow")
+WHEELS = (
+    "annotated-types", "cffi", "einx", "frozendict", "isal", "loguru", "platformdirs", "pycparser", "pydantic",
+    "pydantic-core", "pyfluidsynth", "pySmartDL", "ruamel.yaml", "soundfile", "soxr", "symusic", "torch-einops-utils",
+    "typing-inspection", "vector-quantize-pytorch",
+)  # fmt: skip
+"""Python packages that a machine with PyTorch usually lacks, in the versions of this environment."""
+PLATFORMS = [f"--platform=manylinux{name}_x86_64" for name in ("_2_28", "_2_27", "_2_17", "2014", "1", "_2_5", "_2_34")]
+SYSTEM = (
+    "linux-vdso",
+    "ld-linux",
+    "libc.",
+    "libm.",
+    "libdl.",
+    "libpthread.",
+    "librt.",
+    "libresolv.",
+    "libstdc++.",
+    "libgcc_s.",
+)
+"""Shared objects that belong to each machine's own C library, or come with every PyTorch."""
+PART = 16 * 2**20
+LARGEST = 64 * 2**20
+SECONDS_BETWEEN_PARTS = 90.0
+RESERVE = 45.0
+"""Seconds kept for opening the data once more, the last validation and the last parts."""
+MARGIN = 1.1
+"""Steps are taken to last so many times as long as when they were measured: validations and checkpoints come on top."""
+INSIDE = "TIMBREFLOW_GPU_SHORT"
+
+logger = logging.getLogger("timbreflow.gpu_short")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the command line says; 2 after an error, which is one sentence."""
+    options = _options(arguments)
+    if options.command == "run" and INSIDE not in os.environ:
+        _inside(options.folder, sys.argv[1:] if arguments is None else arguments)
+    from timbreflow.errors import TimbreflowError
+
+    try:
+        if options.command == "prepare":
+            prepare(options.folder, options.params, wheels=options.wheels)
+        elif options.command == "run":
+            run(options.folder, options.out, deadline=time.time() + 60 * options.minutes)
+        else:
+            join(options.out, options.models)
+    except TimbreflowError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def prepare(folder: Path, params_file: Path | None, *, wheels: bool = True) -> None:
+    """Pack all that the GPU machine needs into one folder.
+
+    Args:
+        folder: made anew, notes aside.
+        params_file: settings; None takes the preset gpu-short.
+        wheels: whether to download the Python packages of `WHEELS`, for CPython 3.12 on x86-64 Linux.
+
+    Raises:
+        TimbreflowError: a source of notes, a SoundFont or FluidSynth is missing, or the folder is larger than 64 MiB.
+    """
+    from timbreflow.notes.corpora import fetch
+
+    from timbreflow.config import load_params, preset_text
+    from timbreflow.errors import TimbreflowError
+    from timbreflow.rendering.soundfonts import find_soundfont, install_soundfont
+    from timbreflow.stages import collect_midi
+    from timbreflow.stages.layout import Layout
+
+    root, layout, home = HERE.parent, Layout(folder), Layout(HERE.parent)
+    for made in ("src", "benchmarks", "lib", "wheels", "data/soundfonts"):
+        shutil.rmtree(folder / made, ignore_errors=True)
+        (folder / made).mkdir(parents=True)
+    text = params_file.read_text(encoding="utf-8") if params_file else preset_text("gpu-short")
+    (folder / "params.yaml").write_text(text, encoding="utf-8")
+    params = load_params(folder / "params.yaml")
+    for code in ("src/timbreflow", "benchmarks"):
+        shutil.copytree(root / code, folder / code, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for font in params.render_triples.soundfonts:
+        try:
+            path = find_soundfont(font, home.soundfonts)
+        except TimbreflowError:
+            path = fetch(font.name, home.corpora).path or Path()
+        install_soundfont(path, layout.soundfonts)
+        find_soundfont(font, layout.soundfonts)
+    if not layout.notes.is_dir():
+        for source in params.collect_midi.sources:
+            if "/" not in source:
+                fetch(source, home.corpora)
+        collect_midi.collect(params.collect_midi.sources, layout.notes, params.collect_midi, root=root)
+    _copy_fluidsynth(folder / "lib")
+    if wheels:
+        _download(folder / "wheels")
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if size > LARGEST:
+        raise TimbreflowError(f"{folder} is {size / 2**20:.0f} MiB, more than {LARGEST >> 20}; take fewer SoundFonts.")
+    print(f"{folder} is ready, {size / 2**20:.1f} MiB; copy it and start benchmarks/gpu_short.py run in it.")
+
+
+def _copy_fluidsynth(folder: Path) -> None:
+    """The library libfluidsynth and the libraries that it needs, but none of the C library's."""
+    import fluidsynth
+
+    listed = subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True, check=True).stdout
+    name = Path(fluidsynth._fl._name).name
+    library = next(line.split()[-1] for line in listed.splitlines() if line.split()[:1] == [name])
+    needed = subprocess.run(["ldd", library], capture_output=True, text=True, check=True).stdout
+    paths = [line.split()[2] for line in needed.splitlines() if "=> /" in line]
+    for path in paths:
+        if not Path(path).name.startswith(SYSTEM):
+            shutil.copy(path, folder / Path(path).name)
+    # pyfluidsynth asks the linker, which knows no folder of ours, and then looks for this name below HOMEBREW_PREFIX.
+    shutil.copy(library, folder / "libfluidsynth.dylib")
+    shutil.make_archive(str(folder), "xztar", folder)  # a third of the room
+    shutil.rmtree(folder)
+
+
+def _download(folder: Path) -> None:
+    wanted = [f"{name}=={importlib.metadata.version(name)}" for name in WHEELS]
+    target = ["--python-version=3.12", "--implementation=cp", "--only-binary=:all:", "--no-deps", *PLATFORMS]
+    subprocess.run([sys.executable, "-m", "pip", "download", "-q", *target, "-d", str(folder), *wanted], check=True)
+
+
+def _inside(folder: Path, arguments: list[str]) -> NoReturn:
+    """Start again with the packed packages, and those of the packed libraries that the machine lacks."""
+    site, wheels = folder / "site", sorted((folder / "wheels").glob("*.whl"))
+    if wheels and not site.is_dir():
+        install = ["install", "-q", "--no-index", "--no-deps", "--no-compile", "--target", str(site), *map(str, wheels)]
+        subprocess.run([sys.executable, "-m", "pip", *install], check=True)
+    if not (folder / "lib").is_dir():
+        shutil.unpack_archive(folder / "lib.tar.xz", folder / "lib")
+    paths = {
+        "PYTHONPATH": [str(folder / "src"), str(site), str(folder / "benchmarks")],
+        "LD_LIBRARY_PATH": [*filter(None, [os.environ.get("LD_LIBRARY_PATH")]), str(_lacking(folder / "lib"))],
+    }
+    environment = {
+        **os.environ,
+        **{name: os.pathsep.join(places) for name, places in paths.items()},
+        "HOMEBREW_PREFIX": str(folder),
+        "TIMBREFLOW_PRELOAD": "1",
+        "PYTHONUNBUFFERED": "1",
+        INSIDE: "1",
+    }
+    os.execve(sys.executable, [sys.executable, __file__, *arguments], environment)
+
+
+def _lacking(packed: Path) -> Path:
+    """A folder with those libraries alone that the machine has not: other versions of its own could break programs."""
+    chosen = packed / "lacking"
+    chosen.mkdir(exist_ok=True)
+    while True:
+        command = ["ldd", str(packed / "libfluidsynth.dylib")]
+        environment = {**os.environ, "LD_LIBRARY_PATH": str(chosen)}
+        listed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        names = [line.split()[0] for line in listed.splitlines() if line.endswith("=> not found")]
+        if not names:
+            return chosen
+        for name in names:
+            shutil.copy(packed / name, chosen)
+
+
+def run(folder: Path, out: Path, *, deadline: float) -> None:
+    """Render, train and write to `out` until `deadline`; a second call keeps the data and trains anew.
+
+    Args:
+        folder: of `prepare`.
+        out: gets log.txt and the parts.
+        deadline: in seconds since the epoch.
+
+    Raises:
+        TimbreflowError: a model could not be trained.
+    """
+    from safetensors import SafetensorError
+
+    from timbreflow.config import load_params
+    from timbreflow.errors import TimbreflowError
+    from timbreflow.stages.layout import Layout
+
+    out.mkdir(parents=True, exist_ok=True)
+    _log_to(out)
+    params, layout = load_params(folder / "params.yaml"), Layout(folder)
+    began = time.monotonic()
+    _make_data(params, layout)
+    logger.info("data ready after %.0f s", time.monotonic() - began)
+    for earlier in [layout.root / "data" / "models", *(layout.root / ".scratch").glob("train_*")]:
+        shutil.rmtree(earlier, ignore_errors=True)
+    context = get_context("spawn")
+    barrier = context.Barrier(len(MODELS))
+    trainings = {name: context.Process(target=_train, args=(name, folder, deadline, out, barrier)) for name in MODELS}
+    for process in trainings.values():
+        process.start()
+    while any(process.is_alive() for process in trainings.values()):
+        next(iter(trainings.values())).join(1.0)
+        if time.monotonic() - began > SECONDS_BETWEEN_PARTS:
+            began = time.monotonic()
+            try:
+                bring(params, layout, out)
+            except (OSError, SafetensorError) as error:  # a checkpoint that was replaced while it was read
+                logger.info("the weights were not written this time (%s)", error)
+        if time.time() > deadline - RESERVE / 3:
+            for workdir in (folder / ".scratch").glob("train_*/*"):
+                (workdir / "stop").touch()
+    bring(params, layout, out)
+    failed = [name for name, process in trainings.items() if process.exitcode]
+    if failed:
+        raise TimbreflowError(f"{' and '.join(failed)} could not be trained; {out / 'log.txt'} says why.")
+
+
+def _log_to(out: Path) -> None:
+    logging.basicConfig(
+        format="%(asctime)s %(processName)s: %(message)s",
+        handlers=[logging.StreamHandler(), logging.FileHandler(out / "log.txt")],
+        force=True,
+    )
+    logging.getLogger("timbreflow").setLevel(logging.INFO)
+
+
+def _make_data(params: "Params", layout: "Layout") -> None:
+    """Render and extract in a process a core, each with one thread."""
+    from timbreflow.files import sha256_file, write_json
+    from timbreflow.stages import extract_mels, render_triples
+    from timbreflow.workers import worker_count
+
+    passed = layout.results("validate_data") / "passed.json"
+    if passed.is_file():
+        return
+    threads = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    stages: tuple[tuple[Any, tuple[Any, ...]], ...] = (
+        (render_triples, (params.render_triples,)),
+        (extract_mels, (params.extract_mels, params.audio)),
+    )
+    with ProcessPoolExecutor(worker_count(), mp_context=get_context("spawn")) as pool:
+        for stage, sections in stages:
+            shards = stage.plan(*sections, layout=layout)
+            list(pool.map(partial(stage.run_one, layout=layout), shards, *map(repeat, sections)))
+            logger.info(stage.finish(*sections, layout=layout).summary)
+    del os.environ["OMP_NUM_THREADS"]
+    if threads:
+        os.environ["OMP_NUM_THREADS"] = threads
+    # The suites of validate_data need Great Expectations, and minutes that are not there.
+    write_json(passed, {"digest": sha256_file(layout.audio / "manifest.parquet")[:32], "suites": []})
+
+
+def _train(name: str, folder: Path, deadline: float, out: Path, barrier: "Barrier") -> None:
+    """Measure a step while the other model does so too, choose the number of steps, train."""
+    import dataclasses
+
+    from train_step import measure
+
+    from timbreflow.config import load_params
+    from timbreflow.models.devices import resolve_device
+    from timbreflow.stages import train_glow, train_vqvae
+    from timbreflow.stages.layout import Layout
+    from timbreflow.stages.report import ignore_metrics
+
+    _log_to(out)
+    params, layout = load_params(folder / "params.yaml"), Layout(folder)
+    barrier.wait()
+    device = resolve_device()
+    counts = argparse.Namespace(steps=30 if device.type == "cuda" else 2, repeats=3)
+    pace = 1 / measure(name, params, layout, device, counts)["steps_per_second"]["with_loading"]
+    section: Any = params.train_glow if name == "glow" else params.train_vqvae.base
+    steps = max(section.fit.warmup_steps, int((deadline - time.time() - RESERVE) / (pace * MARGIN)))
+    logger.info("%s: %.1f ms a step, so %d steps", name, 1000 * pace, steps)
+    section = dataclasses.replace(section, fit=dataclasses.replace(section.fit, steps=min(steps, section.fit.steps)))
+    arguments: dict[str, Any] = {"layout": layout, "log": ignore_metrics}
+    if name == "glow":
+        report = train_glow.run(section, params.audio, params.render_triples, **arguments)
+    else:
+        report = train_vqvae.run("base", section, params.audio, params.render_triples, **arguments)
+    logger.info(report.summary)
+
+
+def bring(params: "Params", layout: "Layout", out: Path) -> None:
+    """Write each model to `out`: as it was trained to the end, else the best weights of its newest checkpoint."""
+    for name in MODELS:
+        scratch = layout.root / ".scratch" / "out"
+        half = scratch / name
+        if not _halve(name, params, layout, half):
+            continue
+        archive = scratch / f"{name}.tar.xz"
+        # One context for even and one for odd bytes: in half precision one of them holds all that can be told.
+        filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "lc": 0, "lp": 1, "pb": 1}]
+        with lzma.open(archive, "wb", filters=filters) as packed, tarfile.open(fileobj=packed, mode="w") as tar:
+            tar.add(half, arcname=name)
+        data = archive.read_bytes()
+        parts = {f"{archive.name}.{k:02d}": data[k * PART : (k + 1) * PART] for k in range(-(-len(data) // PART))}
+        for part, content in parts.items():
+            (scratch / part).write_bytes(content)
+        for part in parts:
+            shutil.copy(scratch / part, out / part)
+        logger.info("wrote %s: %.1f MiB in %d parts", name, len(data) / 2**20, len(parts))
+
+
+def _halve(name: str, params: "Params", layout: "Layout", folder: Path) -> bool:
+    """Store a model in half precision; False where there is nothing yet."""
+    import dataclasses
+
+    from safetensors.torch import load_file
+
+    from timbreflow.data.mels import read_statistics
+    from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle
+    from timbreflow.models.glow.model import Glow
+    from timbreflow.models.vqvae import VQVAE
+
+    stage = "train_glow" if name == "glow" else "train_vqvae"
+    if layout.model(name).is_dir():
+        bundle = load_bundle(layout.model(name))
+    else:
+        best = sorted((layout.root / ".scratch" / stage).glob("*/step-*/best.safetensors"))
+        if not best:
+            return False
+        section = params.train_glow if name == "glow" else params.train_vqvae.base
+        model = Glow(params.train_glow.model) if name == "glow" else VQVAE(params.train_vqvae.base.model)
+        model.load_state_dict(load_file(best[-1]))
+        normalizer, features = read_statistics(layout.mels)
+        record = {"section": dataclasses.asdict(section), "checkpoint": best[-1].parent.name}
+        bundle = ModelBundle(name, model, features, normalizer, record)
+    save_bundle(folder, bundle, half_precision=True)
+    return True
+
+
+def join(out: Path, models: Path) -> None:
+    """Make the models' folders, `models`/vqvae and `models`/glow, from the parts in `out`.
+
+    Raises:
+        TimbreflowError: there are no parts, or they do not fit together.
+    """
+    from timbreflow.errors import TimbreflowError
+    from timbreflow.models.bundle import load_bundle
+
+    found = [name for name in MODELS if (out / f"{name}.tar.xz.00").is_file()]
+    if not found:
+        raise TimbreflowError(
+            f"{out} holds no part of a model, such as glow.tar.xz.00; name the folder of `run --out`."
+        )
+    for name in found:
+        archive = models / f".{name}.tar.xz"
+        models.mkdir(parents=True, exist_ok=True)
+        archive.write_bytes(b"".join(part.read_bytes() for part in sorted(out.glob(f"{name}.tar.xz.*"))))
+        try:
+            with tarfile.open(archive, "r:xz") as tar:
+                tar.extractall(models, filter="data")
+        except (lzma.LZMAError, tarfile.TarError, EOFError) as error:
+            raise TimbreflowError(
+                f"The parts of {name} in {out} do not fit together ({error}); fetch them again."
+            ) from error
+        finally:
+            archive.unlink()
+        load_bundle(models / name)
+        print(f"{models / name} is whole")
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    pack = commands.add_parser("prepare", help="pack one folder of at most 64 MiB for the GPU machine")
+    pack.add_argument("--folder", type=Path, default=FOLDER, help="%(default)s")
+    pack.add_argument("--params", type=Path, help="settings; the preset gpu-short")
+    pack.add_argument("--no-wheels", dest="wheels", action="store_false", help="leave the Python packages out")
+    train = commands.add_parser("run", help="render and train, on the GPU machine")
+    train.add_argument("--folder", type=Path, default=HERE.parent, help="%(default)s")
+    train.add_argument("--out", type=Path, required=True, help="gets the weights in parts, and log.txt")
+    train.add_argument("--minutes", type=float, default=9.0, help="for everything (%(default)s)")
+    whole = commands.add_parser("join", help="make model folders from the parts")
+    whole.add_argument("out", type=Path, help="folder of the parts")
+    whole.add_argument("models", type=Path, help="folder that gets vqvae and glow, such as data/models")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

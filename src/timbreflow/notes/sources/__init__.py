@@ -1,0 +1,1 @@
+"""Where music comes from: folders, archives, and the corpora that package managers have."""
