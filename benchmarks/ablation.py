@@ -28,8 +28,8 @@ from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.evaluation.scores import CLIP_METRICS, DECIMALS, digest_of_metrics
 from timbreflow.evaluation.systems import SYSTEMS
 from timbreflow.files import atomic_file, read_json, sha256_file, stable_hash, write_json
-from timbreflow.inference.catalogue import is_bundle
 from timbreflow.models.bundle import WEIGHTS, weights_sha256
+from timbreflow.models.catalogue import is_bundle, known_model
 from timbreflow.stages import train_glow, train_vqvae
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import MetricLogger
@@ -53,7 +53,7 @@ class Row:
         data: which prepared data set it is trained on.
     """
 
-    system: Literal["vqvae_base", "glow"]
+    system: Literal["vqvae", "glow"]
     reference: str
     changes: dict[str, Any] = dataclasses.field(default_factory=dict)
     data: Literal["plain", "varied"] = "varied"
@@ -61,7 +61,7 @@ class Row:
     @property
     def section(self) -> str:
         """Its section of params.yaml."""
-        return {"vqvae_base": "train_vqvae.base", "glow": "train_glow"}[self.system]
+        return known_model(self.system).section
 
     @property
     def trains(self) -> bool:
@@ -70,13 +70,13 @@ class Row:
 
 
 ROWS: dict[str, Row] = {
-    "reference_vqvae": Row("vqvae_base", ""),
-    "pairs_self_supervised": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.pairs": "self_supervised"}),
-    "pairs_mixed": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.pairs": "mixed"}),
-    "one_style_token": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.model.style.n_tokens": 1}),
-    "invariance": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.losses.invariance": 0.05}),
-    "no_roll_hint": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.model.content.roll_hint": 0}),
-    "plain_timbres": Row("vqvae_base", "reference_vqvae", data="plain"),
+    "reference_vqvae": Row("vqvae", ""),
+    "pairs_self_supervised": Row("vqvae", "reference_vqvae", {"train_vqvae.base.pairs": "self_supervised"}),
+    "pairs_mixed": Row("vqvae", "reference_vqvae", {"train_vqvae.base.pairs": "mixed"}),
+    "one_style_token": Row("vqvae", "reference_vqvae", {"train_vqvae.base.model.style.n_tokens": 1}),
+    "invariance": Row("vqvae", "reference_vqvae", {"train_vqvae.base.losses.invariance": 0.05}),
+    "no_roll_hint": Row("vqvae", "reference_vqvae", {"train_vqvae.base.model.content.pianoroll_channels": 0}),
+    "plain_timbres": Row("vqvae", "reference_vqvae", data="plain"),
     "reference_glow": Row("glow", ""),
     "flow_alone": Row("glow", "reference_glow", {"train_glow.model.decoder_width": 0}),
     "no_style_norm": Row("glow", "reference_glow", {"train_glow.model.style_norm": False}),
@@ -244,7 +244,7 @@ def _spread_set(source: Path, arm: Layout, clips: int) -> Path:
 
 
 def _weights(arm: Layout, section: VQVAETraining | GlowTraining) -> Path:
-    return arm.model("vqvae-base" if isinstance(section, VQVAETraining) else "glow")
+    return arm.model("vqvae" if isinstance(section, VQVAETraining) else "glow")
 
 
 def _train(

@@ -22,7 +22,7 @@ from timbreflow.config import load_params, preset_text
 from timbreflow.data.manifest import read_manifest, write_manifest
 from timbreflow.files import write_json
 from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle
-from timbreflow.models.triplet import TripletConfig, TripletNetwork
+from timbreflow.models.timbre_metric import TripletConfig, TripletNetwork
 from timbreflow.stages import collect_midi
 from timbreflow.stages.layout import Layout
 from timbreflow.tracking.runs import flatten
@@ -169,7 +169,7 @@ def test_rows_one_by_one_make_the_table(
     _run(command, checkout, "plain_timbres")
     assert one["weights_sha256"] != reference["weights_sha256"]
     arm = Layout(checkout / ".scratch" / "ablations" / "one_style_token")
-    assert load_bundle(arm.model("vqvae-base")).model.config.style.n_tokens == 1
+    assert load_bundle(arm.model("vqvae")).model.config.style.n_tokens == 1
     heard = pd.read_csv(checkout / "results" / "ablations" / "per_clip" / "one_style_token.csv")
     for name, rows in heard.groupby("set"):
         ids = sorted(read_manifest(checkout / "data" / "testsets" / str(name))["triple_id"].unique())

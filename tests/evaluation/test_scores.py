@@ -12,7 +12,7 @@ from timbreflow.metrics.statistics import Interval
 
 CONFIG = EvaluationConfig(
     sets=("test",),
-    systems=("vqvae_base", "glow"),
+    systems=("vqvae", "glow"),
     max_triples=0,
     temperature=0.667,
     contrast=1.05,

@@ -22,7 +22,7 @@ from timbreflow.reporting.markdown import render_markdown, render_text
 LEVELS = {  # lsd, timbre, onset F1
     "content_copied": (16.0, 0.40, 0.60),
     "style_copied": (20.0, 0.10, 0.05),
-    "vqvae_base": (12.0, 0.20, 0.45),
+    "vqvae": (12.0, 0.20, 0.45),
     "glow": (10.0, 0.15, 0.54),
     "oracle": (3.0, 0.02, 0.50),
 }
@@ -53,7 +53,7 @@ def clip_rows(seed: int = 0) -> pd.DataFrame:
 
 def stored_rows() -> pd.DataFrame:
     table = clip_rows()
-    return table[table["system"] == "vqvae_base"].drop(columns=["system", "onset_f1_content", "onset_f1_target"])
+    return table[table["system"] == "vqvae"].drop(columns=["system", "onset_f1_content", "onset_f1_target"])
 
 
 def test_ratios_and_gaps_are_those_of_the_means() -> None:
@@ -64,7 +64,7 @@ def test_ratios_and_gaps_are_those_of_the_means() -> None:
     # The ceiling is the content's F1, since the transcriber hears the target worse.
     assert glow["note_score"].value == pytest.approx(0.54 / 0.60)
     assert glow["family"].value == 1.0
-    assert figures["vqvae_base"]["family"].value == pytest.approx(19 / 39)
+    assert figures["vqvae"]["family"].value == pytest.approx(19 / 39)
     assert figures["oracle"]["timbre_gap_closed"].value == pytest.approx(1.0)
     assert "frechet" not in glow
     # Clips wobble together: paired draws leave the ratio far surer than the LSD.
@@ -76,15 +76,15 @@ def test_paired_differences_cover_what_the_project_promises() -> None:
     rows = joined(clip_rows(), {"transcribe_and_render": stored_rows()})
     comparisons = make_comparisons(rows, samples=300, seed=0)
     assert list(comparisons) == [
-        "glow - vqvae_base",
+        "glow - vqvae",
         "glow - transcribe_and_render",
-        "vqvae_base - transcribe_and_render",
+        "vqvae - transcribe_and_render",
     ]
-    first = comparisons["glow - vqvae_base"]
+    first = comparisons["glow - vqvae"]
     assert first["lsd"].value == pytest.approx(-2.0)
     assert first["lsd"].high < 0
     assert first["note_score"].value == pytest.approx(0.09 / 0.60)
-    assert comparisons["vqvae_base - transcribe_and_render"]["lsd"] == Interval(0.0, 0.0, 0.0)
+    assert comparisons["vqvae - transcribe_and_render"]["lsd"] == Interval(0.0, 0.0, 0.0)
 
 
 def test_a_stored_row_is_cut_to_the_clips_heard_and_refused_where_one_is_missing() -> None:
@@ -105,7 +105,7 @@ def test_a_stored_row_is_cut_to_the_clips_heard_and_refused_where_one_is_missing
 def test_generalisation_is_of_makers_alone() -> None:
     distances = {"lsd": 12.0, "timbre": 0.3, "timbre_mfcc": 0.2, "pitch": 0.5}
     seen = {name: distances | {"timbre": 0.2} for name in ("content_copied", "glow")}
-    gap = make_generalisation(dict.fromkeys(("content_copied", "glow", "vqvae_base"), distances), seen)
+    gap = make_generalisation(dict.fromkeys(("content_copied", "glow", "vqvae"), distances), seen)
     assert list(gap) == ["glow"]
     assert gap["glow"]["timbre"] == pytest.approx(0.5)
 

@@ -68,7 +68,7 @@ def test_a_wrong_parameter_stops_with_one_sentence_and_keeps_the_models(checkout
     values["train_glow"]["noize"] = 0.1
     good = (checkout.root / "params.yaml").read_text()
     checkout.write(values)
-    weights = checkout.root / "data" / "models" / "vqvae-base" / "weights.safetensors"
+    weights = checkout.root / "data" / "models" / "vqvae" / "weights.safetensors"
     before = weights.read_bytes()
     result = checkout.run("dvc", "repro")
     (checkout.root / "params.yaml").write_text(good)

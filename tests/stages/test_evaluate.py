@@ -19,12 +19,13 @@ from timbreflow.data.manifest import write_clip_notes, write_manifest
 from timbreflow.data.shards import write_shard
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.config import EvaluationConfig
-from timbreflow.inference.catalogue import known_model
 from timbreflow.models.bundle import ModelBundle, save_bundle, weights_sha256
-from timbreflow.models.encoders import ContentConfig, StyleConfig
+from timbreflow.models.catalogue import known_model
+from timbreflow.models.content import ContentConfig
 from timbreflow.models.glow.model import Glow, GlowConfig
 from timbreflow.models.quantizer import QuantizerConfig
-from timbreflow.models.triplet import TripletConfig, TripletNetwork
+from timbreflow.models.style import StyleConfig
+from timbreflow.models.timbre_metric import TripletConfig, TripletNetwork
 from timbreflow.models.vqvae import VQVAE, VQVAEConfig
 from timbreflow.stages.evaluate import evaluate_again, run
 from timbreflow.stages.layout import Layout
@@ -33,7 +34,7 @@ RATE = 16_000
 FEATURES = FeatureConfig("log_mel", RATE, 1024, 1000, 500, 40, 20.0, 8000.0, 0.01)
 CONFIG = EvaluationConfig(
     sets=("test", "test_seen"),
-    systems=("content_copied", "style_copied", "vqvae_paper", "vqvae_base", "glow", "oracle"),
+    systems=("content_copied", "style_copied", "vqvae-2021", "vqvae", "glow", "oracle"),
     max_triples=0,
     temperature=0.667,
     contrast=1.05,
@@ -114,8 +115,8 @@ def write_models(layout: Layout, features: FeatureConfig) -> None:
     vqvae = VQVAEConfig(features.n_features, content, quantizer, style, "film", 16, 1, 0.0)
     glow = GlowConfig(features.n_features, content, quantizer, style, 0, 0, 16, 1, 2, 2, 16, 1, 3, 2.0, True, 0.0)
     for name, kind, model in (
-        ("vqvae-base", "vqvae", VQVAE(vqvae)),
-        ("vqvae-paper", "vqvae", VQVAE(vqvae)),
+        ("vqvae", "vqvae", VQVAE(vqvae)),
+        ("vqvae-2021", "vqvae", VQVAE(vqvae)),
         ("glow", "glow", Glow(glow)),
     ):
         for buffer in model.buffers():  # actnorm and codebooks count as initialised
@@ -162,8 +163,8 @@ def test_metrics_are_plain_figures_of_every_row(evaluated: Layout) -> None:
     assert re.fullmatch("[0-9a-f]{64}", metrics["test_digest"])
     assert "real_time" not in json.dumps(metrics)
     assert metrics["weights"] == {
-        "vqvae_base": {"weights_sha256": weights_sha256(evaluated.model("vqvae-base")), "vocoder_sha256": ""},
-        "vqvae_paper": {"weights_sha256": weights_sha256(evaluated.model("vqvae-paper")), "vocoder_sha256": ""},
+        "vqvae": {"weights_sha256": weights_sha256(evaluated.model("vqvae")), "vocoder_sha256": ""},
+        "vqvae-2021": {"weights_sha256": weights_sha256(evaluated.model("vqvae-2021")), "vocoder_sha256": ""},
         "glow": {"weights_sha256": weights_sha256(evaluated.model("glow")), "vocoder_sha256": ""},
         "timbre_metric": {"weights_sha256": weights_sha256(evaluated.model("timbre_metric"))},
     }

@@ -29,7 +29,7 @@ from timbreflow.inference.vocoding import VERDICT
 from timbreflow.metrics.family import FamilyConfig, load_family_classifier
 from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle, weights_sha256
 from timbreflow.models.glow.model import Glow
-from timbreflow.models.triplet import TripletConfig, TripletNetwork
+from timbreflow.models.timbre_metric import TripletConfig, TripletNetwork
 from timbreflow.models.vocoder import Vocoder
 from timbreflow.models.vqvae import VQVAE
 from timbreflow.stages.layout import Layout
@@ -154,12 +154,12 @@ def test_a_fresh_clone_gets_the_table_and_is_told_what_is_left_out(layout: Layou
     folder = layout.root / "results" / "testsets" / "artificial"
     assert sorted(path.name for path in folder.iterdir()) == ["metrics.json", "per_clip.csv", "table.md", "timing.json"]
     metrics = json.loads((folder / "metrics.json").read_text())
-    shown = ["content_copied", "style_copied", "musaicing", "vqvae_base", "glow", "oracle"]
+    shown = ["content_copied", "style_copied", "musaicing", "vqvae", "glow", "oracle"]
     assert sorted(metrics["systems"]) == sorted(shown)
     assert metrics["systems"]["musaicing"]["lsd"]["value"] == pytest.approx(11.0)
     assert metrics["systems"]["oracle"]["timbre_gap_closed"]["value"] == pytest.approx(1.0)
-    assert set(metrics["comparisons"]) == {"glow - vqvae_base"}
-    assert set(metrics["weights"]) == {"vqvae_base", "glow"}
+    assert set(metrics["comparisons"]) == {"glow - vqvae"}
+    assert set(metrics["weights"]) == {"vqvae", "glow"}
     clips = pd.read_csv(folder / "per_clip.csv")
     assert clips.groupby("system").size().to_dict() == dict.fromkeys(shown, TRIPLES)
     words = (folder / "table.md").read_text()
@@ -259,7 +259,7 @@ def test_examples_are_heard_and_seen(layout: Layout, tmp_path: Path) -> None:
     chosen = ("artificial-0", "artificial-2")
     said = write_examples("artificial", chosen, CONFIG, layout=layout, out=tmp_path / "out", device="cpu")
     assert [sentence.split(",")[0] for sentence in said] == list(chosen)
-    names = ["content", "glow", "oracle", "style", "target", "vqvae_base"]
+    names = ["content", "glow", "oracle", "style", "target", "vqvae"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
         [f"{triple}.png" for triple in chosen] + [f"{triple}-{name}.ogg" for triple in chosen for name in names]
     )
@@ -405,7 +405,7 @@ def test_a_set_that_is_not_the_released_one_is_refused(copy: Layout, what: str) 
     [
         ({"testset": "nothing"}, "no test set"),
         ({"systems": ["vqvea"]}, "no system"),
-        ({"systems": ["vqvae_paper"]}, "vqvae-paper"),
+        ({"systems": ["vqvae-2021"]}, "vqvae-2021"),
         ({"systems": ["ulyanov_lebedev"]}, "ulyanov_lebedev/artificial.csv is missing"),
     ],
 )

@@ -28,7 +28,7 @@ class SystemContext:
 
     Args:
         features: features of the pipeline; the oracle goes through them, models bring their own.
-        model_folder: maps a model's name (vqvae-base) to the folder of its weights.
+        model_folder: maps a model's name (vqvae) to the folder of its weights.
         device: where models run.
         temperature: of models that sample.
         contrast: what normalised log-mels that a model made are multiplied by; other features stay.
@@ -118,7 +118,7 @@ class ModelSystem:
 
     Args:
         context: features and inversion.
-        name: model whose weights are loaded, such as vqvae-base.
+        name: model whose weights are loaded, such as vqvae.
 
     Raises:
         TimbreflowError: the weights are missing, or work at another sample rate.
@@ -175,10 +175,10 @@ SYSTEMS: dict[str, SystemSpec] = {
         "reference",
         lambda context: Copied("style"),
     ),
-    "vqvae_paper": SystemSpec(
-        "VQ-VAE, 2021 recipe", "Trained on recordings of one timbre against themselves.", "model", _model("vqvae-paper")
+    "vqvae-2021": SystemSpec(
+        "VQ-VAE, 2021 recipe", "Trained on recordings of one timbre against themselves.", "model", _model("vqvae-2021")
     ),
-    "vqvae_base": SystemSpec("VQ-VAE base", "Trained on true triples.", "model", _model("vqvae-base")),
+    "vqvae": SystemSpec("VQ-VAE base", "Trained on true triples.", "model", _model("vqvae")),
     "glow": SystemSpec(
         "Glow", "Normalizing flow conditioned on content and style, trained on true triples.", "model", _model("glow")
     ),

@@ -32,7 +32,7 @@ REFERENCES = ("content_copied", "style_copied", "oracle")
 SLOW = ("ulyanov_lebedev", "musaicing", "transcribe_and_render")
 """Rows that take hours: read from per-clip files in git, computed again on request."""
 
-ROWS = ("content_copied", "style_copied", *SLOW, "vqvae_paper", "vqvae_base", "glow", "oracle")
+ROWS = ("content_copied", "style_copied", *SLOW, "vqvae-2021", "vqvae", "glow", "oracle")
 """All rows, in the order of the table."""
 
 LABELS = {
@@ -42,10 +42,10 @@ LABELS = {
 } | {name: spec.label for name, spec in SYSTEMS.items()}
 
 COMPARISONS = (
-    ("glow", "vqvae_base"),
-    ("vqvae_base", "vqvae_paper"),
+    ("glow", "vqvae"),
+    ("vqvae", "vqvae-2021"),
     ("glow", "transcribe_and_render"),
-    ("vqvae_base", "transcribe_and_render"),
+    ("vqvae", "transcribe_and_render"),
 )
 """Pairs (first, second) whose difference first - second the project promises something about."""
 

@@ -16,12 +16,12 @@ from timbreflow.evaluation.evaluator import SetResult, Timing, evaluate_set
 from timbreflow.evaluation.scores import DISTANCES, Scores, digest_of_metrics, per_clip_table, summarise
 from timbreflow.evaluation.systems import SYSTEMS, ModelSystem, System, SystemContext, build_systems
 from timbreflow.files import atomic_directory, atomic_file, write_json
-from timbreflow.inference.catalogue import KnownModel
 from timbreflow.inference.vocoding import identity, open_inverter, vocoder_beside
 from timbreflow.metrics.analysis import Analyser
 from timbreflow.metrics.embedding import load_embed
 from timbreflow.metrics.transcription import Transcriber
 from timbreflow.models.bundle import WEIGHTS, weights_sha256
+from timbreflow.models.catalogue import KnownModel
 from timbreflow.models.devices import resolve_device
 from timbreflow.reporting.curves import read_curves
 from timbreflow.reporting.figures import save_panels, save_sounds
@@ -111,7 +111,7 @@ def evaluate_again(
         TimbreflowError: data, weights or a setting is missing or unusable.
     """
     quiet = replace(config, examples=0, worst_examples=0)
-    names = ("content_copied", model.system, "oracle")
+    names = ("content_copied", model.name, "oracle")
     _, _, scores = _evaluate(
         quiet,
         features,

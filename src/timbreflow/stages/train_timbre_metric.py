@@ -4,7 +4,7 @@ import dataclasses
 
 from timbreflow.audio.features import FeatureConfig
 from timbreflow.models.devices import resolve_device
-from timbreflow.models.triplet import TripletNetwork
+from timbreflow.models.timbre_metric import TripletNetwork
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.report import MetricLogger, StageReport
 from timbreflow.training.config import TimbreMetricTraining

@@ -5,6 +5,7 @@ from typing import Literal
 
 from timbreflow.audio.features import FeatureConfig
 from timbreflow.data.renderer import RenderInputs
+from timbreflow.models.catalogue import trained_by
 from timbreflow.models.devices import resolve_device
 from timbreflow.models.vqvae import VQVAE
 from timbreflow.rendering.config import RenderConfig
@@ -27,7 +28,7 @@ def run(
     log: MetricLogger,
     device: str | None = None,
 ) -> StageReport:
-    """Train and store `data/models/vqvae-<variant>` and `results/train_vqvae/<variant>/`.
+    """Train and store `data/models/<name of the variant's model>` and `results/train_vqvae/<variant>/`.
 
     Args:
         variant: names the outputs.
@@ -63,7 +64,7 @@ def run(
         features=source.features,
         normalizer=source.normalizer,
         settings={"variant": variant, "section": dataclasses.asdict(config), "data": passed, "begun": begun},
-        bundle=layout.model(f"vqvae-{variant}"),
+        bundle=layout.model(trained_by(f"train_vqvae.{variant}").name),
         results=layout.results("train_vqvae") / variant,
         workdir=layout.scratch(
             "train_vqvae", work_key(f"train_vqvae/{variant}{begun}", passed, config, features, *drawn)

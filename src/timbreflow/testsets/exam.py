@@ -16,7 +16,6 @@ from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.evaluation.evaluator import Measure, SetResult, evaluate_set
 from timbreflow.evaluation.scores import digest_of_metrics
 from timbreflow.evaluation.systems import System, SystemContext
-from timbreflow.inference.catalogue import is_bundle
 from timbreflow.inference.vocoding import open_inverter, trusted_vocoder, vocoder_beside
 from timbreflow.metrics.analysis import Analyser, Analysis, compare
 from timbreflow.metrics.embedding import load_embed
@@ -24,6 +23,7 @@ from timbreflow.metrics.family import FAMILIES, PROGRAMS_PER_FAMILY, FamilyClass
 from timbreflow.metrics.onsets import TOLERANCE
 from timbreflow.metrics.transcription import Transcriber
 from timbreflow.models.bundle import WEIGHTS, load_bundle
+from timbreflow.models.catalogue import TRANSFER_MODELS, is_bundle
 from timbreflow.models.devices import resolve_device
 from timbreflow.notes.tables import Notes
 from timbreflow.stages.layout import Layout
@@ -34,10 +34,7 @@ from timbreflow.workers import available_cores
 ONSET_TOLERANCE = {"real": 0.15}
 """In s. Recorded instruments speak slowly: their samples are aligned at -20 dB of the peak, not where a note begins."""
 
-RELEASED = {"vqvae-base": "vqvae"}
-"""Folders below released/ that are not named like those below data/models/."""
-
-MODELS = {"vqvae_paper": "vqvae-paper", "vqvae_base": "vqvae-base", "glow": "glow"}
+MODELS = {model.name: model.name for model in TRANSFER_MODELS}
 """System to the name of its weights."""
 
 
@@ -180,8 +177,8 @@ class Exam:
 
 
 def find_weights(layout: Layout, name: str) -> Path | None:
-    """Folder of the released weights of that name (vqvae-base …), else of those trained here, else None."""
-    for folder in (layout.root / "released" / RELEASED.get(name, name), layout.model(name)):
+    """Folder of the released weights of that name (vqvae …), else of those trained here, else None."""
+    for folder in (layout.root / "released" / name, layout.model(name)):
         if is_bundle(folder):
             return folder
     return None
@@ -193,12 +190,12 @@ def features_and_vocoder(layout: Layout) -> tuple[FeatureConfig, Path | None]:
     Raises:
         TimbreflowError: there is no model.
     """
-    for name in ("vqvae-base", "glow"):
+    for name in ("vqvae", "glow"):
         folder = find_weights(layout, name)
         if folder is not None:
             features, vocoder = load_bundle(folder).features, vocoder_beside(folder)
             return features, vocoder if trusted_vocoder(vocoder, features) else None
-    raise TimbreflowError(f"The oracle needs the features of a model, and {absence(layout, 'vqvae-base')}.")
+    raise TimbreflowError(f"The oracle needs the features of a model, and {absence(layout, 'vqvae')}.")
 
 
 def require_weights(layout: Layout, name: str) -> Path:
@@ -217,7 +214,7 @@ def require_weights(layout: Layout, name: str) -> Path:
 
 def absence(layout: Layout, name: str) -> str:
     """Words for what `find_weights` did not find."""
-    places = (layout.root / "released" / RELEASED.get(name, name), layout.model(name))
+    places = (layout.root / "released" / name, layout.model(name))
     return "neither " + " nor ".join(str(place.relative_to(layout.root)) for place in places) + " holds a model"
 
 
