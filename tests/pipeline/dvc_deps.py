@@ -28,7 +28,7 @@ def main(write: bool) -> None:
     path = ROOT / "dvc.yaml"
     document = yaml.load(path.read_text(encoding="utf-8"))
     for name, stage in document["stages"].items():
-        data = [dep for dep in stage["deps"] if not str(dep).startswith("src/")]
+        data = [dep for dep in stage["deps"] if not str(dep).endswith(".py")]
         stage["deps"] = data + reached(name)
     if write:
         with open(path, "w", encoding="utf-8") as file:

@@ -11,6 +11,9 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
+from timbreflow.evaluation.baselines.per_clip import COLUMNS, ClipScores, scores_path, write_scores
+from timbreflow.evaluation.table import TestsetTable
+from timbreflow.testsets.exam import Exam
 from tiny_params import tiny
 
 from benchmarks.train_family import run as train_family
@@ -21,10 +24,8 @@ from timbreflow.config import parse_params, preset_text
 from timbreflow.data.manifest import read_manifest, write_clip_notes, write_manifest
 from timbreflow.data.shards import AudioShards, write_shard
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.baselines.per_clip import COLUMNS, ClipScores, scores_path, write_scores
 from timbreflow.evaluation.clips import digest_of_clips
 from timbreflow.evaluation.systems import SYSTEMS
-from timbreflow.evaluation.table import TestsetTable
 from timbreflow.inference.vocoding import VERDICT
 from timbreflow.metrics.family import FamilyConfig, load_family_classifier
 from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle, weights_sha256
@@ -36,7 +37,6 @@ from timbreflow.stages.layout import Layout
 from timbreflow.testsets import recompute as recompute_stage
 from timbreflow.testsets import sources as testset_sources
 from timbreflow.testsets.evaluate import _with_generalisation, run
-from timbreflow.testsets.exam import Exam
 from timbreflow.testsets.examples import write_examples
 from timbreflow.testsets.frozen import TRAINING_FONTS
 from timbreflow.testsets.recompute import recompute, store

@@ -56,7 +56,7 @@ def write_examples(name: str, *triples: str, out: Path) -> None:
 
     Args:
         name: artificial, seen or real.
-        triples: ids, such as real-0003; those of results/testsets/NAME/per_clip.csv.
+        triples: ids, such as real-0003; those of results/testsets/NAME/per_clip.parquet.
         out: folder for them.
     """
     if not triples:
@@ -91,9 +91,9 @@ def evaluate(
     Args:
         testset: artificial, seen or real.
         systems: rows; copies and oracle are always among them. Without --out a table of chosen rows is not written.
-        recompute: row that is held against what is stored of it; exit code 1 where its LSD moved by over .05 dB.
+        recompute: row to compute again and compare with the stored one; exit code 1 where its LSD moved by over .05 dB.
         clips: triples; 20 with --recompute, else all; a table of fewer is not written.
-        store: with --recompute, compute a slow row on all clips and write its file below released/baselines.
+        store: with --recompute, compute a stored baseline on all clips and write its file below released/baselines.
         out: folder of tables, results/testsets by default.
     """
     if store and recompute is None:

@@ -4,7 +4,7 @@ A system is anything with `copies`, `parameters` and `transfer`; a new row is on
 that evaluates them does not change.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -65,14 +65,22 @@ class SystemSpec:
     Args:
         label: name in tables.
         description: one sentence for the report.
-        kind: reference rows copy, the ceiling knows the answer, baselines and models compete.
-        build: makes the system.
+        kind: references copy; stored baselines take hours, so their rows are read from files in git; baselines and
+            models compete; the ceiling knows the answer.
+        build: makes the system; None for stored baselines, which `testsets/baselines.py` builds on request.
+        weights: name of its weights, such as vqvae-base; empty where it has none.
     """
 
     label: str
     description: str
-    kind: Literal["reference", "baseline", "model", "ceiling"]
-    build: Callable[[SystemContext], System]
+    kind: Literal["reference", "stored", "baseline", "model", "ceiling"]
+    build: Callable[[SystemContext], System] | None = None
+    weights: str = ""
+
+    @property
+    def competes(self) -> bool:
+        """Whether it makes sound without knowing the answer: the other rows are there to be compared with."""
+        return self.kind not in ("reference", "ceiling")
 
 
 class Copied:
@@ -155,8 +163,8 @@ class ModelSystem:
         return self._invert(self._normalizer.denormalize(self._contrast * normalised), seed=seed)
 
 
-def _model(name: str) -> Callable[[SystemContext], System]:
-    return lambda context: ModelSystem(context, name)
+def _model(label: str, description: str, weights: str) -> SystemSpec:
+    return SystemSpec(label, description, "model", lambda context: ModelSystem(context, weights), weights)
 
 
 SYSTEMS: dict[str, SystemSpec] = {
@@ -172,32 +180,46 @@ SYSTEMS: dict[str, SystemSpec] = {
         "reference",
         lambda context: Copied("style"),
     ),
-    "vqvae_paper": SystemSpec(
-        "VQ-VAE, 2021 recipe", "Trained on recordings of one timbre against themselves.", "model", _model("vqvae-paper")
+    "ulyanov_lebedev": SystemSpec(
+        "Ulyanov-Lebedev",
+        "The content's spectrogram, changed until statistics of random features are the style's.",
+        "stored",
     ),
-    "vqvae_base": SystemSpec("VQ-VAE base", "Trained on true triples.", "model", _model("vqvae-base")),
-    "glow": SystemSpec(
-        "Glow", "Normalizing flow conditioned on content and style, trained on true triples.", "model", _model("glow")
+    "musaicing": SystemSpec(
+        "musaicing", "The content put together from frames of the style (Driedger et al. 2015).", "stored"
     ),
+    "transcribe_and_render": SystemSpec(
+        "transcribe and re-render",
+        "Notes transcribed from the content, played by the training instrument nearest to the style.",
+        "stored",
+    ),
+    "vqvae_paper": _model(
+        "VQ-VAE, 2021 recipe", "Trained on recordings of one timbre against themselves.", "vqvae-paper"
+    ),
+    "vqvae_base": _model("VQ-VAE base", "Trained on true triples.", "vqvae-base"),
+    "glow": _model("Glow", "Normalizing flow conditioned on content and style, trained on true triples.", "glow"),
     "oracle": SystemSpec(
         "oracle", "The target's own spectrogram through the same inversion: the ceiling.", "ceiling", Oracle
     ),
 }
-"""Every row that can be asked for, in the order of the table."""
+"""Every row of every table, in its order."""
+
+COMPUTED = tuple(name for name, spec in SYSTEMS.items() if spec.build)
+"""Rows that are computed with every table."""
 
 
-def build_systems(names: tuple[str, ...], context: SystemContext) -> dict[str, System]:
-    """Build the rows of that name, in the order of `SYSTEMS`.
+def build_systems(names: Sequence[str], context: SystemContext) -> dict[str, System]:
+    """Build the computed rows of that name, in the order of `SYSTEMS`.
 
     Raises:
         TimbreflowError: a name is unknown, or the weights of a model cannot be loaded.
     """
-    unknown = sorted(set(names) - set(SYSTEMS))
+    unknown = sorted(set(names) - set(COMPUTED))
     if unknown:
         raise TimbreflowError(
-            f"evaluate.systems in params.yaml names {unknown[0]}, which is no system; choose from {', '.join(SYSTEMS)}."
+            f"{unknown[0]} is no system that is computed with every table; choose from {', '.join(COMPUTED)}."
         )
-    return {name: spec.build(context) for name, spec in SYSTEMS.items() if name in names}
+    return {name: spec.build(context) for name, spec in SYSTEMS.items() if name in names and spec.build}
 
 
 def batch_seed(seed: int, split: str, batch: int) -> int:

@@ -20,7 +20,7 @@ from timbreflow.inference.catalogue import MODEL_FILES
 from timbreflow.inference.model_card import MEASURES, Origin, model_card
 from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import StageReport
+from timbreflow.stages.result import StageResult
 
 RELEASABLE = {
     "vqvae": "vqvae",
@@ -39,7 +39,7 @@ CARD = "README.md"
 
 def release(
     name: str, folder: Path, *, layout: Layout, fonts: Sequence[str], corpora: Sequence[str], cost: str = ""
-) -> StageReport:
+) -> StageResult:
     """Store a bundle below released/, with a card.
 
     Args:
@@ -78,7 +78,7 @@ def release(
                 shutil.copyfile(made / file, fresh / file)
             (fresh / CARD).write_text(card, encoding="utf-8")
     told = f", with figures of {', '.join(tables)}" if tables else ""
-    return StageReport(
+    return StageResult(
         summary=f"Released {name} in {place}: {size / 1e6:.1f} MB{told}; add it with `git add {place}`.",
         metrics={"megabytes": size / 1e6},
         files={"card": place / CARD},

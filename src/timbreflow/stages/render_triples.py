@@ -35,7 +35,7 @@ from timbreflow.rendering.soundfonts import Preset, find_soundfont, list_presets
 from timbreflow.rendering.synthesizer import fluidsynth_version
 from timbreflow.rendering.triples import ClipRecipe
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import StageReport
+from timbreflow.stages.result import StageResult
 
 STAGE = "render_triples"
 
@@ -123,7 +123,7 @@ def run_one(shard: Shard, config: RenderConfig, *, layout: Layout) -> None:
         write_json(folder / "log.json", {"seconds": time.perf_counter() - began, "redrawn": redrawn})
 
 
-def finish(config: RenderConfig, *, layout: Layout) -> StageReport:
+def finish(config: RenderConfig, *, layout: Layout) -> StageResult:
     """Move the shards into data/audio, write manifest.parquet, clip_notes.parquet and metrics.json.
 
     Raises:
@@ -246,7 +246,7 @@ def _note_rows(clip_id: str, notes: Notes) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _report(manifest: pd.DataFrame, logs: list[dict[str, Any]], config: RenderConfig, reused: int) -> StageReport:
+def _report(manifest: pd.DataFrame, logs: list[dict[str, Any]], config: RenderConfig, reused: int) -> StageResult:
     seconds = float(sum(log["seconds"] for log in logs))
     sounding = float(manifest["n_samples"].sum()) / config.sample_rate
     metrics = {
@@ -273,7 +273,7 @@ def _report(manifest: pd.DataFrame, logs: list[dict[str, Any]], config: RenderCo
         f"{manifest['timbre_id'].nunique()} timbres in {len(logs)} shards, reused {reused} shards, "
         f"{sounding / seconds:.0f} x real time."
     )
-    return StageReport(summary, metrics, {"splits": json.loads(json.dumps(rows, default=int))})
+    return StageResult(summary, metrics, {"splits": json.loads(json.dumps(rows, default=int))})
 
 
 def _too_little(split: str, config: RenderConfig, layout: Layout, n_tracks: int) -> str:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from timbreflow.evaluation.scores import Scores, digest_of_metrics
 
 from timbreflow.evaluation.config import EvaluationConfig
-from timbreflow.evaluation.scores import Scores, digest_of_metrics
 from timbreflow.metrics.statistics import Interval
 
 CONFIG = EvaluationConfig(

@@ -5,8 +5,6 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-
-from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.evaluator import Timing
 from timbreflow.evaluation.table import (
     TestsetTable,
@@ -16,6 +14,8 @@ from timbreflow.evaluation.table import (
     make_figures,
     make_generalisation,
 )
+
+from timbreflow.errors import TimbreflowError
 from timbreflow.metrics.statistics import Interval
 from timbreflow.reporting.markdown import render_markdown, render_text
 

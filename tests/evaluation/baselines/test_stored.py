@@ -4,8 +4,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-
-from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.baselines.per_clip import (
     COLUMNS,
     ClipScores,
@@ -15,6 +13,8 @@ from timbreflow.evaluation.baselines.per_clip import (
     scores_path,
     write_scores,
 )
+
+from timbreflow.errors import TimbreflowError
 
 
 def scores(n: int = 30, *, shift: float = 0.0) -> ClipScores:

@@ -1,0 +1,23 @@
+"""What a stage gives back to whoever ran it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+MetricLogger = Callable[[int, Mapping[str, float]], None]
+"""Called with (step, values) while a stage runs; flows send it to MLflow and to Prefect's progress."""
+
+
+def ignore_metrics(step: int, values: Mapping[str, float]) -> None:
+    """The MetricLogger of a caller that does not want the curves."""
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """Small result of a stage: one sentence, numbers, tables for the Prefect UI, and files worth opening."""
+
+    summary: str
+    metrics: dict[str, float] = field(default_factory=dict)
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
