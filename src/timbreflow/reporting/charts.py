@@ -121,8 +121,8 @@ def scatter_chart(points: Sequence[Point], *, title: str, x_label: str, y_label:
             at = axes.transData.transform((point.x.value, point.y.value))
             shift = 5.0
             # Labels move up, a line at a time, until none lies under them (72 pixels an inch).
-            while any(abs(at[0] - x) < 90 and abs(at[1] + shift - y) < 10 for x, y in taken):
-                shift += 10
+            while any(abs(at[0] - x) < 90 and abs(at[1] + shift - y) < 11 for x, y in taken):
+                shift += 11
             taken.append(np.array([at[0], at[1] + shift]))
             right = at[0] > 0.7 * WIDTH * figure.dpi
             axes.annotate(
@@ -187,4 +187,5 @@ def _svg(figure: Figure, title: str, variables: Sequence[str]) -> str:
     # Ids of groups would stand many times in one page; those that are referred to name equal things.
     drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)
     label = f'<svg class="chart" role="img" aria-label="{escape(title, quote=True)}"'
-    return re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL).replace("<svg", label, 1)
+    # Its <style> would hold for the whole page.
+    return re.sub(r"<(metadata|style).*?</\1>", "", drawing, flags=re.DOTALL).replace("<svg", label, 1)

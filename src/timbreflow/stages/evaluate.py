@@ -91,7 +91,7 @@ def evaluate_again(
     Args:
         config: section `evaluate`.
         features: section `audio`.
-        model: whose row is measured; copied content and oracle stand beside it, for the gap closed.
+        model: whose row is measured; copies and oracle stand beside it, for ratios.
         folder: the bundle; the vocoder beside it is used if there is one.
         layout: paths.
         device: auto, cpu or cuda; None takes TIMBREFLOW_DEVICE.
@@ -102,7 +102,7 @@ def evaluate_again(
     Raises:
         TimbreflowError: data, weights or a setting is missing or unusable.
     """
-    names = ("content_copied", model.system, "oracle")
+    names = ("content_copied", "style_copied", model.system, "oracle")
     return _evaluate(
         replace(config, systems=names, examples=0, worst_examples=0),
         features,

@@ -10,7 +10,6 @@ from timbreflow.evaluation.storage import read_evaluation
 from timbreflow.evaluation.summary import Summary, plain, summarize
 from timbreflow.evaluation.systems import SYSTEMS
 from timbreflow.files import atomic_directory, atomic_file, read_json, write_json
-from timbreflow.metrics.registry import METRICS
 from timbreflow.reporting.curves import read_curves
 from timbreflow.reporting.html import SET_TITLES, render_report
 from timbreflow.reporting.markdown import Table, render_markdown
@@ -56,8 +55,8 @@ def run(config: EvaluationConfig, *, layout: Layout, log: MetricLogger = ignore_
         _write_text(place / "table.md", "\n".join(words))
         scores = {name: {"systems": s.figures, "comparisons": s.differences} for name, s in summaries.items()}
         write_json(place / "scores.json", plain(scores))
-        _write_csv(place / "plots" / "systems.csv", _system_rows(summaries))
-        _write_csv(place / "plots" / "gap_closed.csv", _gap_rows(summaries))
+        with atomic_file(place / "plots" / "systems.csv") as temporary:
+            _rows(summaries).to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
         for example in evaluation.examples:
             if not example.worst_of:
                 save_panels(place / "plots" / f"panels-{example.triple_id}.png", example)
@@ -65,31 +64,15 @@ def run(config: EvaluationConfig, *, layout: Layout, log: MetricLogger = ignore_
     return StageResult(summary=f"The report is {report}.", files={"report": report})
 
 
-def _system_rows(summaries: dict[str, Summary]) -> pd.DataFrame:
+def _rows(summaries: dict[str, Summary]) -> pd.DataFrame:
     """One row a set and system, metrics as columns, for bar charts of `dvc plots`."""
     return pd.DataFrame(
-        {"set": split, "system": system, **{name: interval.value for name, interval in row.items()}}
+        {"set": split, "system": system, **row}
         for split, summary in summaries.items()
-        for system, row in summary.figures.items()
+        for system, row in summary.values().items()
     )
-
-
-def _gap_rows(summaries: dict[str, Summary]) -> pd.DataFrame:
-    rows = [
-        [split, system, metric.name.removesuffix("_gap_closed"), *vars(row[metric.name]).values()]
-        for split, summary in summaries.items()
-        for system, row in summary.figures.items()
-        for metric in METRICS
-        if metric.name.endswith("_gap_closed") and metric.name in row
-    ]
-    return pd.DataFrame(rows, columns=["set", "system", "metric", "gap_closed", "low", "high"])
 
 
 def _write_text(path: Path, text: str) -> None:
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def _write_csv(path: Path, table: pd.DataFrame) -> None:
-    with atomic_file(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")

@@ -1,4 +1,4 @@
-"""Figures of slow baselines, clip by clip, as files in git, and how they are compared with figures computed again.
+"""Figures of slow baselines, clip by clip, as files in git.
 
 A file is CSV: lines `# name: value` (system, set, test_digest, metric_digest), a header, and one row a triple, sorted:
 triple_id, the metrics, and the ceilings onset_f1_content and onset_f1_target that the note score needs. A file may lack
@@ -21,9 +21,6 @@ METRICS = tuple(metric.name for metric in PER_CLIP if not metric.optional)
 """Metrics that are stored."""
 COLUMNS = ("triple_id", *METRICS, "onset_f1_content", "onset_f1_target")
 DECIMALS = 6
-
-LSD_TOLERANCE = 0.05
-"""dB by which the mean LSD of clips computed again may differ from the stored one."""
 
 _HEADER = ("system", "set", "test_digest", "metric_digest")
 
@@ -138,54 +135,3 @@ def with_stored(computed: pd.DataFrame, stored: Mapping[str, StoredRow]) -> pd.D
             )
         tables.append(own.loc[content.index].join(facts).reset_index().assign(system=system))
     return pd.concat(tables, ignore_index=True)
-
-
-def compare(recomputed: StoredRow, stored: StoredRow, clips: int = 20) -> pd.DataFrame:
-    """Compare figures computed again with stored ones.
-
-    Args:
-        recomputed: at least the first `clips` triples of the stored ones, in the order of their ids.
-        stored: from a file.
-        clips: triples that are compared; fewer where the set has fewer.
-
-    Returns:
-        One row a metric that both have: metric, clips, stored (mean), recomputed (mean), difference (of the means),
-        largest (difference on one clip).
-
-    Raises:
-        TimbreflowError: the rows are of other systems, sets or metrics, or a triple was not recomputed.
-    """
-    for name in ("system", "set", "metric_digest"):
-        if getattr(recomputed, name) != getattr(stored, name):
-            raise TimbreflowError(
-                f"a row with {name} {getattr(recomputed, name)} cannot be compared with a stored one with {name} "
-                f"{getattr(stored, name)}; compute the stored one again."
-            )
-    if clips < 1:
-        raise TimbreflowError(f"--clips is {clips}; compare at least 1.")
-    before = stored.table.set_index("triple_id").sort_index().iloc[:clips]
-    now = recomputed.table.set_index("triple_id")
-    missing = before.index.difference(now.index)
-    if len(missing):
-        raise TimbreflowError(f"the triple {missing[0]} was not recomputed; compute the first {clips} of the set.")
-    now = now.loc[before.index]
-    return pd.DataFrame(
-        [
-            {
-                "metric": metric,
-                "clips": len(before),
-                "stored": float(before[metric].mean()),
-                "recomputed": float(now[metric].mean()),
-                "difference": float(now[metric].mean() - before[metric].mean()),
-                "largest": float((now[metric] - before[metric]).abs().max()),
-            }
-            for metric in METRICS
-            if metric in before and metric in now
-        ]
-    )
-
-
-def agrees(comparison: pd.DataFrame) -> bool:
-    """Whether the mean LSD of a table of `compare` moved by at most `LSD_TOLERANCE`."""
-    moved = comparison.loc[comparison["metric"] == "lsd", "difference"].abs()
-    return bool((moved <= LSD_TOLERANCE).all())
