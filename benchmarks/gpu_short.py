@@ -292,7 +292,7 @@ def _train(name: str, folder: Path, deadline: float, out: Path, barrier: "Barrie
     from timbreflow.models.devices import resolve_device
     from timbreflow.stages import train_glow, train_vqvae
     from timbreflow.stages.layout import Layout
-    from timbreflow.stages.report import ignore_metrics
+    from timbreflow.stages.result import ignore_metrics
 
     _log_to(out)
     params, layout = load_params(folder / "params.yaml"), Layout(folder)

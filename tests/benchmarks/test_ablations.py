@@ -98,7 +98,7 @@ def test_two_commands_at_one_arm_are_told_apart(
         # The row temperature_1 takes the weights of reference_glow, so it works in that folder too.
         for row in ("reference_glow", "temperature_1"):
             assert command.main([row, "--root", str(tmp_path)]) == 2
-            assert "Another command is training or examining the arm reference_glow" in capsys.readouterr().err
+            assert "Another command is training or evaluating the arm reference_glow" in capsys.readouterr().err
     assert command.main(["reference_glow", "--root", str(tmp_path)]) == 2
     assert "There is no timbre_metric" in capsys.readouterr().err
 
@@ -176,7 +176,7 @@ def test_rows_one_by_one_make_the_table(
         assert rows["triple_id"].tolist() == [ids[0], ids[2]]  # of four, spread evenly
 
     # What is finished is neither trained nor heard again.
-    monkeypatch.setattr(ablation, "Exam", None)
+    monkeypatch.setattr(ablation, "TestSetEvaluation", None)
     monkeypatch.setattr(ablation.train_vqvae, "run", None)
     assert _run(command, checkout, "one_style_token") == one
 

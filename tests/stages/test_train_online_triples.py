@@ -13,7 +13,7 @@ from timbreflow.files import write_json
 from timbreflow.models.bundle import weights_sha256
 from timbreflow.stages import train_glow, train_vqvae
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import ignore_metrics
+from timbreflow.stages.result import ignore_metrics
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from timbreflow.models.timbre_metric import TimbreEmbedder, TripletConfig, Tripl
 from timbreflow.models.vqvae import VQVAEConfig
 from timbreflow.stages import train_glow, train_timbre_metric, train_vqvae
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import StageReport, ignore_metrics
+from timbreflow.stages.result import StageResult, ignore_metrics
 from timbreflow.training.auxiliary import AuxiliaryWeights
 from timbreflow.training.config import GlowTraining, TimbreMetricTraining, VQVAETraining
 
@@ -195,26 +195,26 @@ def layout(tmp_path: Path) -> Layout:
     return write_data(tmp_path)
 
 
-Run = Callable[..., StageReport]
+Run = Callable[..., StageResult]
 
 
-def run_metric(layout: Layout, log: Any = ignore_metrics, **changes: Any) -> StageReport:
+def run_metric(layout: Layout, log: Any = ignore_metrics, **changes: Any) -> StageResult:
     config = dataclasses.replace(METRIC, **changes)
     return train_timbre_metric.run(config, small.MELS, layout=layout, log=log, device="cpu")
 
 
-def run_base(layout: Layout, log: Any = ignore_metrics, **changes: Any) -> StageReport:
+def run_base(layout: Layout, log: Any = ignore_metrics, **changes: Any) -> StageResult:
     return train_vqvae.run(
         "base", dataclasses.replace(BASE, **changes), small.MELS, layout=layout, log=log, device="cpu"
     )
 
 
-def run_paper(layout: Layout, log: Any = ignore_metrics, **changes: Any) -> StageReport:
+def run_paper(layout: Layout, log: Any = ignore_metrics, **changes: Any) -> StageResult:
     config = dataclasses.replace(PAPER, **changes)
     return train_vqvae.run("paper", config, small.MELS, layout=layout, log=log, device="cpu")
 
 
-def run_glow(layout: Layout, log: Any = ignore_metrics, **changes: Any) -> StageReport:
+def run_glow(layout: Layout, log: Any = ignore_metrics, **changes: Any) -> StageResult:
     return train_glow.run(dataclasses.replace(GLOW, **changes), small.MELS, layout=layout, log=log, device="cpu")
 
 

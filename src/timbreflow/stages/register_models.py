@@ -14,7 +14,7 @@ from timbreflow.evaluation.gate import DIGESTS, RegisterConfig, decide, require_
 from timbreflow.files import read_json, sha256_file, write_json
 from timbreflow.models.catalogue import GATED, MODEL_FILES, Candidate, KnownModel, is_bundle
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import StageReport
+from timbreflow.stages.result import StageResult
 
 Register = Callable[[Candidate], str]
 """Registers one model and says what it did."""
@@ -78,7 +78,7 @@ def released_candidates(config: RegisterConfig, evaluate: Evaluate, *, layout: L
     return found
 
 
-def run(config: RegisterConfig, *, layout: Layout, register: Register) -> StageReport:
+def run(config: RegisterConfig, *, layout: Layout, register: Register) -> StageResult:
     """Register every model and note its figures.
 
     Args:
@@ -113,7 +113,7 @@ def run(config: RegisterConfig, *, layout: Layout, register: Register) -> StageR
         ]
     path = layout.results("register_models") / "metrics.json"
     write_json(path, numbers)
-    return StageReport(
+    return StageResult(
         summary=" ".join(sentences),
         metrics={f"{name}/{metric}": float(value) for name, own in numbers.items() for metric, value in own.items()},
         tables={"gate": table},

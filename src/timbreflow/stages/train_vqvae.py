@@ -10,7 +10,7 @@ from timbreflow.models.devices import resolve_device
 from timbreflow.models.vqvae import VQVAE
 from timbreflow.rendering.config import RenderConfig
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import MetricLogger, StageReport
+from timbreflow.stages.result import MetricLogger, StageResult
 from timbreflow.training.config import VQVAETraining
 from timbreflow.training.objectives import VQVAEObjective
 from timbreflow.training.products import begin_with, read_passed, train, work_key
@@ -27,7 +27,7 @@ def run(
     layout: Layout,
     log: MetricLogger,
     device: str | None = None,
-) -> StageReport:
+) -> StageResult:
     """Train and store `data/models/<name of the variant's model>` and `results/train_vqvae/<variant>/`.
 
     Args:
@@ -72,7 +72,7 @@ def run(
         log=log,
         device=place,
     )
-    return StageReport(
+    return StageResult(
         summary=f"VQ-VAE {variant}: {result.steps} steps, validation L1 {metrics['val_l1']:.4f} "
         f"at step {result.best_step}, {result.examples_per_second:.1f} triples/s",
         metrics=metrics,
