@@ -31,6 +31,7 @@ PRESETS = resources.files("timbreflow") / "presets"
 OLD_NAMES = {
     "counterparts": "complete_squares",
     "on_the_fly": "online_triples",
+    "contrast": "variance_scale",
 }
 """Former names of parameters, for people whose params.yaml still has them."""
 

@@ -151,7 +151,7 @@ def _evaluate(
             model_folder=model_folder,
             device=where,
             temperature=config.temperature,
-            contrast=config.contrast,
+            variance_scale=config.variance_scale,
             inverter=partial(
                 open_inverter,
                 vocoder=vocoder,

@@ -121,7 +121,7 @@ class Exam:
             model_folder=lambda name: require_weights(self._layout, name),
             device=self.device,
             temperature=self.config.temperature,
-            contrast=self.config.contrast,
+            variance_scale=self.config.variance_scale,
             inverter=partial(
                 open_inverter,
                 vocoder=vocoder,
