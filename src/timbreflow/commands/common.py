@@ -7,6 +7,9 @@ from pathlib import Path
 
 from timbreflow.errors import TimbreflowError
 
+PIPELINE = "type `make setup` in a checkout, or pip install 'timbreflow[pipeline]'"
+"""How to get what transfer does without."""
+
 
 def project_root() -> Path:
     """The checkout: the nearest folder upwards that holds dvc.yaml, else the one this package was installed from."""

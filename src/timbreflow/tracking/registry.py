@@ -44,7 +44,7 @@ CHALLENGER = "challenger"
 CHAMPION = "champion"
 BUNDLE = "bundle"
 EVALUATION_TAG = "evaluation"
-REQUIREMENTS = ("mlflow", "numpy", "pandas", "safetensors", "scipy", "soundfile", "soxr", "torch")
+REQUIREMENTS = ("mlflow", "numpy", "pandas", "safetensors", "soundfile", "soxr", "torch")
 """What the pyfunc needs, written down by us: otherwise MLflow loads the model in a new process to find out.
 
 timbreflow itself is on no index, so that naming it would promise an environment that cannot be made: a version is
