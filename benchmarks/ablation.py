@@ -36,7 +36,7 @@ from timbreflow.stages.report import MetricLogger
 from timbreflow.testsets.exam import Exam, require_weights
 from timbreflow.testsets.frozen import read_released, require_built
 from timbreflow.training.config import GlowTraining, VQVAETraining
-from timbreflow.training.products import read_passed
+from timbreflow.training.run import read_passed
 
 TESTSETS = ("artificial", "seen")
 Section = TypeVar("Section")

@@ -22,8 +22,7 @@ from timbreflow.files import atomic_file
 from timbreflow.inference.catalogue import MODELS
 from timbreflow.notes.collect import CollectConfig
 from timbreflow.rendering.config import RenderConfig
-from timbreflow.training.config import GlowTraining, TimbreMetricTraining, VQVAETraining
-from timbreflow.training.vocoder_config import VocoderTraining
+from timbreflow.training.config import GlowTraining, TimbreMetricTraining, VocoderTraining, VQVAETraining
 from timbreflow.validation.config import ValidationConfig
 
 PRESETS = resources.files("timbreflow") / "presets"

@@ -24,7 +24,7 @@ from timbreflow.models.glow.actnorm import ActNorm
 from timbreflow.models.glow.context import FlowContext
 from timbreflow.models.quantizer import Quantizer, QuantizerConfig
 from timbreflow.stages.layout import Layout
-from timbreflow.training.auxiliary import contrastive_loss, invariance_loss
+from timbreflow.training.losses import contrastive_loss, invariance_loss
 
 PROCESSES = 2
 BATCH = 8
