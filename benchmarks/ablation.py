@@ -36,7 +36,7 @@ from timbreflow.testsets.evaluate import TestSetEvaluation
 from timbreflow.testsets.frozen import read_released, require_built
 from timbreflow.testsets.weights import require_weights
 from timbreflow.training.config import GlowTraining, VQVAETraining
-from timbreflow.training.products import read_passed
+from timbreflow.training.run import read_passed
 
 TESTSETS = ("artificial", "seen")
 Section = TypeVar("Section")

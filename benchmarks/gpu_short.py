@@ -99,10 +99,9 @@ def prepare(folder: Path, params_file: Path | None, *, wheels: bool = True) -> N
     Raises:
         TimbreflowError: a source of notes, a SoundFont or FluidSynth is missing, or the folder is larger than 64 MiB.
     """
-    from timbreflow.notes.corpora import fetch
-
     from timbreflow.config import load_params, preset_text
     from timbreflow.errors import TimbreflowError
+    from timbreflow.notes.sources.corpora import fetch
     from timbreflow.rendering.soundfonts import find_soundfont, install_soundfont
     from timbreflow.stages import collect_midi
     from timbreflow.stages.layout import Layout

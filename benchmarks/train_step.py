@@ -26,11 +26,11 @@ from timbreflow.models.devices import resolve_device
 from timbreflow.models.glow.model import Glow
 from timbreflow.models.vqvae import VQVAE
 from timbreflow.stages.layout import Layout
-from timbreflow.training.fit import build_optimizer, training_step
+from timbreflow.training.data import open_triples
 from timbreflow.training.objectives import GlowObjective, VQVAEObjective
-from timbreflow.training.profile import Stopwatch
+from timbreflow.training.progress import Stopwatch
 from timbreflow.training.seeding import seed_everything
-from timbreflow.training.triple_source import open_source
+from timbreflow.training.steps import build_optimizer, training_step
 
 MODELS = ("vqvae", "glow")
 
@@ -76,11 +76,11 @@ def measure(
         options: of the command line.
     """
     section: Any = params.train_vqvae.base if name == "vqvae" else params.train_glow
-    source = open_source(layout.mels, layout.audio, params.audio, section, kind="log_mel", device=device)
+    data = open_triples(layout.mels, layout.audio, params.audio, section, kind="log_mel", device=device)
     seed_everything(section.fit.seed, "model")
     model, objective = _model(name, section)
     model.to(device)
-    batches = iter(source.batches(0))
+    batches = iter(data.batches(0))
     here = next(batches).to(device)
     if isinstance(objective, GlowObjective):
         objective.initialize(model, here)
@@ -102,9 +102,9 @@ def measure(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     for _ in range(options.repeats):
-        for way, data in ways.items():
+        for way, way_batches in ways.items():
             began = time.perf_counter()
-            steps(data, options.steps)
+            steps(way_batches, options.steps)
             seconds[way].append((time.perf_counter() - began) / options.steps)
     median = {way: statistics.median(taken) for way, taken in seconds.items()}
     examples = section.fit.batch_size * section.fit.grad_accumulation

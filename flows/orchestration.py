@@ -185,9 +185,9 @@ def _joined() -> AbstractContextManager[None]:
 def profiled_arguments() -> list[str]:
     """Arguments of a training's command; `--profile` among them is a short form of TIMBREFLOW_PROFILE=1."""
     if "--profile" in sys.argv:
-        from timbreflow.training.profile import VARIABLE
+        from timbreflow.training.progress import PROFILE_VARIABLE
 
-        os.environ[VARIABLE] = "1"
+        os.environ[PROFILE_VARIABLE] = "1"
     return [argument for argument in sys.argv[1:] if argument != "--profile"]
 
 

@@ -2,7 +2,7 @@
 
 from timbreflow.audio.features import FeatureConfig
 from timbreflow.models.vocoder import VocoderConfig
-from timbreflow.training.fit_config import FitConfig
+from timbreflow.training.config import FitConfig
 
 MELS = FeatureConfig(
     kind="log_mel",

@@ -22,8 +22,7 @@ from timbreflow.models.catalogue import GATED
 from timbreflow.notes.collect import CollectConfig
 from timbreflow.rendering.config import RenderConfig
 from timbreflow.schema import parse
-from timbreflow.training.config import GlowTraining, TimbreMetricTraining, VQVAETraining
-from timbreflow.training.vocoder_config import VocoderTraining
+from timbreflow.training.config import GlowTraining, TimbreMetricTraining, VocoderTraining, VQVAETraining
 from timbreflow.validation.config import ValidationConfig
 
 PRESETS = resources.files("timbreflow") / "presets"

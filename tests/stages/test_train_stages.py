@@ -29,8 +29,7 @@ from timbreflow.models.vqvae import VQVAEConfig
 from timbreflow.stages import train_glow, train_timbre_metric, train_vqvae
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import StageResult, ignore_metrics
-from timbreflow.training.auxiliary import AuxiliaryWeights
-from timbreflow.training.config import GlowTraining, TimbreMetricTraining, VQVAETraining
+from timbreflow.training.config import AuxiliaryWeights, GlowTraining, TimbreMetricTraining, VQVAETraining
 
 RATE, SAMPLES = 16_000, 16_000
 LOSSES = AuxiliaryWeights(

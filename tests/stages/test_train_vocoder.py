@@ -23,7 +23,7 @@ from timbreflow.models.vocoder import Vocoder
 from timbreflow.stages import train_vocoder
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import ignore_metrics
-from timbreflow.training.vocoder_config import VocoderLosses, VocoderTraining
+from timbreflow.training.config import VocoderLosses, VocoderTraining
 
 RATE, SAMPLES = 16_000, 8_000
 FIT = dataclasses.replace(small.FIT, steps=4, batch_size=2, warmup_steps=1, schedule="constant", validate_every=2)

@@ -15,7 +15,8 @@ from timbreflow.models.quantizer import QuantizerConfig
 from timbreflow.models.style import StyleConfig
 from timbreflow.models.timbre_metric import TripletConfig, TripletNetwork
 from timbreflow.models.vqvae import VQVAE, VQVAEConfig
-from timbreflow.training.auxiliary import AuxiliaryWeights, contrastive_loss, invariance_loss, roll_loss
+from timbreflow.training.config import AuxiliaryWeights
+from timbreflow.training.losses import contrastive_loss, invariance_loss, roll_loss
 from timbreflow.training.objectives import GlowObjective, TripletObjective, VQVAEObjective
 from timbreflow.training.triplets import TripletBatch
 

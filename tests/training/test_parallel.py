@@ -23,7 +23,7 @@ from timbreflow.models.glow.layers import ActNorm, FlowContext
 from timbreflow.models.quantizer import Quantizer
 from timbreflow.models.style import shift_bins, shuffle_chunks
 from timbreflow.stages.layout import Layout
-from timbreflow.training.auxiliary import contrastive_loss, invariance_loss
+from timbreflow.training.losses import contrastive_loss, invariance_loss
 
 PROCESSES = 2
 BATCH = 8

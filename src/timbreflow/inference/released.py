@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.inference.catalogue import MODEL_FILES, known_model
+from timbreflow.models.catalogue import MODEL_FILES, known_model
 
 VARIABLE = "TIMBREFLOW_MODELS"
 """Names a folder that holds vqvae/, glow/ and vocoder/, and is looked into alone where it is set."""

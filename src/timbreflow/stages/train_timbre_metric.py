@@ -1,4 +1,4 @@
-"""Train the triplet network that judges timbre; its weights are frozen before any model is compared."""
+"""Train the triplet network that measures timbre; its weights are frozen before any model is compared."""
 
 import dataclasses
 
@@ -8,8 +8,9 @@ from timbreflow.models.timbre_metric import TripletNetwork
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import MetricLogger, StageResult
 from timbreflow.training.config import TimbreMetricTraining
+from timbreflow.training.data import TrainingData
 from timbreflow.training.objectives import TripletObjective
-from timbreflow.training.products import read_passed, train, work_key
+from timbreflow.training.run import TrainingRun, read_passed
 from timbreflow.training.seeding import seed_everything
 from timbreflow.training.triplets import Triplets
 
@@ -50,28 +51,29 @@ def run(
     )
     size = config.fit.batch_size
     numbers = list(range(max(size, config.validation_triplets - config.validation_triplets % size)))
-    validation = [held_out.batch(numbers[start : start + size]) for start in range(0, len(numbers), size)]
-    seed_everything(config.fit.seed, "model")
-    result, metrics = train(
-        TripletNetwork(config.model),
-        TripletObjective(margin=config.margin),
-        lambda start: train_split.batches(start, batch_size=size),
-        validation,
-        config.fit,
-        kind="triplet",
+    data = TrainingData(
+        batches=lambda start: train_split.batches(start, batch_size=size),
+        validation=[held_out.batch(numbers[start : start + size]) for start in range(0, len(numbers), size)],
         features=features,
         normalizer=None,
+    )
+    training = TrainingRun(
+        kind="triplet",
+        fit=config.fit,
         settings={"section": dataclasses.asdict(config), "data": passed},
+        inputs=(features,),
         bundle=layout.model("timbre_metric"),
         results=layout.results("train_timbre_metric"),
-        workdir=layout.scratch("train_timbre_metric", work_key("train_timbre_metric", passed, config, features)),
+        scratch=layout.scratch("train_timbre_metric"),
         log=log,
         device=place,
     )
+    seed_everything(config.fit.seed, "model")
+    result, metrics = training.train(TripletNetwork(config.model), TripletObjective(margin=config.margin), data)
     return StageResult(
         summary=f"Timbre metric: {result.steps} steps, {metrics['val_triplet/accuracy']:.1%} of validation triplets "
         f"in order at step {result.best_step}",
         metrics=metrics,
-        files={"curves": layout.results("train_timbre_metric") / "curves.csv"},
+        files={"curves": training.results / "curves.csv"},
         facts={"precision": result.precision},
     )

@@ -1,7 +1,6 @@
-"""Train the vocoder, and find out on whole validation clips whether it may take the place of Griffin-Lim."""
+"""Train the vocoder, and compare it with Griffin-Lim on whole validation clips: the better one is used."""
 
 import dataclasses
-import shutil
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,22 +12,21 @@ from timbreflow.data.crops import AudioCrops
 from timbreflow.data.mels import read_statistics
 from timbreflow.data.sampling import make_loader
 from timbreflow.errors import TimbreflowError
-from timbreflow.files import write_json
 from timbreflow.inference.vocoding import VERDICT, VocoderInverter
 from timbreflow.metrics.lsd import lsd
 from timbreflow.metrics.stft import stft_distance
-from timbreflow.models.bundle import ModelBundle, save_bundle
+from timbreflow.models.bundle import ModelBundle
 from timbreflow.models.devices import resolve_device
 from timbreflow.models.vocoder import Vocoder
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import MetricLogger, StageResult
-from timbreflow.training.devices import loader_workers
-from timbreflow.training.fit import fit
-from timbreflow.training.products import begin_with, read_passed, record, summarize, work_key, write_curves
+from timbreflow.training.config import VocoderTraining
+from timbreflow.training.data import TrainingData
+from timbreflow.training.device import loader_workers
+from timbreflow.training.discriminator import VocoderWithDiscriminator
+from timbreflow.training.objectives import VocoderObjective
+from timbreflow.training.run import TrainingRun, begin_with, read_passed
 from timbreflow.training.seeding import seed_everything
-from timbreflow.training.stft_discriminator import JudgedVocoder
-from timbreflow.training.vocoder_config import VocoderTraining
-from timbreflow.training.vocoder_objective import VocoderObjective
 
 FIGURES = {"lsd": lsd, "stft": stft_distance}
 """What the vocoder must be better at, both of them; lower is better."""
@@ -59,7 +57,7 @@ def run(
     normalizer, stored = read_statistics(layout.mels)
     if stored != features:
         raise TimbreflowError(
-            f"{layout.mels} was made with other audio settings than params.yaml has; run extract_mels."
+            f"{layout.mels} was made with other audio settings than those of today; run extract_mels."
         )
     _check(config, features)
     length, size, seed = config.crop_frames * features.hop_length, config.fit.batch_size, config.fit.seed
@@ -68,10 +66,6 @@ def run(
         for split in ("train", "validation")
     )
     places = held_out.spread(config.validation_crops)
-    validation = [
-        held_out.collate([held_out[number] for number in places[start : start + size]])
-        for start in range(0, len(places), size)
-    ]
     seed_everything(seed, "model")
     model = Vocoder(config.model)
     begun = ""
@@ -79,43 +73,43 @@ def run(
         begun, _ = begin_with(model, layout.root / config.init_from, features)
     else:
         model.start_from(features, normalizer)
-    workdir = layout.scratch("train_vocoder", work_key(f"train_vocoder{begun}", passed, config, features))
-    result = fit(
-        JudgedVocoder(model) if config.losses.adversarial else model,
-        VocoderObjective(features, normalizer, losses=config.losses, noise=config.noise),
-        lambda start: make_loader(
+    data = TrainingData(
+        batches=lambda start: make_loader(
             crops, size, seed=seed, workers=loader_workers(place), device=place, start_step=start
         ),
-        validation,
-        config.fit,
-        workdir=workdir,
+        validation=[
+            held_out.collate([held_out[number] for number in places[start : start + size]])
+            for start in range(0, len(places), size)
+        ],
+        features=features,
+        normalizer=normalizer,
+    )
+    training = TrainingRun(
+        kind="vocoder",
+        fit=config.fit,
+        settings={"section": dataclasses.asdict(config), "data": passed, "begun": begun},
+        inputs=(features,),
+        bundle=layout.model("vocoder"),
+        results=layout.results("train_vocoder"),
+        scratch=layout.scratch("train_vocoder"),
         log=log,
         device=place,
     )
-    bundle = ModelBundle("vocoder", model.to("cpu").eval(), features, normalizer)
     clips = [held_out.clip(number) for number in held_out.spread(config.comparison_clips)]
-    figures = better_than_griffin_lim(bundle, clips)
-    metrics = {**summarize(result, parameters=sum(p.numel() for p in model.parameters())), **figures}
-    training = {
-        "section": dataclasses.asdict(config),
-        "data": passed,
-        "begun": begun,
-        **record(result),
-        **figures,
-    }
-    # The verdict goes out with the weights in one rename: nobody ever reads a vocoder that was not judged.
-    save_bundle(layout.model("vocoder"), dataclasses.replace(bundle, training=training))
-    results = layout.results("train_vocoder")
-    write_curves(results / "curves.csv", result.curves)
-    write_json(results / "metrics.json", metrics)
-    shutil.rmtree(workdir, ignore_errors=True)
+    result, metrics = training.train(
+        model,
+        VocoderObjective(features, normalizer, losses=config.losses, noise=config.noise),
+        data,
+        trained=VocoderWithDiscriminator(model) if config.losses.adversarial else None,
+        compare=lambda bundle: better_than_griffin_lim(bundle, clips),
+    )
     return StageResult(
-        summary=f"Vocoder: {result.steps} steps, on {len(clips)} validation clips LSD {figures['lsd_vocoder']:.2f} dB "
-        f"against Griffin-Lim's {figures['lsd_griffin_lim']:.2f}, multi-resolution STFT "
-        f"{figures['stft_vocoder']:.3f} against {figures['stft_griffin_lim']:.3f}: "
-        f"{'it is used' if figures[VERDICT] else 'Griffin-Lim stays'}",
+        summary=f"Vocoder: {result.steps} steps, on {len(clips)} validation clips LSD {metrics['lsd_vocoder']:.2f} dB "
+        f"against Griffin-Lim's {metrics['lsd_griffin_lim']:.2f}, multi-resolution STFT "
+        f"{metrics['stft_vocoder']:.3f} against {metrics['stft_griffin_lim']:.3f}: "
+        f"{'it is used' if metrics[VERDICT] else 'Griffin-Lim stays'}",
         metrics=metrics,
-        files={"curves": results / "curves.csv"},
+        files={"curves": training.results / "curves.csv"},
         facts={"precision": result.precision},
     )
 
@@ -136,7 +130,7 @@ def better_than_griffin_lim(bundle: ModelBundle, clips: Sequence[np.ndarray]) ->
     """
     hop = bundle.features.hop_length
     if not clips or min(len(clip) for clip in clips) < hop:
-        raise TimbreflowError("No validation clip can be compared; raise validation triples in params.yaml.")
+        raise TimbreflowError("No validation clip can be compared; render more validation triples.")
     inverters: dict[str, Inverter] = {
         "vocoder": VocoderInverter(bundle),
         "griffin_lim": GriffinLimInverter(bundle.features),
@@ -165,6 +159,5 @@ def _check(config: VocoderTraining, features: FeatureConfig) -> None:
     ):
         if found != wanted:
             raise TimbreflowError(
-                f"train_vocoder.model.{name} is {found}, but the audio section gives {wanted}; "
-                "change it in params.yaml."
+                f"train_vocoder.model.{name} is {found}, but the audio section gives {wanted}; set it to that."
             )

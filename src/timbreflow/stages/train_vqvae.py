@@ -12,10 +12,10 @@ from timbreflow.rendering.config import RenderConfig
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import MetricLogger, StageResult
 from timbreflow.training.config import VQVAETraining
+from timbreflow.training.data import open_triples
 from timbreflow.training.objectives import VQVAEObjective
-from timbreflow.training.products import begin_with, read_passed, train, work_key
+from timbreflow.training.run import TrainingRun, begin_with, read_passed
 from timbreflow.training.seeding import seed_everything
-from timbreflow.training.triple_source import open_source
 
 
 def run(
@@ -45,37 +45,31 @@ def run(
     passed = read_passed(layout.results("validate_data") / "passed.json")
     place = resolve_device(device)
     inputs = RenderInputs(rendering, layout.notes, layout.soundfonts) if rendering else None
-    source = open_source(
+    data = open_triples(
         layout.mels, layout.audio, features, config, kind=config.features, device=place, rendering=inputs
     )
-    source.check(config.model.n_features, section=f"train_vqvae.{variant}.model.n_features")
+    data.check(config.model.n_features, setting=f"train_vqvae.{variant}.model.n_features")
     seed_everything(config.fit.seed, "model")
     model = VQVAE(config.model)
-    begun = begin_with(model, layout.root / config.init_from, source.features)[0] if config.init_from else ""
-    # What the passed data does not tell of triples that are not among it.
-    drawn = [rendering] if rendering and config.online_triples else []
-    result, metrics = train(
-        model,
-        VQVAEObjective(reconstruction=config.reconstruction, weights=config.losses),
-        source.batches,
-        source.validation,
-        config.fit,
+    begun = begin_with(model, layout.root / config.init_from, data.features)[0] if config.init_from else ""
+    training = TrainingRun(
         kind="vqvae",
-        features=source.features,
-        normalizer=source.normalizer,
+        fit=config.fit,
         settings={"variant": variant, "section": dataclasses.asdict(config), "data": passed, "begun": begun},
+        # passed.json does not cover triples that are rendered during training.
+        inputs=(features, rendering) if config.online_triples else (features,),
         bundle=layout.model(trained_by(f"train_vqvae.{variant}").name),
         results=layout.results("train_vqvae") / variant,
-        workdir=layout.scratch(
-            "train_vqvae", work_key(f"train_vqvae/{variant}{begun}", passed, config, features, *drawn)
-        ),
+        scratch=layout.scratch("train_vqvae"),
         log=log,
         device=place,
     )
+    objective = VQVAEObjective(reconstruction=config.reconstruction, weights=config.losses)
+    result, metrics = training.train(model, objective, data)
     return StageResult(
         summary=f"VQ-VAE {variant}: {result.steps} steps, validation L1 {metrics['val_l1']:.4f} "
         f"at step {result.best_step}, {result.examples_per_second:.1f} triples/s",
         metrics=metrics,
-        files={"curves": layout.results("train_vqvae") / variant / "curves.csv"},
+        files={"curves": training.results / "curves.csv"},
         facts={"precision": result.precision},
     )

@@ -1,1 +1,1 @@
-"""One fit loop for every model, the objectives, and the settings of the training stages."""
+"""One fit loop for every model, the objectives, and the settings of the trainings."""

@@ -1,15 +1,18 @@
-"""What each model is trained for: one objective a model, its terms named as they are drawn."""
+"""What each model is trained for: one objective a model, its terms named as in the curves."""
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from timbreflow.audio.features import FeatureConfig, FeatureExtractor, Normalizer
 from timbreflow.data.triples import TripleBatch
 from timbreflow.models.glow.model import Glow, GlowOutput
 from timbreflow.models.timbre_metric import TripletNetwork
 from timbreflow.models.vqvae import VQVAE, VQVAEOutput
 from timbreflow.parallel import draw_like
-from timbreflow.training.auxiliary import AuxiliaryWeights, auxiliary_terms
+from timbreflow.training.config import AuxiliaryWeights, VocoderLosses
+from timbreflow.training.discriminator import VocoderWithDiscriminator
+from timbreflow.training.losses import MultiResolutionSTFT, adversarial_terms, auxiliary_terms
 from timbreflow.training.triplets import TripletBatch
 
 
@@ -53,8 +56,8 @@ class VQVAEObjective:
         return {"loss": loss, "reconstruction": reconstruction, **terms}
 
 
-FURTHEST = 100.0
-"""Deviations at which a sample's L1 is cut off: an inverse that runs away has a gradient that no step should follow."""
+MAX_L1 = 100.0
+"""Largest value of a sample in its L1 term, in standard deviations: where the inverse overflows, the gradient is 0."""
 
 
 class GlowObjective:
@@ -79,7 +82,7 @@ class GlowObjective:
         self.weights = weights
 
     def initialize(self, model: Glow, batch: TripleBatch) -> None:
-        """Data-dependent start of the actnorms from one real batch, before the first step."""
+        """Data-dependent initialisation of the actnorms from one real batch, before the first step."""
         model.train()
         model.initialize(self._noisy(batch.target), batch.content, batch.style)
 
@@ -89,15 +92,15 @@ class GlowObjective:
         terms = self._terms(model, batch, output)
         if self.l1 and step % self.l1_every == 0:
             sample = model.sample(output.conditions, temperature=0.0)
-            terms["l1"] = F.l1_loss(sample.float().clamp(-FURTHEST, FURTHEST), batch.target)
+            terms["l1"] = F.l1_loss(sample.float().clamp(-MAX_L1, MAX_L1), batch.target)
             terms["loss"] = terms["loss"] + self.l1 * terms["l1"]
         return terms
 
     def validate(self, model: Glow, batch: TripleBatch) -> dict[str, Tensor]:
-        """The same terms, "l1" of the transfer at T = 0, and what the right style is worth.
+        """The same terms, "l1" of the transfer at T = 0, and the gain by the right style.
 
-        "glow/style_gain" is the bits per dimension that the target costs more under another clip's style; a flow that
-        ignores the style has 0.
+        "glow/style_gain": bits per dimension of the target with another clip's style, minus those with its own; 0 for a
+        flow that ignores the style.
         """
         noisy = self._noisy(batch.target)
         output = model(noisy, batch.content, batch.style)
@@ -108,7 +111,7 @@ class GlowObjective:
         return terms
 
     def _noisy(self, target: Tensor) -> Tensor:
-        # Silence is not masked: the noise bounds its likelihood too, and a flow that never saw it could not end a note.
+        # Silence is not masked: the noise bounds its likelihood too, and a flow has to learn how notes end.
         return target + self.noise * draw_like(torch.randn_like, target)
 
     def _terms(self, model: Glow, batch: TripleBatch, output: GlowOutput) -> dict[str, Tensor]:
@@ -155,3 +158,67 @@ class TripletObjective:
             "loss": F.relu(self.margin - near + far).mean(),
             "triplet/accuracy": (near > far).float().mean(),
         }
+
+
+class VocoderObjective(nn.Module):
+    """Spectral losses between a crop of sound and the vocoder's sound for its features.
+
+    A module only so that its filters follow the batch to its device; nothing in it is learned. A
+    `VocoderWithDiscriminator` has adversarial losses as well; the spectral losses alone pick the best step.
+
+    Args:
+        features: what the vocoder takes.
+        normalizer: statistics of these features.
+        losses: weights of the terms.
+        noise: standard deviation of the noise on the normalised features in training.
+    """
+
+    criterion = "loss"
+
+    def __init__(self, features: FeatureConfig, normalizer: Normalizer, *, losses: VocoderLosses, noise: float) -> None:
+        super().__init__()
+        self.extract = FeatureExtractor(features)
+        self.resolutions = MultiResolutionSTFT()
+        self.normalizer = normalizer
+        self.losses = losses
+        self.noise = noise
+
+    def __call__(self, model: nn.Module, batch: Tensor, *, step: int) -> dict[str, Tensor]:
+        """Terms of one training batch: sound [B, N]."""
+        del step
+        made, terms = self._made(model, batch, noise=self.noise)
+        if isinstance(model, VocoderWithDiscriminator):
+            with torch.autocast(batch.device.type, enabled=False):
+                terms.update(adversarial_terms(model.discriminator, made, batch))
+                terms["loss"] = (
+                    terms["loss"]
+                    + terms["gan/discriminator"]
+                    + self.losses.adversarial * terms["gan/vocoder"]
+                    + self.losses.feature_matching * terms["gan/feature_matching"]
+                )
+        return terms
+
+    def validate(self, model: nn.Module, batch: Tensor) -> dict[str, Tensor]:
+        """The spectral terms, from features without noise."""
+        return self._made(model, batch, noise=0.0)[1]
+
+    def _made(self, model: nn.Module, sound: Tensor, *, noise: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The vocoder's sound [B, N], and its spectral terms."""
+        self.to(sound.device)
+        # The filterbank is a matrix product, which autocast would compute in bfloat16.
+        with torch.no_grad(), torch.autocast(sound.device.type, enabled=False):
+            mel = self.extract(sound)
+            features = self.normalizer.normalize(mel)
+            if noise:
+                features = features + noise * torch.randn_like(features)
+        made: Tensor = model(features)
+        with torch.autocast(sound.device.type, enabled=False):
+            convergence, magnitude = self.resolutions(made, sound)
+            terms = {
+                "stft/convergence": convergence,
+                "stft/magnitude": magnitude,
+                "mel/l1": F.l1_loss(self.extract(made), mel),
+            }
+            weights = (self.losses.convergence, self.losses.magnitude, self.losses.mel)
+            weighted = [weight * term for weight, term in zip(weights, terms.values(), strict=True)]
+        return made, {"loss": torch.stack(weighted).sum(), **terms}

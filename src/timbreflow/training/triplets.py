@@ -85,9 +85,7 @@ class Triplets:
         self._timbres = manifest["timbre_id"].to_numpy()
         self._clips = np.flatnonzero((manifest["split"] == split).to_numpy())
         if len(set(self._timbres[self._clips])) < 2:
-            raise TimbreflowError(
-                f"The split {split} of {audio} has one timbre only; raise its timbres in params.yaml."
-            )
+            raise TimbreflowError(f"The split {split} of {audio} has one timbre only; render more timbres.")
         self._shards = AudioShards(audio, sample_rate=sample_rate)
         self._sample_rate = sample_rate
         self._hard_negatives = hard_negatives
@@ -134,8 +132,7 @@ class Triplets:
         sound = resample(sound, self._sample_rate, SAMPLE_RATE)
         found: Tensor = self._extract(torch.from_numpy(sound).to(self._device)[None])[0].cpu()
         if not len(self._slots):
-            # One block: thousands of small tensors kept among large ones that come and go tear the heap to 30 times
-            # their size.
+            # One block: thousands of small tensors among large short-lived ones fragment the heap to 30-fold size.
             slots = min(self._room // (found.numel() * found.element_size()), len(self._timbres))
             self._cache = torch.empty(slots, *found.shape)
         if len(self._cache):

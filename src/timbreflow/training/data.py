@@ -1,73 +1,77 @@
-"""Triples on their way to a model, whatever their features: stored mels, or spectra made from sound on the device."""
+"""Triples on their way to a model: stored features from disk or in the device's memory, or features made from sound."""
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from timbreflow.audio.features import FeatureConfig, FeatureExtractor, Normalizer
 from timbreflow.data.audio_triples import AudioTripleDataset, fit_normalizer, to_features
 from timbreflow.data.quantization import Quantization
 from timbreflow.data.rendered_triples import RenderedTriples
 from timbreflow.data.renderer import RenderInputs
-from timbreflow.data.sampling import make_loader
+from timbreflow.data.sampling import StepSampler, make_loader
 from timbreflow.data.triples import TripleBatch, TripleDataset, Triples, crop
 from timbreflow.errors import TimbreflowError
-from timbreflow.training.config import GlowTraining, VQVAETraining
-from timbreflow.training.device_triples import DeviceTriples, may_preload
-from timbreflow.training.devices import loader_workers
+from timbreflow.parallel import part
+from timbreflow.training.config import TripleTraining
+from timbreflow.training.device import BatchT, loader_workers
 from timbreflow.workers import local_process_count, worker_count
 
 logger = logging.getLogger(__name__)
 
 STATISTICS_TRIPLES = 256
 """Training triples that the mean and deviation of computed features are taken from."""
+PRELOAD_VARIABLE = "TIMBREFLOW_PRELOAD"
+CLIPS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
-class TripleSource:
-    """What `fit` reads, and what the bundle must remember.
+class TrainingData(Generic[BatchT]):
+    """What a training reads, and what its bundle must remember of it.
 
     Attributes:
         batches: n -> endless batches from batch number n.
         validation: the same batches at each reading; true triples where there are any, whatever training uses.
         features: settings of the features.
-        normalizer: their statistics.
+        normalizer: their statistics; None where the model takes raw features.
     """
 
-    batches: Callable[[int], Iterable[TripleBatch]]
-    validation: Iterable[TripleBatch]
+    batches: Callable[[int], Iterable[BatchT]]
+    validation: Iterable[BatchT]
     features: FeatureConfig
-    normalizer: Normalizer
+    normalizer: Normalizer | None
 
-    def check(self, n_features: int, *, section: str) -> None:
-        """Compare a model's number of feature rows with the data's.
+    def check(self, n_features: int, *, setting: str) -> None:
+        """Compare a model's number of feature rows, and the name of its setting, with the data's.
 
         Raises:
             TimbreflowError: they differ.
         """
         if n_features != self.features.n_features:
             raise TimbreflowError(
-                f"{section} is {n_features}, but the features have {self.features.n_features} rows; "
-                "change it in params.yaml."
+                f"{setting} is {n_features}, but the features have {self.features.n_features} rows; set it to that."
             )
 
 
-def open_source(
+def open_triples(
     mels: Path,
     audio: Path,
     features: FeatureConfig,
-    config: VQVAETraining | GlowTraining,
+    config: TripleTraining,
     *,
     kind: Literal["log_mel", "log_stft"],
     device: torch.device,
     rendering: RenderInputs | None = None,
-) -> TripleSource:
+) -> TrainingData[TripleBatch]:
     """Open training and validation triples: from `mels` where it holds features of this kind, else from `audio`.
 
     With `config.online_triples` training triples are rendered by loader processes; statistics and validation triples
@@ -76,7 +80,7 @@ def open_source(
     Args:
         mels: data/mels.
         audio: data/audio.
-        features: the audio section of params.yaml.
+        features: settings of the stored features.
         config: pairs, validation_triples, crop_frames, and the batch size and seed of its fit.
         kind: which features the model takes.
         device: where features are made when they are not stored.
@@ -90,7 +94,7 @@ def open_source(
         return _computed(audio, wanted, config, device, rendering)
     stored = TripleDataset(mels, audio, split="train", pairs=config.pairs)
     if stored.features != wanted:
-        raise TimbreflowError(f"{mels} was made with other audio settings than params.yaml has; run extract_mels.")
+        raise TimbreflowError(f"{mels} was made with other audio settings than those of today; run extract_mels.")
     _require_notes(stored, config)
     held_out = TripleDataset(mels, audio, split="validation", pairs=stored.held_out_pairs)
     chosen = (
@@ -103,7 +107,7 @@ def open_source(
         preloaded = DeviceTriples(stored, device)
         logger.info("all training triples are in the memory of %s", device)
         load = partial(preloaded.batches, config.fit.batch_size, seed=config.fit.seed)
-    return TripleSource(
+    return TrainingData(
         batches=lambda start: _cropped(load(start), config, start),
         validation=_spread(held_out, config.validation_triples, config.fit.batch_size),
         features=wanted,
@@ -111,8 +115,8 @@ def open_source(
     )
 
 
-def _require_notes(dataset: Triples, config: VQVAETraining | GlowTraining) -> None:
-    """Refuse recordings where notes are to be learned: without any known, silence would be."""
+def _require_notes(dataset: Triples, config: TripleTraining) -> None:
+    """Refuse recordings where notes are to be learned: their piano rolls are empty, so silence would be learned."""
     if dataset.held_out_pairs == "self_supervised" and config.losses.roll > 0:
         raise TimbreflowError("Recordings have no notes to learn; set losses.roll to 0, as train_vqvae.paper has it.")
 
@@ -120,7 +124,7 @@ def _require_notes(dataset: Triples, config: VQVAETraining | GlowTraining) -> No
 def _rendered(
     features: FeatureConfig,
     normalizer: Normalizer | None,
-    config: VQVAETraining | GlowTraining,
+    config: TripleTraining,
     rendering: RenderInputs | None,
     *,
     quantization: Quantization | None = None,
@@ -142,10 +146,10 @@ def _rendered(
 def _computed(
     audio: Path,
     features: FeatureConfig,
-    config: VQVAETraining | GlowTraining,
+    config: TripleTraining,
     device: torch.device,
     rendering: RenderInputs | None,
-) -> TripleSource:
+) -> TrainingData[TripleBatch]:
     """Spectra that are not stored: 1025 bins would take eight times the room of the mels, and decoding is quick."""
     sound = AudioTripleDataset(audio, features, split="train", pairs=config.pairs)
     _require_notes(sound, config)
@@ -159,9 +163,9 @@ def _computed(
             yield to_features(batch.to(device), extractor, normalizer)
 
     validation = convert(_spread(held_out, config.validation_triples, config.fit.batch_size))
-    return TripleSource(
+    return TrainingData(
         batches=lambda start: _cropped(convert(_load(chosen, config, device, start)), config, start),
-        # Converted once: the same spectra are looked at in every validation.
+        # Converted once: every validation sees the same spectra.
         validation=[batch.to("cpu") for batch in validation],
         features=features,
         normalizer=normalizer,
@@ -169,10 +173,10 @@ def _computed(
 
 
 def _load(
-    dataset: Triples | RenderedTriples, config: VQVAETraining | GlowTraining, device: torch.device, start: int
+    dataset: Triples | RenderedTriples, config: TripleTraining, device: torch.device, start: int
 ) -> Iterable[Any]:
     renders = isinstance(dataset, RenderedTriples)
-    if renders:  # takes longer than a step, so that it must go on beside the model even on the CPU
+    if renders:  # takes longer than a step, so it must run beside the model even on the CPU
         workers = max(1, worker_count() // local_process_count())
     else:  # stored features are only copied, for which a thread is faster than a process that pickles them
         workers = 0 if isinstance(dataset, TripleDataset) else loader_workers(device)
@@ -187,7 +191,7 @@ def _load(
     )
 
 
-def _cropped(batches: Iterable[TripleBatch], config: VQVAETraining | GlowTraining, start: int) -> Iterator[TripleBatch]:
+def _cropped(batches: Iterable[TripleBatch], config: TripleTraining, start: int) -> Iterator[TripleBatch]:
     for number, batch in enumerate(batches, start):
         yield crop(batch, config.crop_frames, seed=config.fit.seed, number=number)
 
@@ -202,3 +206,79 @@ def _spread(dataset: Triples, count: int, batch_size: int) -> list[TripleBatch]:
         dataset.collate([dataset[item] for item in chosen[start : start + batch_size]])
         for start in range(0, count, batch_size)
     ]
+
+
+class DeviceTriples:
+    """Triples whose features, as they are stored, and piano rolls are copied to a device once.
+
+    Batches are those of the loader, in its order; 60,000 clips of 8 s take 4 GB with 8 bits.
+
+    Args:
+        dataset: the stored triples.
+        device: where they go.
+    """
+
+    def __init__(self, dataset: TripleDataset, device: torch.device) -> None:
+        self._device = device
+        notes, styles, targets = dataset.positions.to_numpy().T
+        contents = np.where(dataset.self_supervised, targets, notes)
+        clips, places = np.unique(np.stack([contents, styles, targets]), return_inverse=True)
+        self._content, self._style, self._target = torch.from_numpy(places.reshape(3, -1)).to(device)
+        # Content and target have one piano roll, since they play the same notes.
+        noted, rolls = np.unique(notes, return_inverse=True)
+        self._roll = torch.from_numpy(rolls).to(device)
+        self._timbre = dataset.timbre(slice(None)).to(device)
+        self._features = self._filled(len(clips), lambda part: dataset.stored(clips[part]))
+        frames = self._features.shape[-1]
+        self._rolls = self._filled(len(noted), lambda part: dataset.piano_rolls(noted[part], frames))
+        self._mean, self._std = (x[:, None].to(device) for x in (dataset.normalizer.mean, dataset.normalizer.std))
+        self._quantization = dataset.quantization
+
+    def _filled(self, count: int, read: Callable[[slice], Tensor]) -> Tensor:
+        first = read(slice(0, 1))
+        filled = torch.empty(count, *first.shape[1:], dtype=first.dtype, device=self._device)
+        for start in range(0, count, CLIPS_AT_ONCE):
+            chosen = slice(start, start + CLIPS_AT_ONCE)
+            filled[chosen] = read(chosen).to(self._device)
+        return filled
+
+    def __getitem__(self, items: Sequence[int]) -> TripleBatch:
+        """A batch of triples by their numbers."""
+        chosen = torch.tensor(items).to(self._device)
+        return TripleBatch(
+            content=self._load(self._content[chosen]),
+            style=self._load(self._style[chosen]),
+            target=self._load(self._target[chosen]),
+            content_roll=self._rolls[self._roll[chosen]],
+            timbre=self._timbre[chosen],
+        )
+
+    def batches(self, batch_size: int, start: int, *, seed: int) -> Iterator[TripleBatch]:
+        """Endless batches from batch number `start`: as `make_loader` gives them, but on the device."""
+        sampler = StepSampler(len(self._content), batch_size, seed, start, part=part(batch_size))
+        return (self[items] for items in sampler)
+
+    def _load(self, places: Tensor) -> Tensor:
+        features = self._features[places].float()
+        if self._quantization is not None:
+            features.mul_(self._quantization.step).add_(self._quantization.low)
+        return features.sub_(self._mean).div_(self._std)
+
+
+def may_preload(dataset: TripleDataset, device: torch.device) -> bool:
+    """Whether the triples go into the memory of the device: TIMBREFLOW_PRELOAD, which is auto, 1 or 0.
+
+    auto does so on a CUDA device where they take at most a quarter of the memory that is free.
+
+    Raises:
+        TimbreflowError: the variable says something else.
+    """
+    asked = os.environ.get(PRELOAD_VARIABLE, "auto")
+    if asked not in {"auto", "1", "0"}:
+        raise TimbreflowError(f"{PRELOAD_VARIABLE} is {asked!r}; set it to auto, 1 or 0.")
+    if asked != "auto" or device.type != "cuda":
+        return asked == "1"
+    clip = dataset.stored(dataset.positions["target"].to_numpy()[:1])
+    clips = len(np.unique(dataset.positions.to_numpy()))
+    size = clips * (clip.numel() * clip.element_size() + clip.shape[-1] * 128)
+    return size <= torch.cuda.mem_get_info(device)[0] / 4

@@ -9,14 +9,15 @@ from tests import small
 from timbreflow.audio.features import Normalizer
 from timbreflow.errors import TimbreflowError
 from timbreflow.models.vocoder import Vocoder
-from timbreflow.training.stft_discriminator import JudgedVocoder, adversarial_terms
-from timbreflow.training.vocoder_config import VocoderLosses
-from timbreflow.training.vocoder_objective import MultiResolutionSTFT, VocoderObjective
+from timbreflow.training.config import VocoderLosses
+from timbreflow.training.discriminator import VocoderWithDiscriminator
+from timbreflow.training.losses import MultiResolutionSTFT, adversarial_terms
+from timbreflow.training.objectives import VocoderObjective
 
 NORMALIZER = Normalizer(mean=torch.full((24,), -2.0), std=torch.full((24,), 2.0))
 SHAPE = dataclasses.replace(small.VOCODER, width=24)
 LOSSES = VocoderLosses(convergence=1.0, magnitude=1.0, mel=1.0, adversarial=0.0, feature_matching=0.0)
-JUDGED = dataclasses.replace(LOSSES, adversarial=0.5, feature_matching=1.0)
+ADVERSARIAL = dataclasses.replace(LOSSES, adversarial=0.5, feature_matching=1.0)
 
 
 def sound() -> torch.Tensor:
@@ -30,7 +31,7 @@ def sound() -> torch.Tensor:
 def model(kind: type = Vocoder) -> torch.nn.Module:
     torch.manual_seed(0)
     vocoder = Vocoder(SHAPE)
-    return vocoder if kind is Vocoder else JudgedVocoder(vocoder)
+    return vocoder if kind is Vocoder else VocoderWithDiscriminator(vocoder)
 
 
 def objective(losses: VocoderLosses = LOSSES, noise: float = 0.0) -> VocoderObjective:
@@ -50,7 +51,7 @@ def test_equal_sounds_cost_nothing_and_silence_is_finite() -> None:
     assert float(near) < float(far)
 
 
-@pytest.mark.parametrize(("kind", "losses"), [(Vocoder, LOSSES), (JudgedVocoder, JUDGED)])
+@pytest.mark.parametrize(("kind", "losses"), [(Vocoder, LOSSES), (VocoderWithDiscriminator, ADVERSARIAL)])
 def test_loss_falls_on_one_batch(kind: type, losses: VocoderLosses) -> None:
     network, train = model(kind), objective(losses)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
@@ -80,8 +81,8 @@ def test_under_half_precision_the_losses_stay_single() -> None:
 
 
 def test_each_side_trains_its_own_weights() -> None:
-    network = model(JudgedVocoder)
-    assert isinstance(network, JudgedVocoder)
+    network = model(VocoderWithDiscriminator)
+    assert isinstance(network, VocoderWithDiscriminator)
     features = torch.randn(2, 24, 8)
     judge, maker = network.discriminator, network.vocoder
     terms = adversarial_terms(judge, maker(features), sound()[:2])

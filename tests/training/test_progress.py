@@ -1,8 +1,11 @@
-"""How long a training says that it takes: once at the start, and again when that changes by half."""
+"""What a training says: its curves' clock, how long it takes (again when that changes by half), where its time goes."""
+
+import time
 
 import pytest
+import torch
 
-from timbreflow.training.estimate import MEASURED_STEPS, Estimate, spoken
+from timbreflow.training.progress import MEASURED_STEPS, PROFILE_VARIABLE, Estimate, Stopwatch, format_time
 
 
 def spoken_at(seconds: list[float], steps: int, first: int = 0) -> dict[int, str]:
@@ -40,5 +43,23 @@ def test_a_resumed_training_counts_from_where_it_goes_on() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(45.2, "45 s"), (700.0, "12 min"), (9000.0, "2.5 h")])
-def test_times_are_spoken(seconds: float, words: str) -> None:
-    assert spoken(seconds) == words
+def test_times_are_written_for_people(seconds: float, words: str) -> None:
+    assert format_time(seconds) == words
+
+
+def test_the_wait_for_data_is_a_share_of_all_time() -> None:
+    watch = Stopwatch(torch.device("cpu"))
+    with watch("data"):
+        time.sleep(0.05)
+    with watch("forward_backward"):
+        time.sleep(0.05)
+    assert watch.seconds["data"] >= 0.05 and watch.seconds["forward_backward"] >= 0.05
+    assert 0 < watch.data_wait < 1
+    report = watch.report(steps=2)
+    assert report.startswith("profile of 2 steps in 0.") and "waiting for data 0.0" in report
+
+
+@pytest.mark.parametrize(("value", "wanted"), [("", False), ("0", False), ("1", True)])
+def test_the_environment_asks_for_it(value: str, wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PROFILE_VARIABLE, value)
+    assert Stopwatch(torch.device("cpu")).wanted is wanted

@@ -15,7 +15,7 @@ from timbreflow.data.triples import Pairs, TripleDataset
 from timbreflow.errors import TimbreflowError
 from timbreflow.stages import extract_mels
 from timbreflow.stages.layout import Layout
-from timbreflow.training.device_triples import DeviceTriples, may_preload
+from timbreflow.training.data import DeviceTriples, may_preload
 
 CPU = torch.device("cpu")
 

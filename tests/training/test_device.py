@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from timbreflow.errors import TimbreflowError
+from timbreflow.training import device as device_module
 from timbreflow.training import fit as fit_module
-from timbreflow.training import precision
-from timbreflow.training.precision import choose_precision
+from timbreflow.training.device import choose_precision
 
 CPU = torch.device("cpu")
 TRAINING = """
@@ -55,7 +55,7 @@ def test_bfloat16_by_name_warns_where_it_is_emulated(tmp_path: Path) -> None:
 def test_auto_asks_the_device(
     native: bool, expected: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(precision, "has_bfloat16", lambda device: native)
+    monkeypatch.setattr(device_module, "has_bfloat16", lambda device: native)
     with caplog.at_level(logging.WARNING):
         assert choose_precision("auto", CPU) == expected
         assert choose_precision("float32", CPU) == "float32"
@@ -66,7 +66,7 @@ def test_auto_asks_the_device(
 def test_cuda_does_not_count_what_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: asked.append(including_emulation))
-    assert not precision.has_bfloat16(torch.device("cuda"))
+    assert not device_module.has_bfloat16(torch.device("cuda"))
     assert asked == [False]
 
 
