@@ -52,6 +52,12 @@ def test_a_preset_may_lie_on_another() -> None:
     assert gpu.train_glow.fit.batch_size > base.train_glow.fit.batch_size
 
 
+def test_a_preset_may_clear_a_mapping_of_the_one_below() -> None:
+    clear, base = (YAML(typ="safe").load(preset_text(name))["collect_midi"] for name in ("fine-tune", "cpu-long"))
+    assert base["fractions"]
+    assert clear["fractions"] == {}
+
+
 @pytest.mark.parametrize(
     ("section", "key", "value", "own"),
     [
