@@ -1,8 +1,8 @@
 """Ablations: one changed setting an arm, equal steps, and the same test clips for all of them.
 
 An arm is a checkout in small: a folder whose data, test sets and timbre metric are links, and whose weights are its
-own. So the stages train and examine it as they do everything else, and a training that was killed goes on. All weights
-are those of the best validation, and validation hears true triples in every arm.
+own. So the stages train and evaluate it as they do everything else, and a training that was killed goes on. All weights
+are those of the best validation, and validation is on true triples in every arm.
 """
 
 import dataclasses
@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -20,21 +19,22 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from benchmarks.ablation_table import figures_of
 from timbreflow.audio.features import FeatureConfig
 from timbreflow.data.manifest import read_manifest, write_manifest
 from timbreflow.errors import TimbreflowError
+from timbreflow.evaluation.baselines.stored import COLUMNS
 from timbreflow.evaluation.config import EvaluationConfig
-from timbreflow.evaluation.scores import CLIP_METRICS, DECIMALS, digest_of_metrics
-from timbreflow.evaluation.systems import SYSTEMS
+from timbreflow.evaluation.digest import digest_of_metrics
+from timbreflow.evaluation.summary import plain, summarize
 from timbreflow.files import atomic_file, read_json, sha256_file, stable_hash, write_json
-from timbreflow.inference.catalogue import is_bundle
 from timbreflow.models.bundle import WEIGHTS, weights_sha256
+from timbreflow.models.catalogue import is_bundle, known_model
 from timbreflow.stages import train_glow, train_vqvae
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import MetricLogger
-from timbreflow.testsets.exam import Exam, require_weights
+from timbreflow.stages.result import MetricLogger
+from timbreflow.testsets.evaluate import TestSetEvaluation
 from timbreflow.testsets.frozen import read_released, require_built
+from timbreflow.testsets.weights import require_weights
 from timbreflow.training.config import GlowTraining, VQVAETraining
 from timbreflow.training.products import read_passed
 
@@ -48,12 +48,12 @@ class Row:
 
     Args:
         system: what is trained, as `SYSTEMS` calls it.
-        reference: the row it is held against; "" for a reference.
+        reference: the row it is compared with; "" for a reference.
         changes: names of params.yaml to values.
         data: which prepared data set it is trained on.
     """
 
-    system: Literal["vqvae_base", "glow"]
+    system: Literal["vqvae", "glow"]
     reference: str
     changes: dict[str, Any] = dataclasses.field(default_factory=dict)
     data: Literal["plain", "varied"] = "varied"
@@ -61,7 +61,7 @@ class Row:
     @property
     def section(self) -> str:
         """Its section of params.yaml."""
-        return {"vqvae_base": "train_vqvae.base", "glow": "train_glow"}[self.system]
+        return known_model(self.system).section
 
     @property
     def trains(self) -> bool:
@@ -70,13 +70,13 @@ class Row:
 
 
 ROWS: dict[str, Row] = {
-    "reference_vqvae": Row("vqvae_base", ""),
-    "pairs_self_supervised": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.pairs": "self_supervised"}),
-    "pairs_mixed": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.pairs": "mixed"}),
-    "one_style_token": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.model.style.n_tokens": 1}),
-    "invariance": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.losses.invariance": 0.05}),
-    "no_roll_hint": Row("vqvae_base", "reference_vqvae", {"train_vqvae.base.model.content.roll_hint": 0}),
-    "plain_timbres": Row("vqvae_base", "reference_vqvae", data="plain"),
+    "reference_vqvae": Row("vqvae", ""),
+    "pairs_self_supervised": Row("vqvae", "reference_vqvae", {"train_vqvae.base.pairs": "self_supervised"}),
+    "pairs_mixed": Row("vqvae", "reference_vqvae", {"train_vqvae.base.pairs": "mixed"}),
+    "one_style_token": Row("vqvae", "reference_vqvae", {"train_vqvae.base.model.style.n_tokens": 1}),
+    "invariance": Row("vqvae", "reference_vqvae", {"train_vqvae.base.losses.invariance": 0.05}),
+    "no_roll_hint": Row("vqvae", "reference_vqvae", {"train_vqvae.base.model.content.pianoroll_channels": 0}),
+    "plain_timbres": Row("vqvae", "reference_vqvae", data="plain"),
     "reference_glow": Row("glow", ""),
     "flow_alone": Row("glow", "reference_glow", {"train_glow.model.decoder_width": 0}),
     "no_style_norm": Row("glow", "reference_glow", {"train_glow.model.style_norm": False}),
@@ -92,7 +92,7 @@ ROWS: dict[str, Row] = {
 def short_training(section: str, steps: int) -> dict[str, Any]:
     """Changes for every arm: true triples, so many steps from scratch to a learning rate of 0, no early end.
 
-    Features are heard as the models make them, without the contrast that was chosen for trained ones.
+    Features become sound as the models make them, without the contrast that was chosen for trained ones.
     """
     fit = {"steps": steps, "batch_size": 16, "warmup_steps": min(100, steps // 10), "schedule": "cosine"}
     fit |= {"ema_decay": 0.99, "validate_every": max(1, min(250, steps // 3)), "patience": 0}
@@ -122,7 +122,7 @@ def run(
     log: MetricLogger,
     device: str | None = None,
 ) -> dict[str, Any]:
-    """Train and examine one arm; write OUT/NAME.json and OUT/per_clip/NAME.csv. What is finished is not done again.
+    """Train and evaluate one arm; write OUT/NAME.json and OUT/per_clip/NAME.csv. What is finished is not done again.
 
     Args:
         name: one of `ROWS`.
@@ -146,11 +146,11 @@ def run(
     row = ROWS[name]
     with _open_arm(layout, name if row.trains else row.reference, data) as arm:
         passed = read_passed(arm.results("validate_data") / "passed.json")
-        # Before the training, so that a set that is missing is not missed after it.
+        # Before the training, so that a missing set is named before hours are spent.
         sets = [_spread_set(layout.testsets / testset, arm, clips) for testset in TESTSETS]
         cost = _train(section, features, arm, passed, log=log, device=device)
         weights = weights_sha256(_weights(arm, section))
-        # Another temperature is another arm, not another exam.
+        # Another temperature is another arm, measured in the same way.
         metrics = digest_of_metrics(require_weights(arm, "timbre_metric") / WEIGHTS, evaluate, drawn=False)
         facts = {
             "row": name,
@@ -170,17 +170,12 @@ def run(
             stored: dict[str, Any] = read_json(json_file)
             if {key: stored.get(key) for key in facts} == facts:
                 return stored
-        table = _examine(row.system, evaluate, arm, log=log, device=device)
-        intervals = partial(figures_of, samples=evaluate.bootstrap_samples, seed=evaluate.seed)
-        figures = {
-            testset: {
-                metric: {key: round(bound, DECIMALS) for key, bound in vars(interval).items()}
-                for metric, interval in intervals(table[table["set"] == testset]).items()
-            }
-            for testset in TESTSETS
-        }
+        table = _evaluate(row.system, evaluate, arm, log=log, device=device)
+        summaries = summarize(table, samples=evaluate.bootstrap_samples, seed=evaluate.seed)
+        figures = {testset: plain(summary.figures[row.system]) for testset, summary in summaries.items()}
         with atomic_file(clips_file) as temporary:
-            table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+            columns = ["set", *(name for name in COLUMNS if name in table)]
+            table[columns].to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
         result = {**facts, "figures": figures}
         write_json(json_file, result)
         return result
@@ -225,7 +220,7 @@ def _alone(folder: Path) -> Iterator[None]:
             yield
     except Timeout as error:
         raise TimbreflowError(
-            f"Another command is training or examining the arm {folder.name}; wait for its end and run this again."
+            f"Another command is training or evaluating the arm {folder.name}; wait for its end and run this again."
         ) from error
 
 
@@ -244,7 +239,7 @@ def _spread_set(source: Path, arm: Layout, clips: int) -> Path:
 
 
 def _weights(arm: Layout, section: VQVAETraining | GlowTraining) -> Path:
-    return arm.model("vqvae-base" if isinstance(section, VQVAETraining) else "glow")
+    return arm.model("vqvae" if isinstance(section, VQVAETraining) else "glow")
 
 
 def _train(
@@ -285,13 +280,9 @@ def _train(
     return note(finished=True)
 
 
-def _examine(
+def _evaluate(
     system: str, config: EvaluationConfig, arm: Layout, *, log: MetricLogger, device: str | None
 ) -> pd.DataFrame:
-    """One row a set and triple."""
-    rows = []
-    for testset in TESTSETS:
-        exam = Exam(testset, config, layout=arm, clips=0, device=device, part=True)
-        rows += exam.listen({system: SYSTEMS[system].build}, log=log)[0].rows
-    table = pd.DataFrame(rows)[["set", "triple_id", *CLIP_METRICS, "onset_f1_content", "onset_f1_target"]]
-    return table.sort_values(["set", "triple_id"], ignore_index=True)
+    """The per-clip table of the arm on all sets."""
+    sets = [TestSetEvaluation(name, config, layout=arm, device=device, part=True) for name in TESTSETS]
+    return pd.concat([each.run([system], log=log).table for each in sets], ignore_index=True)

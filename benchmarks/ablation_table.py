@@ -1,51 +1,19 @@
-"""Figures of one ablation, and the table of those that exist: each against its reference, clip by clip."""
+"""The table of the ablations that exist: each compared with its reference, clip by clip."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from timbreflow.errors import TimbreflowError
+from timbreflow.evaluation.summary import summarize
 from timbreflow.files import atomic_file, read_json
-from timbreflow.metrics.onsets import note_score
-from timbreflow.metrics.statistics import Interval, bootstrap, paired_difference
-
-METRICS = {"lsd": "LSD, dB", "timbre": "timbre", "timbre_mfcc": "timbre by MFCC", "note_score": "note score"}
-"""Columns of the table; all but the last are better when lower."""
+from timbreflow.metrics.registry import METRICS
+from timbreflow.metrics.statistics import Interval
 
 COMMON = ("steps", "exam")
 """What two arms must share, and `data_digest` too where the data is not what was changed."""
-
-
-def figures_of(
-    clips: pd.DataFrame, *, samples: int, seed: int, reference: pd.DataFrame | None = None
-) -> dict[str, Interval]:
-    """Metric to interval of one arm on one set, or of arm - reference over the same clips.
-
-    Args:
-        clips: of the arm, one row a triple, sorted.
-        samples: bootstrap draws.
-        seed: of the bootstrap.
-        reference: as `clips`, of the reference; None gives the arm's own figures.
-    """
-    found = {}
-    for metric in METRICS:
-        column = "onset_f1" if metric == "note_score" else metric
-        own = clips[column].to_numpy(float)
-        other = np.zeros_like(own) if reference is None else reference[column].to_numpy(float)
-        if metric == "note_score":
-            ceilings = [clips[f"onset_f1_{role}"].to_numpy(float) for role in ("target", "content")]
-            found[metric] = bootstrap(
-                [own, other, *ceilings],
-                lambda a, b, t, c: note_score(a, t, c) - note_score(b, t, c),
-                samples=samples,
-                seed=seed,
-            )
-        else:
-            found[metric] = paired_difference(own, other, samples=samples, seed=seed)
-    return found
 
 
 def write_table(out: Path, names: Sequence[str], *, samples: int, seed: int) -> str:
@@ -67,20 +35,24 @@ def write_table(out: Path, names: Sequence[str], *, samples: int, seed: int) -> 
         "# Ablations",
         "",
         "One changed setting a row, equal steps. In brackets: arm - reference over the same clips with its 95 % "
-        "interval, bold where that excludes 0. Note score is better when higher, the others when lower.",
+        "interval, bold where that excludes 0. An arrow says which values are better.",
     ]
     try:
-        clips = {name: pd.read_csv(out / "per_clip" / f"{name}.csv", dtype={"triple_id": str}) for name in arms}
-        for testset in next(iter(arms.values()))["figures"]:
-            lines += ["", f"## {testset}", "", f"| arm | steps | CPU min | {' | '.join(METRICS.values())} |"]
-            lines += [f"|---|---|---|{'---|' * len(METRICS)}"]
+        clips = [pd.read_csv(out / "per_clip" / f"{name}.csv", dtype={"triple_id": str}) for name in arms]
+        table = pd.concat([own.assign(system=name) for name, own in zip(arms, clips, strict=True)])
+        pairs = [
+            (name, arm["reference"])
+            for name, arm in arms.items()
+            if arm["reference"] in arms and comparable(arm, arms[arm["reference"]])
+        ]
+        for testset, summary in summarize(table, pairs=pairs, samples=samples, seed=seed).items():
+            shown = [metric for metric in METRICS if any(metric.name in row for row in summary.figures.values())]
+            heads = [f"{metric.head} {'↑' if metric.direction == 'higher' else '↓'}" for metric in shown]
+            lines += ["", f"## {testset}", "", f"| arm | steps | CPU min | {' | '.join(heads)} |"]
+            lines += [f"|---|---|---|{'---|' * len(shown)}"]
             for name, arm in arms.items():
-                gaps: dict[str, Interval] = {}
-                reference = arm["reference"]
-                if reference in arms and comparable(arm, arms[reference]):
-                    own, other = (clips[each][clips[each]["set"] == testset] for each in (name, reference))
-                    gaps = figures_of(own, reference=other, samples=samples, seed=seed)
-                cells = [_cell(arm["figures"][testset][metric]["value"], gaps.get(metric)) for metric in METRICS]
+                figures, gaps = summary.figures[name], summary.differences.get(f"{name} - {arm['reference']}", {})
+                cells = [_cell(figures.get(metric.name), gaps.get(metric.name)) for metric in shown]
                 lines += [f"| {name} | {arm['steps']} | {arm['cpu_seconds'] / 60:.1f} | {' | '.join(cells)} |"]
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise TimbreflowError(
@@ -98,8 +70,10 @@ def comparable(arm: Mapping[str, Any], reference: Mapping[str, Any]) -> bool:
     return all(arm[name] == reference[name] for name in shared)
 
 
-def _cell(value: float, gap: Interval | None) -> str:
+def _cell(figure: Interval | None, gap: Interval | None) -> str:
+    if figure is None:
+        return "-"
     if gap is None:
-        return f"{value:.3f}"
+        return f"{figure.value:.3f}"
     words = f"{gap.value:+.3f}, {gap.low:+.3f} to {gap.high:+.3f}"
-    return f"{value:.3f} (**{words}**)" if gap.low > 0 or gap.high < 0 else f"{value:.3f} ({words})"
+    return f"{figure.value:.3f} (**{words}**)" if gap.low > 0 or gap.high < 0 else f"{figure.value:.3f} ({words})"

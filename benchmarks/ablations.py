@@ -1,7 +1,7 @@
 """The ablation table, one command a row: `python benchmarks/ablations.py ROW`, then `--table`.
 
 Each arm changes one setting of the preset cpu-long, trains for equal steps below .scratch/ablations/ROW (killed, the
-same command goes on), is examined on the frozen test sets, and leaves ROW.json and per_clip/ROW.csv in the output
+same command goes on), is evaluated on the frozen test sets, and leaves ROW.json and per_clip/ROW.csv in the output
 folder and a run in MLflow. `--prepare` renders what they are trained on from the notes of this checkout: squares of
 clips with layers, synthesis parameters and equalizer, and as many without them for the row plain_timbres.
 """
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_row(options: argparse.Namespace, params: Params) -> None:
-    """Train and examine one arm inside an MLflow run."""
+    """Train and evaluate one arm inside an MLflow run."""
     row = ablation.ROWS[options.row]
     layout = Layout(options.root)
     data = _prepared(layout, row.data).root
@@ -116,7 +116,7 @@ def _params(path: Path | None) -> Params:
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Train and examine one arm of the ablation table, or write the table.",
+        description="Train and evaluate one arm of the ablation table, or write the table.",
         epilog="For example: python benchmarks/ablations.py reference_vqvae --steps 1500",
     )
     parser.add_argument("row", nargs="?", metavar="ROW", choices=list(ablation.ROWS), help="one of --list")

@@ -35,8 +35,7 @@ if TYPE_CHECKING:  # `run` begins where timbreflow is not installed
 
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE.parent / ".scratch" / "gpu-short"
-BUNDLES = {"vqvae": "vqvae-base", "glow": "glow"}
-"""Model -> its folder below data/models."""
+MODELS = ("vqvae", "glow")
 WHEELS = (
     "annotated-types", "cffi", "einx", "frozendict", "isal", "loguru", "platformdirs", "pycparser", "pydantic",
     "pydantic-core", "pyfluidsynth", "pySmartDL", "ruamel.yaml", "soundfile", "soxr", "symusic", "torch-einops-utils",
@@ -226,8 +225,8 @@ def run(folder: Path, out: Path, *, deadline: float) -> None:
     for earlier in [layout.root / "data" / "models", *(layout.root / ".scratch").glob("train_*")]:
         shutil.rmtree(earlier, ignore_errors=True)
     context = get_context("spawn")
-    barrier = context.Barrier(len(BUNDLES))
-    trainings = {name: context.Process(target=_train, args=(name, folder, deadline, out, barrier)) for name in BUNDLES}
+    barrier = context.Barrier(len(MODELS))
+    trainings = {name: context.Process(target=_train, args=(name, folder, deadline, out, barrier)) for name in MODELS}
     for process in trainings.values():
         process.start()
     while any(process.is_alive() for process in trainings.values()):
@@ -293,7 +292,7 @@ def _train(name: str, folder: Path, deadline: float, out: Path, barrier: "Barrie
     from timbreflow.models.devices import resolve_device
     from timbreflow.stages import train_glow, train_vqvae
     from timbreflow.stages.layout import Layout
-    from timbreflow.stages.report import ignore_metrics
+    from timbreflow.stages.result import ignore_metrics
 
     _log_to(out)
     params, layout = load_params(folder / "params.yaml"), Layout(folder)
@@ -315,16 +314,16 @@ def _train(name: str, folder: Path, deadline: float, out: Path, barrier: "Barrie
 
 def bring(params: "Params", layout: "Layout", out: Path) -> None:
     """Write each model to `out`: as it was trained to the end, else the best weights of its newest checkpoint."""
-    for name, place in BUNDLES.items():
+    for name in MODELS:
         scratch = layout.root / ".scratch" / "out"
-        half = scratch / place
+        half = scratch / name
         if not _halve(name, params, layout, half):
             continue
         archive = scratch / f"{name}.tar.xz"
         # One context for even and one for odd bytes: in half precision one of them holds all that can be told.
         filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "lc": 0, "lp": 1, "pb": 1}]
         with lzma.open(archive, "wb", filters=filters) as packed, tarfile.open(fileobj=packed, mode="w") as tar:
-            tar.add(half, arcname=place)
+            tar.add(half, arcname=name)
         data = archive.read_bytes()
         parts = {f"{archive.name}.{k:02d}": data[k * PART : (k + 1) * PART] for k in range(-(-len(data) // PART))}
         for part, content in parts.items():
@@ -346,8 +345,8 @@ def _halve(name: str, params: "Params", layout: "Layout", folder: Path) -> bool:
     from timbreflow.models.vqvae import VQVAE
 
     stage = "train_glow" if name == "glow" else "train_vqvae"
-    if layout.model(BUNDLES[name]).is_dir():
-        bundle = load_bundle(layout.model(BUNDLES[name]))
+    if layout.model(name).is_dir():
+        bundle = load_bundle(layout.model(name))
     else:
         best = sorted((layout.root / ".scratch" / stage).glob("*/step-*/best.safetensors"))
         if not best:
@@ -363,7 +362,7 @@ def _halve(name: str, params: "Params", layout: "Layout", folder: Path) -> bool:
 
 
 def join(out: Path, models: Path) -> None:
-    """Make the models' folders, `models`/vqvae-base and `models`/glow, from the parts in `out`.
+    """Make the models' folders, `models`/vqvae and `models`/glow, from the parts in `out`.
 
     Raises:
         TimbreflowError: there are no parts, or they do not fit together.
@@ -371,7 +370,7 @@ def join(out: Path, models: Path) -> None:
     from timbreflow.errors import TimbreflowError
     from timbreflow.models.bundle import load_bundle
 
-    found = [name for name in BUNDLES if (out / f"{name}.tar.xz.00").is_file()]
+    found = [name for name in MODELS if (out / f"{name}.tar.xz.00").is_file()]
     if not found:
         raise TimbreflowError(
             f"{out} holds no part of a model, such as glow.tar.xz.00; name the folder of `run --out`."
@@ -389,8 +388,8 @@ def join(out: Path, models: Path) -> None:
             ) from error
         finally:
             archive.unlink()
-        load_bundle(models / BUNDLES[name])
-        print(f"{models / BUNDLES[name]} is whole")
+        load_bundle(models / name)
+        print(f"{models / name} is whole")
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -406,7 +405,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     train.add_argument("--minutes", type=float, default=9.0, help="for everything (%(default)s)")
     whole = commands.add_parser("join", help="make model folders from the parts")
     whole.add_argument("out", type=Path, help="folder of the parts")
-    whole.add_argument("models", type=Path, help="folder that gets vqvae-base and glow, such as data/models")
+    whole.add_argument("models", type=Path, help="folder that gets vqvae and glow, such as data/models")
     return parser.parse_args(arguments)
 
 

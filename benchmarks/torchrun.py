@@ -40,7 +40,6 @@ from timbreflow.tracking.connection import connect
 
 TOLERANCE = 1e-3
 FLOWS = {"vqvae": ("flows.train_vqvae", "base"), "glow": ("flows.train_glow",)}
-NAMES = {"vqvae": "vqvae-base", "glow": "glow"}
 
 
 def main() -> int:
@@ -142,7 +141,7 @@ def _training(
     seconds = time.monotonic() - began
     validation = _history(root, "val/loss")[options.steps]
     _say(f"{model}: {processes} process(es), {threads} thread(s): loss {validation:.6f} after {options.steps} steps")
-    network = load_bundle(Layout(root).model(NAMES[model])).model
+    network = load_bundle(Layout(root).model(model)).model
     return Training(
         validation=validation,
         losses=_history(root, "train/loss"),

@@ -30,7 +30,7 @@ from timbreflow.metrics.family import (
 from timbreflow.metrics.signals import SAMPLE_RATE
 from timbreflow.metrics.timbre import mfcc_statistics
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import StageReport
+from timbreflow.stages.result import StageResult
 from timbreflow.workers import worker_count
 
 FOLDER = Path("released") / "family_classifier"
@@ -44,7 +44,7 @@ def run(
     config: FamilyConfig | None = None,
     max_clips: int = 20_000,
     folder: Path | None = None,
-) -> StageReport:
+) -> StageResult:
     """Train on single-layer clips of the split train and store the classifier.
 
     Args:
@@ -71,7 +71,7 @@ def run(
         "validation_accuracy": round(accuracy, 4),
     }
     save_family_classifier(place, network, config=config, facts=facts)
-    return StageReport(
+    return StageResult(
         summary=f"Family classifier: {accuracy:.1%} of {len(held_out)} validation clips, trained on {len(train)} clips "
         f"of {facts['timbres']} timbres; {place}",
         metrics={"validation_accuracy": accuracy},

@@ -27,7 +27,7 @@ from timbreflow.config import Params, as_mapping, load_params
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import read_json
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import StageReport, ignore_metrics
+from timbreflow.stages.result import StageResult, ignore_metrics
 from timbreflow.stages.shards import run_shard
 from timbreflow.tracking.runs import open_run
 from timbreflow.workers import process_count, process_rank
@@ -47,7 +47,7 @@ def load() -> tuple[Params, Layout]:
     return load_params(ROOT / "params.yaml"), Layout(ROOT)
 
 
-def run_shards(stage: ModuleType, *sections: Any, layout: Layout) -> StageReport:
+def run_shards(stage: ModuleType, *sections: Any, layout: Layout) -> StageResult:
     """Plan a sharded stage, run its shards as tasks of the runner that the environment chooses, finish it."""
     name = stage.__name__.rpartition(".")[2]
     runner = chosen_runner()
@@ -55,14 +55,14 @@ def run_shards(stage: ModuleType, *sections: Any, layout: Layout) -> StageReport
     worker = plain_task(run_shard, name=f"{name} shard", task_run_name=f"{name} shard")
     calls = [{"stage": name, "shard": shard, "sections": sections, "layout": layout} for shard in shards]
     run_all(worker, calls, runner=runner, done=_Progress(name, len(shards)).advance)
-    report: StageReport = plain_task(stage.finish, name=f"finish {name}")(*sections, layout=layout)
+    report: StageResult = plain_task(stage.finish, name=f"finish {name}")(*sections, layout=layout)
     return report
 
 
-def run_stage(stage: ModuleType, *arguments: Any, **keywords: Any) -> StageReport:
+def run_stage(stage: ModuleType, *arguments: Any, **keywords: Any) -> StageResult:
     """Run a stage that is one piece of work as one task."""
     name = stage.__name__.rpartition(".")[2]
-    report: StageReport = plain_task(stage.run, name=name)(*arguments, **keywords)
+    report: StageResult = plain_task(stage.run, name=name)(*arguments, **keywords)
     return report
 
 
@@ -121,7 +121,7 @@ class _Progress:
             update_progress_artifact(artifact_id=self._id, progress=min(100.0, 100.0 * step / self._steps))
 
 
-def publish(stage: str, report: StageReport) -> None:
+def publish(stage: str, report: StageResult) -> None:
     """Show a stage's report as Prefect artifacts: a sentence with its numbers, its tables, links to its files."""
     get_run_logger().info(report.summary)
     numbers = "\n".join(f"| {name} | {value:.5g} |" for name, value in report.metrics.items())

@@ -149,8 +149,8 @@ def test_round_trip(values: dict[str, Any]) -> None:
         (("evaluate", "sets"), [], r"evaluate.sets is \[\]; name at least one"),
         (("evaluate", "sets"), ["test", "tset"], "tset.*test_seen"),
         (("evaluate", "sets"), ["test", "test"], "each once"),
-        (("evaluate", "systems"), ["vqvae_base", "glow", "oracel"], "oracel.*oracle"),
-        (("evaluate", "systems"), ["vqvae_base", "oracle"], "evaluate.systems lacks glow"),
+        (("evaluate", "systems"), ["vqvae", "glow", "oracel"], "oracel.*oracle"),
+        (("evaluate", "systems"), ["vqvae", "oracle"], "evaluate.systems lacks glow"),
         (("evaluate", "sets"), ["test_seen"], "gate.set is test, which evaluate.sets does not name"),
         (("register_models", "gate", "criteria"), {}, "no criteria"),
         (("collect_midi", "sources"), [], "collect_midi.sources names no source"),
@@ -171,6 +171,27 @@ def test_mistakes_are_named(path: tuple[str | int, ...], value: Any, words: str,
 def test_a_missing_key_is_named(values: dict[str, Any]) -> None:
     del values["train_glow"]["fit"]["seed"]
     with pytest.raises(TimbreflowError, match=r"train_glow\.fit\.seed is missing"):
+        parse_params(values, source="params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new"),
+    [
+        (("train_glow", "model"), "bound", "max_log_scale"),
+        (("train_glow", "model"), "hidden", "hidden_channels"),
+        (("train_glow", "model", "style"), "roll_bins", "max_bin_shift"),
+        (("train_vqvae", "base", "model", "content"), "roll_hint", "pianoroll_channels"),
+        (("train_vqvae", "paper", "model", "content"), "roll_width", "pianoroll_head_width"),
+    ],
+)
+def test_an_old_name_is_answered_with_the_new_one(
+    path: tuple[str, ...], old: str, new: str, values: dict[str, Any]
+) -> None:
+    section = values
+    for key in path:
+        section = section[key]
+    section[old] = section.pop(new)
+    with pytest.raises(TimbreflowError, match=rf"params.yaml: {'.'.join(path)}.{old} is now called {new}; rename it."):
         parse_params(values, source="params.yaml")
 
 

@@ -8,9 +8,9 @@ from ruamel.yaml import YAML
 _SMALLER = {
     "width": 16,
     "dim": 8,
-    "hidden": 16,
+    "hidden_channels": 16,
     "context_width": 16,
-    "roll_width": 8,
+    "pianoroll_head_width": 8,
     "code_dim": 8,
     "codebook_size": 32,
     "n_steps": 2,

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from importlib import resources
 from io import StringIO
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import YAMLError
@@ -19,9 +18,10 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.evaluation.gate import RegisterConfig
 from timbreflow.files import atomic_file
-from timbreflow.inference.catalogue import MODELS
+from timbreflow.models.catalogue import GATED
 from timbreflow.notes.collect import CollectConfig
 from timbreflow.rendering.config import RenderConfig
+from timbreflow.schema import parse
 from timbreflow.training.config import GlowTraining, TimbreMetricTraining, VQVAETraining
 from timbreflow.training.vocoder_config import VocoderTraining
 from timbreflow.validation.config import ValidationConfig
@@ -29,8 +29,13 @@ from timbreflow.validation.config import ValidationConfig
 PRESETS = resources.files("timbreflow") / "presets"
 
 OLD_NAMES = {
+    "bound": "max_log_scale",
     "counterparts": "complete_squares",
+    "hidden": "hidden_channels",
     "on_the_fly": "online_triples",
+    "roll_bins": "max_bin_shift",
+    "roll_hint": "pianoroll_channels",
+    "roll_width": "pianoroll_head_width",
 }
 """Former names of parameters, for people whose params.yaml still has them."""
 
@@ -96,9 +101,7 @@ def parse_params(values: Any, *, source: str) -> Params:
         raise TimbreflowError(f"{source} holds no sections; start again from `timbreflow preset default`.")
     _require_plain(values, (), source)
     try:
-        params = _adapter().validate_json(json.dumps(values), strict=True)
-    except ValidationError as error:
-        raise TimbreflowError(f"{source}: {_first_problem(error)}") from error
+        params = parse(Params, values, otherwise="start again from `timbreflow preset default`", old_names=OLD_NAMES)
     except TimbreflowError as error:
         if Path(source).name in str(error):
             raise
@@ -198,23 +201,6 @@ def _lay_over(base: Any, changes: Mapping[str, Any], preset: str) -> None:
             base[key] = value
 
 
-def _adapter() -> TypeAdapter[Params]:
-    _forbid_unknown_keys(Params, set())
-    return TypeAdapter(Params)
-
-
-def _forbid_unknown_keys(kind: Any, seen: set[Any]) -> None:
-    """Pydantic takes `extra` from each dataclass itself, and the sections, which know nothing of pydantic, set none."""
-    for argument in get_args(kind) if get_origin(kind) else (kind,):
-        if get_origin(argument):
-            _forbid_unknown_keys(argument, seen)
-        elif dataclasses.is_dataclass(argument) and argument not in seen:
-            seen.add(argument)
-            with_config(ConfigDict(extra="forbid", strict=True))(argument)  # type: ignore[type-var]
-            for hint in get_type_hints(argument).values():
-                _forbid_unknown_keys(hint, seen)
-
-
 def _require_plain(value: Any, place: tuple[str, ...], source: str) -> None:
     """YAML also knows dates, binary data and sets, which no parameter is."""
     if isinstance(value, Mapping):
@@ -231,28 +217,6 @@ def _require_plain(value: Any, place: tuple[str, ...], source: str) -> None:
         raise TimbreflowError(
             f"{source}: {'.'.join(place)} = {value} is a {type(value).__name__}; give a number or quoted text."
         )
-
-
-_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
-
-
-def _first_problem(error: ValidationError) -> str:
-    problems = error.errors(include_url=False)
-    for problem in problems:
-        name = str(problem["loc"][-1])
-        if problem["type"] in _UNKNOWN and name in OLD_NAMES:
-            return f"{'.'.join(map(str, problem['loc']))} is now called {OLD_NAMES[name]}; rename it."
-    problem = problems[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    match problem["type"]:
-        case kind if kind in _UNKNOWN:
-            return f"{where} is not a known parameter; correct its name or remove it."
-        case "missing" | "missing_argument":
-            return f"{where} is missing; add it, or start again from `timbreflow preset default`."
-        case "value_error":
-            return f"{where + ': ' if where else ''}{problem['msg'].removeprefix('Value error, ')}"
-        case _:
-            return f"{where} = {json.dumps(problem['input'])[:80]} is wrong: {problem['msg']}."
 
 
 def _cross_check(params: Params, source: str) -> None:
@@ -278,8 +242,8 @@ def _cross_check(params: Params, source: str) -> None:
         raise TimbreflowError(
             f"{source}: register_models.gate.set is {gate.set}, which evaluate.sets does not name; add it there."
         )
-    for model in MODELS:
-        if model.system not in params.evaluate.systems:
+    for model in GATED:
+        if model.name not in params.evaluate.systems:
             raise TimbreflowError(
-                f"{source}: evaluate.systems lacks {model.system}, which register_models needs; add it there."
+                f"{source}: evaluate.systems lacks {model.name}, which register_models needs; add it there."
             )

@@ -22,7 +22,7 @@ from timbreflow.config import load_params, preset_text
 from timbreflow.data.manifest import read_manifest, write_manifest
 from timbreflow.files import write_json
 from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle
-from timbreflow.models.triplet import TripletConfig, TripletNetwork
+from timbreflow.models.timbre_metric import TripletConfig, TripletNetwork
 from timbreflow.stages import collect_midi
 from timbreflow.stages.layout import Layout
 from timbreflow.tracking.runs import flatten
@@ -98,7 +98,7 @@ def test_two_commands_at_one_arm_are_told_apart(
         # The row temperature_1 takes the weights of reference_glow, so it works in that folder too.
         for row in ("reference_glow", "temperature_1"):
             assert command.main([row, "--root", str(tmp_path)]) == 2
-            assert "Another command is training or examining the arm reference_glow" in capsys.readouterr().err
+            assert "Another command is training or evaluating the arm reference_glow" in capsys.readouterr().err
     assert command.main(["reference_glow", "--root", str(tmp_path)]) == 2
     assert "There is no timbre_metric" in capsys.readouterr().err
 
@@ -169,14 +169,14 @@ def test_rows_one_by_one_make_the_table(
     _run(command, checkout, "plain_timbres")
     assert one["weights_sha256"] != reference["weights_sha256"]
     arm = Layout(checkout / ".scratch" / "ablations" / "one_style_token")
-    assert load_bundle(arm.model("vqvae-base")).model.config.style.n_tokens == 1
+    assert load_bundle(arm.model("vqvae")).model.config.style.n_tokens == 1
     heard = pd.read_csv(checkout / "results" / "ablations" / "per_clip" / "one_style_token.csv")
     for name, rows in heard.groupby("set"):
         ids = sorted(read_manifest(checkout / "data" / "testsets" / str(name))["triple_id"].unique())
         assert rows["triple_id"].tolist() == [ids[0], ids[2]]  # of four, spread evenly
 
     # What is finished is neither trained nor heard again.
-    monkeypatch.setattr(ablation, "Exam", None)
+    monkeypatch.setattr(ablation, "TestSetEvaluation", None)
     monkeypatch.setattr(ablation.train_vqvae, "run", None)
     assert _run(command, checkout, "one_style_token") == one
 

@@ -54,7 +54,7 @@ def test_prepare_run_and_join(tmp_path: Path) -> None:
     done = command(SCRIPT, "join", out, tmp_path / "models")
     assert done.returncode == 0, done.stderr
     assert load_bundle(tmp_path / "models" / "glow").training["steps"] == 4
-    assert load_bundle(tmp_path / "models" / "vqvae-base").training["steps"] == 4
+    assert load_bundle(tmp_path / "models" / "vqvae").training["steps"] == 4
 
     (out / "glow.tar.xz.00").write_bytes((out / "glow.tar.xz.00").read_bytes()[:-1000])
     done = command(SCRIPT, "join", out, tmp_path / "again")

@@ -18,7 +18,7 @@ from timbreflow.evaluation.checks import (
     style_cost,
     style_swap,
 )
-from timbreflow.models.glow.context import FlowContext
+from timbreflow.models.glow.layers import FlowContext
 from timbreflow.models.glow.model import Glow
 
 RATE = 16000
@@ -161,5 +161,5 @@ def test_the_cost_of_a_wrong_style_has_the_sign_of_the_likelihood(glow: Glow) ->
 def test_latents_of_all_levels_are_pooled(glow: Glow) -> None:
     x, content, style = clips(3, 16)
     found = pooled_latents(glow, x, content, style, noise=0.1, generator=None)
-    dimensions = sum(latent.shape[1] for latent in glow(x, content, style).z)
+    dimensions = sum(latent.shape[1] for latent in glow(x, content, style).likelihood.z)
     assert found.shape == (3, 2 * dimensions)

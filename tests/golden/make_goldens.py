@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from timbreflow.evaluation.scores import METRIC_VERSION
+from timbreflow.evaluation.digest import METRIC_VERSION
 from timbreflow.metrics.frechet import frechet_distance
 from timbreflow.metrics.lsd import lsd
 from timbreflow.metrics.onsets import onset_f1

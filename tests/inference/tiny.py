@@ -7,9 +7,10 @@ import torch
 
 from timbreflow.audio.features import FeatureConfig, Normalizer
 from timbreflow.models.bundle import ModelBundle, save_bundle
-from timbreflow.models.encoders import ContentConfig, StyleConfig
+from timbreflow.models.content import ContentConfig
 from timbreflow.models.glow.model import Glow, GlowConfig
 from timbreflow.models.quantizer import QuantizerConfig
+from timbreflow.models.style import StyleConfig
 from timbreflow.models.vqvae import VQVAE, VQVAEConfig
 
 FEATURES = FeatureConfig("log_mel", 16000, 1024, 1000, 500, 40, 40.0, 8000.0, 0.01)

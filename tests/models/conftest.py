@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from timbreflow.models.encoders import ContentConfig, StyleConfig
+from timbreflow.models.content import ContentConfig
 from timbreflow.models.glow.model import GlowConfig
 from timbreflow.models.quantizer import QuantizerConfig
-from timbreflow.models.triplet import TripletConfig
+from timbreflow.models.style import StyleConfig
+from timbreflow.models.timbre_metric import TripletConfig
 from timbreflow.models.vqvae import VQVAEConfig
 
 M = 12
@@ -28,8 +29,10 @@ def _quantizer(heads: int, dim: int = 8) -> QuantizerConfig:
     )
 
 
-_CONTENT = ContentConfig("residual", width=16, downsample=2, n_blocks=1, instance_norm=False, roll_width=8, roll_hint=4)
-_STYLE = StyleConfig("tokens", width=16, dim=8, n_tokens=2, n_blocks=1, chunk_frames=8, roll_bins=1, noise=0.05)
+_CONTENT = ContentConfig(
+    "residual", width=16, downsample=2, n_blocks=1, instance_norm=False, pianoroll_head_width=8, pianoroll_channels=4
+)
+_STYLE = StyleConfig("tokens", width=16, dim=8, n_tokens=2, n_blocks=1, chunk_frames=8, max_bin_shift=1, noise=0.05)
 _BASE = VQVAEConfig(
     n_features=M,
     content=_CONTENT,
@@ -43,10 +46,10 @@ _BASE = VQVAEConfig(
 _PAPER = VQVAEConfig(
     n_features=M,
     content=ContentConfig(
-        "strided", width=16, downsample=4, n_blocks=0, instance_norm=False, roll_width=0, roll_hint=0
+        "strided", width=16, downsample=4, n_blocks=0, instance_norm=False, pianoroll_head_width=0, pianoroll_channels=0
     ),
     quantizer=_quantizer(1, 16),
-    style=StyleConfig("gru", width=16, dim=16, n_tokens=1, n_blocks=0, chunk_frames=0, roll_bins=0, noise=0.0),
+    style=StyleConfig("gru", width=16, dim=16, n_tokens=1, n_blocks=0, chunk_frames=0, max_bin_shift=0, noise=0.0),
     decoder="gru",
     width=16,
     n_blocks=0,
@@ -63,10 +66,10 @@ _GLOW = GlowConfig(
     n_context_blocks=1,
     n_levels=2,
     n_steps=2,
-    hidden=16,
+    hidden_channels=16,
     n_layers=2,
     kernel=3,
-    bound=2.0,
+    max_log_scale=2.0,
     style_norm=True,
     condition_dropout=0.1,
 )

@@ -1,7 +1,7 @@
 """Bundles round-trip exactly, and everything that does not fit is one sentence."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from timbreflow.audio.features import FeatureConfig, Normalizer
 from timbreflow.errors import TimbreflowError
-from timbreflow.models.build import build_model, config_from_dict, config_to_dict
-from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle, weights_sha256
+from timbreflow.models.bundle import ModelBundle, build_model, load_bundle, save_bundle, weights_sha256
 
 FEATURES = FeatureConfig(
     kind="log_mel",
@@ -29,7 +28,7 @@ FEATURES = FeatureConfig(
 
 def bundle_of(kind: str, config: Any) -> ModelBundle:
     torch.manual_seed(0)
-    model = build_model(kind, config_to_dict(config)).eval()
+    model = build_model(kind, asdict(config)).eval()
     normalizer = None if kind == "triplet" else Normalizer(mean=torch.randn(12), std=torch.rand(12) + 0.5)
     return ModelBundle(kind, model, FEATURES, normalizer, {"steps": 3, "loss": 0.5})
 
@@ -75,12 +74,12 @@ def test_same_answers_after_loading(glow_config: Any, tmp_path: Path) -> None:
 def test_half_precision(saved: Path, base_config: Any, tmp_path: Path) -> None:
     bundle = bundle_of("vqvae", base_config)
     with torch.no_grad():
-        bundle.model.decoder.outlet.bias.fill_(1e6)  # type: ignore[union-attr, operator]
+        bundle.model.decoder.out_proj.bias.fill_(1e6)  # type: ignore[union-attr, operator]
     save_bundle(tmp_path / "half", bundle, half_precision=True)
     sizes = [(folder / "weights.safetensors").stat().st_size for folder in (saved, tmp_path / "half")]
     assert sizes[1] < 0.7 * sizes[0]
     loaded = load_bundle(tmp_path / "half").model.state_dict()
-    assert loaded["decoder.outlet.bias"][0] == 1e6
+    assert loaded["decoder.out_proj.bias"][0] == 1e6
     for name, tensor in bundle.model.state_dict().items():
         assert loaded[name].dtype == tensor.dtype
         torch.testing.assert_close(loaded[name], tensor, rtol=1e-3, atol=1e-4)
@@ -96,25 +95,65 @@ def edit(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+OLD_SETTINGS = {
+    "max_log_scale": "bound",
+    "hidden_channels": "hidden",
+    "max_bin_shift": "roll_bins",
+    "pianoroll_channels": "roll_hint",
+    "pianoroll_head_width": "roll_width",
+}
+OLD_MODULES = {
+    "in_proj": "inlet",
+    "in_norm": "inlet_norm",
+    "out_proj": "outlet",
+    "out_norm": "outlet_norm",
+    "pianoroll_head": "roll_head",
+    "pianoroll_encoder": "roll_hint",
+}
+
+
+def as_format_1(folder: Path) -> dict[str, Any]:
+    """Rewrite a bundle with the names of format 1; return its settings."""
+
+    def older(values: Any) -> Any:
+        return {OLD_SETTINGS.get(k, k): older(v) for k, v in values.items()} if isinstance(values, dict) else values
+
+    settings: dict[str, Any] = older(json.loads((folder / "config.json").read_text())["model"])
+    edit(folder, format=1, model=settings)
+    weights = load_file(folder / "weights.safetensors")
+    renamed = {".".join(OLD_MODULES.get(word, word) for word in name.split(".")): x for name, x in weights.items()}
+    save_file(renamed, folder / "weights.safetensors")
+    return settings
+
+
+def test_format_1_is_read_as_the_same_model(any_kind_config: tuple[str, Any], tmp_path: Path) -> None:
+    bundle = bundle_of(*any_kind_config)
+    save_bundle(tmp_path / "old", bundle)
+    as_format_1(tmp_path / "old")
+    loaded = load_bundle(tmp_path / "old").model
+    assert loaded.config == bundle.model.config
+    assert all(torch.equal(x, loaded.state_dict()[name]) for name, x in bundle.model.state_dict().items())
+    edit(tmp_path / "old", format=2)
+    if bundle.kind != "triplet":  # whose names are the same
+        with pytest.raises(TimbreflowError, match="cannot be used"):
+            load_bundle(tmp_path / "old")
+
+
 @pytest.mark.parametrize("kind", ["vqvae", "glow"])
-def test_a_bundle_from_before_a_key_was_added_is_read_with_the_key_off(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
+def test_what_format_1_may_lack_is_off(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     config = request.getfixturevalue({"vqvae": "base_config", "glow": "glow_config"}[kind])
-    save_bundle(tmp_path / "old", bundle_of(kind, replace(config, content=replace(config.content, roll_hint=0))))
-    model = json.loads((tmp_path / "old" / "config.json").read_text())["model"]
-    del model["content"]["roll_hint"]
+    old = tmp_path / "old"
+    save_bundle(old, bundle_of(kind, replace(config, content=replace(config.content, pianoroll_channels=0))))
+    settings = as_format_1(old)
+    del settings["content"]["roll_hint"]
     if kind == "glow":
-        del model["decoder_width"], model["decoder_blocks"]
-    edit(tmp_path / "old", model=model)
-    assert load_bundle(tmp_path / "old").model.config.content.roll_hint == 0
-    # What a bundle says of such a key is kept, and every other key is still asked for.
-    save_bundle(tmp_path / "new", bundle_of(kind, replace(config, content=replace(config.content, roll_hint=3))))
-    assert load_bundle(tmp_path / "new").model.config.content.roll_hint == 3
-    del model["content"]["width"]
-    edit(tmp_path / "old", model=model)
-    with pytest.raises(TimbreflowError, match="config.content.width is missing"):
-        load_bundle(tmp_path / "old")
+        del settings["decoder_width"], settings["decoder_blocks"]
+    edit(old, model=settings)
+    assert load_bundle(old).model.config.content.pianoroll_channels == 0
+    del settings["content"]["width"]
+    edit(old, model=settings)
+    with pytest.raises(TimbreflowError, match="content.width is missing; add it, or make the model again"):
+        load_bundle(old)
 
 
 def test_missing_files(saved: Path) -> None:
@@ -128,10 +167,10 @@ def test_missing_files(saved: Path) -> None:
 
 
 def test_wrong_format_kind_and_keys(saved: Path) -> None:
-    edit(saved, format=2)
-    with pytest.raises(TimbreflowError, match="format 2"):
+    edit(saved, format=3)
+    with pytest.raises(TimbreflowError, match="format 3"):
         load_bundle(saved)
-    edit(saved, format=1, kind="gan")
+    edit(saved, format=2, kind="gan")
     with pytest.raises(TimbreflowError, match="'gan' is not a kind"):
         load_bundle(saved)
     edit(saved, kind="vqvae", surprise=1)
@@ -155,7 +194,7 @@ def test_broken_or_foreign_weights(saved: Path) -> None:
     save_file({**weights, name: torch.zeros(1, 2, 3, 4)}, path)
     with pytest.raises(TimbreflowError, match="does not fit"):
         load_bundle(saved)
-    save_file({**weights, "decoder.outlet.bias": torch.full((12,), float("nan"))}, path)
+    save_file({**weights, "decoder.out_proj.bias": torch.full((12,), float("nan"))}, path)
     with pytest.raises(TimbreflowError, match="not finite"):
         load_bundle(saved)
     path.write_bytes(path.read_bytes()[:100])
@@ -183,23 +222,23 @@ def test_kind_must_match(glow_config: Any, tmp_path: Path) -> None:
 
 
 def test_config_round_trip_through_json(any_kind_config: tuple[str, Any]) -> None:
-    _, config = any_kind_config
-    assert config_from_dict(type(config), json.loads(json.dumps(config_to_dict(config)))) == config
+    kind, config = any_kind_config
+    assert build_model(kind, json.loads(json.dumps(asdict(config)))).config == config
 
 
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("hidden",), "128", "hidden"),
+        (("hidden_channels",), "128", "hidden_channels"),
         (("style_norm",), 1, "style_norm"),
         (("n_steps",), 2.5, "n_steps"),
         (("content", "encoder"), "conv", "content.encoder"),
-        (("content", "depth"), 2, "content.depth is unknown"),
+        (("content", "depth"), 2, "content.depth is not a known parameter"),
         (("content",), 3, "content"),
     ],
 )
 def test_wrong_fields_are_named(glow_config: Any, path: tuple[str, ...], value: Any, message: str) -> None:
-    values = config_to_dict(glow_config)
+    values = asdict(glow_config)
     inner = values
     for key in path[:-1]:
         inner = inner[key]
@@ -209,9 +248,9 @@ def test_wrong_fields_are_named(glow_config: Any, path: tuple[str, ...], value: 
 
 
 def test_missing_field_and_unknown_kind(glow_config: Any) -> None:
-    values = config_to_dict(glow_config)
-    del values["bound"]
-    with pytest.raises(TimbreflowError, match="config.bound is missing"):
+    values = asdict(glow_config)
+    del values["max_log_scale"]
+    with pytest.raises(TimbreflowError, match="max_log_scale is missing"):
         build_model("glow", values)
     with pytest.raises(TimbreflowError, match="not a kind"):
         build_model("diffusion", values)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.models.quantizer import Quantizer, QuantizerConfig
+from timbreflow.models.quantizer import QuantizerConfig, build_quantizer
 
 
 def config(heads: int = 1, distance: str = "euclidean") -> QuantizerConfig:
@@ -26,7 +26,7 @@ def config(heads: int = 1, distance: str = "euclidean") -> QuantizerConfig:
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
 @pytest.mark.parametrize("heads", [1, 2])
 def test_nearest_code_is_nearest(heads: int, distance: str, trained: bool) -> None:
-    quantizer = Quantizer(config(heads, distance))
+    quantizer = build_quantizer(config(heads, distance))
     if trained:
         for _ in range(3):
             quantizer(torch.randn(4, 8, 30))
@@ -47,7 +47,7 @@ def test_nearest_code_is_nearest(heads: int, distance: str, trained: bool) -> No
 
 @pytest.mark.parametrize("heads", [1, 2])
 def test_training_and_evaluation_agree(heads: int) -> None:
-    quantizer = Quantizer(config(heads))
+    quantizer = build_quantizer(config(heads))
     for _ in range(3):
         quantizer(torch.randn(4, 8, 30))
     x = torch.randn(2, 8, 5)
@@ -60,7 +60,7 @@ def test_training_and_evaluation_agree(heads: int) -> None:
 
 @pytest.mark.parametrize("training", [False, True])
 def test_gradient_passes_straight_through(training: bool) -> None:
-    quantizer = Quantizer(config(2)).train(training)
+    quantizer = build_quantizer(config(2)).train(training)
     x = torch.randn(2, 8, 10, requires_grad=True)
     weights = torch.randn(2, 8, 10)
     (quantizer(x).quantized * weights).sum().backward()
@@ -68,7 +68,7 @@ def test_gradient_passes_straight_through(training: bool) -> None:
 
 
 def test_commitment_pulls_the_input_towards_its_code() -> None:
-    quantizer = Quantizer(config())
+    quantizer = build_quantizer(config())
     quantizer(torch.randn(4, 8, 30))
     x = torch.randn(2, 8, 10, requires_grad=True)
     found = quantizer(x)
@@ -79,7 +79,7 @@ def test_commitment_pulls_the_input_towards_its_code() -> None:
 
 
 def test_evaluation_changes_nothing_and_draws_nothing() -> None:
-    quantizer = Quantizer(config()).eval()
+    quantizer = build_quantizer(config()).eval()
     before = {name: value.clone() for name, value in quantizer.state_dict().items()}
     state = torch.get_rng_state()
     first, second = quantizer(torch.ones(1, 8, 4)), quantizer(torch.ones(1, 8, 4))
@@ -90,7 +90,7 @@ def test_evaluation_changes_nothing_and_draws_nothing() -> None:
 
 def test_codebook_travels_in_the_state_dict() -> None:
     torch.manual_seed(0)
-    first, second = Quantizer(config(2)), Quantizer(config(2))
+    first, second = build_quantizer(config(2)), build_quantizer(config(2))
     for _ in range(3):
         first(torch.randn(4, 8, 30))
     second.load_state_dict(first.state_dict())
@@ -99,7 +99,7 @@ def test_codebook_travels_in_the_state_dict() -> None:
 
 
 def test_float32_inside_under_autocast() -> None:
-    quantizer = Quantizer(config()).eval()
+    quantizer = build_quantizer(config()).eval()
     x = torch.randn(4, 8, 50)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         reduced = quantizer(x)
@@ -109,7 +109,7 @@ def test_float32_inside_under_autocast() -> None:
 
 def test_dead_codes_are_revived() -> None:
     torch.manual_seed(0)
-    quantizer = Quantizer(replace(config(), dead_code_threshold=0.5))
+    quantizer = build_quantizer(replace(config(), dead_code_threshold=0.5))
     quantizer(torch.randn(4, 8, 50))
     for _ in range(60):  # the data moves far away: without revival nearly all codes would stay behind
         found = quantizer(torch.randn(4, 8, 50) + 20)
@@ -117,7 +117,7 @@ def test_dead_codes_are_revived() -> None:
 
 
 def test_perplexity_bounds() -> None:
-    quantizer = Quantizer(config()).eval()
+    quantizer = build_quantizer(config()).eval()
     assert quantizer(torch.ones(1, 8, 40)).perplexity == pytest.approx(1.0)
     assert 1 <= quantizer(torch.randn(1, 8, 400)).perplexity <= 16
 

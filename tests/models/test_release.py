@@ -90,10 +90,10 @@ def test_the_card_tells_the_precision_that_auto_chose(layout: Layout, trained: d
 def test_the_card_says_what_was_averaged(layout: Layout, trained: dict[str, Path], tmp_path: Path) -> None:
     mean = average(load_bundle(trained["vqvae"]), load_bundle(trained["vqvae"]), share=0.25, origin="5a4e")
     save_bundle(tmp_path / "mean", mean)
-    release("vqvae-paper", tmp_path / "mean", layout=layout, **ORIGIN)
-    card = (layout.root / "released" / "vqvae-paper" / "README.md").read_text(encoding="utf-8")
+    release("vqvae-2021", tmp_path / "mean", layout=layout, **ORIGIN)
+    card = (layout.root / "released" / "vqvae-2021" / "README.md").read_text(encoding="utf-8")
     assert "averaged afterwards (all weights): 25% are of the weights `5a4e`" in card
-    assert "--model released/vqvae-paper" in card
+    assert "--model vqvae-2021" in card
 
 
 def test_figures_come_in_when_these_very_weights_were_evaluated(layout: Layout, trained: dict[str, Path]) -> None:
@@ -101,11 +101,11 @@ def test_figures_come_in_when_these_very_weights_were_evaluated(layout: Layout, 
     place = layout.root / "released" / "vqvae"
     digest = sha256_file(place / "weights.safetensors")
     systems = {
-        "vqvae_base": {"lsd": {"value": 9.5, "low": 9.1, "high": 9.9}},
+        "vqvae": {"lsd": {"value": 9.5, "low": 9.1, "high": 9.9}},
         "content_copied": {"lsd": {"value": 16.0}},
     }
     for testset, weights in (("artificial", digest), ("real", "0" * 64)):
-        metrics = {"systems": systems, "weights": {"vqvae_base": weights}, "triples": 240}
+        metrics = {"systems": systems, "weights": {"vqvae": weights}, "triples": 240}
         write_json(layout.results("testsets") / testset / "metrics.json", metrics)
     # From its own folder: the same weights, and what was said of them before.
     said = release("vqvae", place, layout=layout, fonts=(), corpora=())
@@ -225,7 +225,7 @@ def test_a_fresh_clone_transfers_with_the_released_weights(
 
 
 def test_the_timbre_metric_stays_exact(layout: Layout, tmp_path: Path) -> None:
-    from timbreflow.models.triplet import TripletConfig, TripletNetwork
+    from timbreflow.models.timbre_metric import TripletConfig, TripletNetwork
 
     torch.manual_seed(0)
     model = TripletNetwork(TripletConfig(n_coefficients=12, channels=8, kernels=(4, 4, 4, 2)))

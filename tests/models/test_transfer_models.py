@@ -1,7 +1,7 @@
 """What every transfer model must do, the VQ-VAE in both recipes and the Glow alike."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from timbreflow.models.base import TransferModel
-from timbreflow.models.build import build_model, config_to_dict
+from timbreflow.models.bundle import build_model
 from timbreflow.models.glow.model import Glow, GlowConfig
 from timbreflow.models.vqvae import VQVAE, VQVAEConfig
 
@@ -20,7 +20,7 @@ KindConfig = tuple[str, Any]
 
 def built(kind_config: KindConfig, randomize: Callable[[nn.Module, float], None], scale: float = 0.1) -> Any:
     torch.manual_seed(3)
-    model = build_model(kind_config[0], config_to_dict(kind_config[1]))
+    model = build_model(kind_config[0], asdict(kind_config[1]))
     randomize(model, scale)
     return model
 
@@ -79,13 +79,13 @@ def losses(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     if isinstance(model, Glow):
         noisy = batch["target"] + 0.1 * torch.randn_like(batch["target"])
         out = model(noisy, batch["content"], batch["style"])
-        main = out.nll_per_dim.mean()
+        main = out.likelihood.nll_per_dim.mean()
     else:
         out = model(batch["content"], batch["style"])
         main = (out.prediction - batch["target"]).abs().mean()
-    found = {"main": main, "commitment": out.commitment_loss}
-    if out.roll_logits is not None:
-        found["roll"] = F.binary_cross_entropy_with_logits(out.roll_logits, batch["roll"].float())
+    found = {"main": main, "commitment": out.content.commitment_loss}
+    if out.content.pianoroll_logits is not None:
+        found["roll"] = F.binary_cross_entropy_with_logits(out.content.pianoroll_logits, batch["roll"].float())
     return found
 
 

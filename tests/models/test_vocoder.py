@@ -96,11 +96,11 @@ def test_inverse_transform_gives_the_sound_back(win_length: int, hop: int) -> No
 def test_a_held_tone_has_the_pitch_of_its_bin_whatever_the_frame_rate() -> None:
     model, tone = made(), 13
     with torch.no_grad():
-        model.outlet.weight.zero_()
+        model.out_proj.weight.zero_()
         model.levels.weight.zero_()
-        model.outlet.bias.zero_()
-        model.outlet.bias[:51] = -50.0
-        model.outlet.bias[tone] = math.log(50)
+        model.out_proj.bias.zero_()
+        model.out_proj.bias[:51] = -50.0
+        model.out_proj.bias[tone] = math.log(50)
         sound = model(torch.randn(1, 12, 30), first_frame=7)[0]
     # The first window opens before the first sample; its clock starts there.
     time = torch.arange(1200) + 7 * 40 + (64 - 10) // 2

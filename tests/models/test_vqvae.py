@@ -13,19 +13,19 @@ def test_output_shapes(base_config: VQVAEConfig, paper_config: VQVAEConfig) -> N
     content, style = torch.randn(2, 12, 21), torch.randn(2, 12, 30)
     out = VQVAE(base_config)(content, style)
     assert out.prediction.shape == (2, 12, 21)
-    assert out.roll_logits is not None
-    assert out.roll_logits.shape == (2, 128, 21)
-    assert out.codes.shape == (2, 11)
-    assert out.codes.dtype == torch.int64
-    assert out.content_code.shape == (2, 8 + 4, 11), "the code and the hint of its notes"
-    assert out.content_encoded.shape == (2, 8, 11)
+    assert out.content.pianoroll_logits is not None
+    assert out.content.pianoroll_logits.shape == (2, 128, 21)
+    assert out.content.codes.shape == (2, 11)
+    assert out.content.codes.dtype == torch.int64
+    assert out.content.code.shape == (2, 8 + 4, 11), "the code and the piano roll beside it"
+    assert out.content.encoded.shape == (2, 8, 11)
     assert out.style_tokens.shape == (2, 2, 8)
-    assert out.commitment_loss.shape == ()
-    assert out.perplexity.shape == ()
+    assert out.content.commitment_loss.shape == ()
+    assert out.content.perplexity.shape == ()
     out = VQVAE(paper_config)(content, style)
     assert out.prediction.shape == (2, 12, 21)
-    assert out.codes.shape == (2, 6)
-    assert out.roll_logits is None
+    assert out.content.codes.shape == (2, 6)
+    assert out.content.pianoroll_logits is None
     assert out.style_tokens.shape == (2, 1, 16)
 
 
@@ -49,7 +49,7 @@ def test_content_reaches_the_output_through_codes_only(base_config: VQVAEConfig)
     content, style = torch.randn(1, 12, 16), torch.randn(1, 12, 16)
     nudged = content + 1e-5
     first, second = model(content, style), model(nudged, style)
-    assert torch.equal(first.codes, second.codes)
+    assert torch.equal(first.content.codes, second.content.codes)
     torch.testing.assert_close(first.prediction, second.prediction, rtol=1e-4, atol=1e-5)
 
 

@@ -60,6 +60,7 @@ def main(write: bool) -> None:
     path = ROOT / "dvc.yaml"
     document = yaml.load(path.read_text(encoding="utf-8"))
     for name, stage in document["stages"].items():
+        stage = stage.get("do", stage)  # a stage for each of several things
         data = [dep for dep in stage["deps"] if not str(dep).startswith("src/")]
         stage["deps"] = data + dependencies(reached(name))
     if write:

@@ -19,6 +19,7 @@ STAGES = [
     "train_glow",
     "train_vocoder",
     "evaluate",
+    "report",
     "register_models",
 ]
 
@@ -60,7 +61,14 @@ def test_editing_one_parameter_reruns_exactly_what_depends_on_it(checkout: Check
     assert checkout.reproduce() == ["register_models"]
     values["train_glow"]["noise"] = 0.2
     checkout.write(values)
-    assert checkout.reproduce() == ["train_glow", "evaluate", "register_models"]
+    assert checkout.reproduce() == ["train_glow", "evaluate", "report", "register_models"]
+
+
+def test_another_colour_in_the_template_makes_the_report_alone_again(checkout: Checkout) -> None:
+    template = checkout.root / "src" / "timbreflow" / "reporting" / "templates" / "report.html"
+    template.write_text(template.read_text(encoding="utf-8").replace("--accent: #6b2fa0", "--accent: #123456"))
+    assert checkout.reproduce() == ["report"]
+    assert "#123456" in (checkout.root / "results" / "report" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_wrong_parameter_stops_with_one_sentence_and_keeps_the_models(checkout: Checkout) -> None:
@@ -68,7 +76,7 @@ def test_a_wrong_parameter_stops_with_one_sentence_and_keeps_the_models(checkout
     values["train_glow"]["noize"] = 0.1
     good = (checkout.root / "params.yaml").read_text()
     checkout.write(values)
-    weights = checkout.root / "data" / "models" / "vqvae-base" / "weights.safetensors"
+    weights = checkout.root / "data" / "models" / "vqvae" / "weights.safetensors"
     before = weights.read_bytes()
     result = checkout.run("dvc", "repro")
     (checkout.root / "params.yaml").write_text(good)

@@ -21,9 +21,10 @@ STAGES = {
     "train_glow": ["flows.train_glow"],
     "train_vocoder": ["flows.train_vocoder"],
     "evaluate": ["flows.evaluate"],
+    "report": ["flows.report"],
 }
 """Stage to its command, in the order in which one needs the others."""
-NO_SCRATCH = ("evaluate", "validate_data")
+NO_SCRATCH = ("evaluate", "report", "validate_data")
 """Stages that write to results/ alone."""
 
 

@@ -23,6 +23,7 @@ from timbreflow.stages import (
     extract_mels,
     register_models,
     render_triples,
+    report,
     train_glow,
     train_timbre_metric,
     train_vocoder,
@@ -30,7 +31,7 @@ from timbreflow.stages import (
     validate_data,
 )
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import ignore_metrics
+from timbreflow.stages.result import ignore_metrics
 from timbreflow.tracking.promotion import promote, rollback
 from timbreflow.tracking.registry import register_candidate, resolve
 
@@ -54,6 +55,7 @@ def layout(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Layout:
     train_glow.run(params.train_glow, params.audio, layout=layout, log=ignore_metrics)
     train_vocoder.run(params.train_vocoder, params.audio, layout=layout, log=ignore_metrics)
     evaluate.run(params.evaluate, params.audio, layout=layout)
+    report.run(params.evaluate, layout=layout)
     register_models.run(params.register_models, layout=layout, register=partial(register_candidate, root=layout.root))
     return layout
 
@@ -121,7 +123,7 @@ def test_a_planted_fault_stops_all_training(layout: Layout, params: Params, tmp_
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_report_works_in_a_browser_without_a_network(layout: Layout, width: int) -> None:
     with offline_browser(width) as browser:
-        browser.get((layout.results("evaluate") / "report.html").as_uri())
+        browser.get((layout.results("report") / "report.html").as_uri())
         assert browser.find_elements(By.TAG_NAME, "table")
         assert browser.find_elements(By.TAG_NAME, "svg")
         pictures = browser.find_elements(By.TAG_NAME, "img")

@@ -25,7 +25,7 @@ from timbreflow.rendering.config import SplitFractions
 from timbreflow.stages import collect_audio, extract_mels, train_timbre_metric, train_vqvae, validate_data
 from timbreflow.stages.collect_audio import Cut, collect, holds_recordings
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import ignore_metrics
+from timbreflow.stages.result import ignore_metrics
 from timbreflow.validation.config import ValidationConfig
 from timbreflow.validation.run import InvalidData
 

@@ -19,7 +19,7 @@ from timbreflow.notes.sources.archives import Item
 from timbreflow.notes.tables import SCHEMAS, NoteTables, table_file
 from timbreflow.stages import collect_midi
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import StageReport
+from timbreflow.stages.result import StageResult
 
 CONFIG = CollectConfig(
     sources=("songs",),
@@ -58,7 +58,7 @@ def layout(tmp_path: Path) -> Layout:
     return Layout(tmp_path)
 
 
-def run(layout: Layout, config: CollectConfig = CONFIG) -> StageReport:
+def run(layout: Layout, config: CollectConfig = CONFIG) -> StageResult:
     """The stage in one process."""
     for shard in collect_midi.plan(config, layout=layout):
         collect_midi.run_one(shard, config, layout=layout)

@@ -1,6 +1,5 @@
 """The evaluate stage from end to end: real writers, real renders, real (untrained) networks, all of them tiny."""
 
-import csv
 import json
 import re
 from dataclasses import replace
@@ -12,6 +11,9 @@ import pretty_midi
 import pytest
 import soundfile
 import torch
+from timbreflow.inference.catalogue import known_model
+from timbreflow.models.encoders import ContentConfig, StyleConfig
+from timbreflow.models.triplet import TripletConfig, TripletNetwork
 
 from timbreflow.audio.features import FeatureConfig, FeatureExtractor, Normalizer
 from timbreflow.audio.files import encode_flac
@@ -19,21 +21,19 @@ from timbreflow.data.manifest import write_clip_notes, write_manifest
 from timbreflow.data.shards import write_shard
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.config import EvaluationConfig
-from timbreflow.inference.catalogue import known_model
 from timbreflow.models.bundle import ModelBundle, save_bundle, weights_sha256
-from timbreflow.models.encoders import ContentConfig, StyleConfig
 from timbreflow.models.glow.model import Glow, GlowConfig
 from timbreflow.models.quantizer import QuantizerConfig
-from timbreflow.models.triplet import TripletConfig, TripletNetwork
 from timbreflow.models.vqvae import VQVAE, VQVAEConfig
 from timbreflow.stages.evaluate import evaluate_again, run
 from timbreflow.stages.layout import Layout
+from timbreflow.stages.result import run as tell
 
 RATE = 16_000
 FEATURES = FeatureConfig("log_mel", RATE, 1024, 1000, 500, 40, 20.0, 8000.0, 0.01)
 CONFIG = EvaluationConfig(
     sets=("test", "test_seen"),
-    systems=("content_copied", "style_copied", "vqvae_paper", "vqvae_base", "glow", "oracle"),
+    systems=("content_copied", "style_copied", "vqvae-2021", "vqvae", "glow", "oracle"),
     max_triples=0,
     temperature=0.667,
     contrast=1.05,
@@ -114,8 +114,8 @@ def write_models(layout: Layout, features: FeatureConfig) -> None:
     vqvae = VQVAEConfig(features.n_features, content, quantizer, style, "film", 16, 1, 0.0)
     glow = GlowConfig(features.n_features, content, quantizer, style, 0, 0, 16, 1, 2, 2, 16, 1, 3, 2.0, True, 0.0)
     for name, kind, model in (
-        ("vqvae-base", "vqvae", VQVAE(vqvae)),
-        ("vqvae-paper", "vqvae", VQVAE(vqvae)),
+        ("vqvae", "vqvae", VQVAE(vqvae)),
+        ("vqvae-2021", "vqvae", VQVAE(vqvae)),
         ("glow", "glow", Glow(glow)),
     ):
         for buffer in model.buffers():  # actnorm and codebooks count as initialised
@@ -142,6 +142,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     write_models(layout, FEATURES)
     write_curves(layout, "train_vqvae/base")
     run(CONFIG, FEATURES, layout=layout, device="cpu")
+    tell(CONFIG, layout=layout)
     return layout
 
 
@@ -162,41 +163,64 @@ def test_metrics_are_plain_figures_of_every_row(evaluated: Layout) -> None:
     assert re.fullmatch("[0-9a-f]{64}", metrics["test_digest"])
     assert "real_time" not in json.dumps(metrics)
     assert metrics["weights"] == {
-        "vqvae_base": {"weights_sha256": weights_sha256(evaluated.model("vqvae-base")), "vocoder_sha256": ""},
-        "vqvae_paper": {"weights_sha256": weights_sha256(evaluated.model("vqvae-paper")), "vocoder_sha256": ""},
-        "glow": {"weights_sha256": weights_sha256(evaluated.model("glow")), "vocoder_sha256": ""},
-        "timbre_metric": {"weights_sha256": weights_sha256(evaluated.model("timbre_metric"))},
+        system: weights_sha256(evaluated.model(name))
+        for system, name in (("vqvae-2021", "vqvae-2021"), ("vqvae", "vqvae"), ("glow", "glow"))
     }
 
 
-def test_clip_table_and_sounds_lie_beside_them(evaluated: Layout) -> None:
+def test_the_clip_table_and_sounds_lie_beside_them(evaluated: Layout) -> None:
     folder = evaluated.results("evaluate")
-    with open(folder / "per_clip.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    assert {path.name for path in folder.iterdir()} == {"examples", "metrics.json", "per_clip.parquet", "timing.json"}
+    rows = pd.read_parquet(folder / "per_clip.parquet")
     assert len(rows) == 2 * 3 * len(CONFIG.systems)
     metrics = json.loads((folder / "metrics.json").read_text())
-    own = [float(entry["lsd"]) for entry in rows if (entry["set"], entry["system"]) == ("test", "glow")]
-    assert np.mean(own) == pytest.approx(metrics["test"]["glow"]["lsd"], abs=1e-3)
-    sound, rate = soundfile.read(folder / "examples" / "test-00-glow.flac")
-    assert rate == RATE
-    assert len(sound) == 2 * RATE
-    assert len(list((folder / "examples").glob("*.flac"))) == 2 * 2 * 7
+    own = rows[(rows["set"] == "test") & (rows["system"] == "glow")]
+    assert own["lsd"].mean() == pytest.approx(metrics["test"]["glow"]["lsd"], abs=1e-3)
+    index = json.loads((folder / "examples" / "index.json").read_text())
+    assert [entry["triple_id"] for entry in index if entry["set"] == "test" and not entry["worst_of"]] == [
+        "test-000",
+        "test-002",
+    ]
+    worst = next(entry for entry in index if (entry["set"], entry["worst_of"]) == ("test", "glow"))
+    assert worst["triple_id"] == own.loc[own["lsd"].idxmax(), "triple_id"]
+    assert worst["sounds"] == ["content", "style", "target", "glow"]
+    for entry in index:
+        for name in entry["sounds"]:
+            sound, rate = soundfile.read(folder / "examples" / f"{entry['triple_id']}-{name}.flac")
+            assert (len(sound), rate) == (2 * RATE, RATE)
+            assert sound.std() > 1e-3
+
+
+def test_tables_and_plots_lie_beside_the_report(evaluated: Layout) -> None:
+    folder = evaluated.results("report")
+    metrics = json.loads((evaluated.results("evaluate") / "metrics.json").read_text())
+    scores = json.loads((folder / "scores.json").read_text())["test"]
+    assert set(scores["systems"]["glow"]["frechet"]) == {"value"}
+    lsd = scores["systems"]["glow"]["lsd"]
+    assert lsd["low"] <= lsd["value"] <= lsd["high"]
+    # The page and the gate have the very same figures, though each made its own of the table.
+    assert {key: entry["value"] for key, entry in scores["systems"]["glow"].items()} == metrics["test"]["glow"]
+    assert set(scores["comparisons"]) == {"vqvae-2021 - vqvae", "vqvae-2021 - glow", "vqvae - glow"}
     assert len(list((folder / "plots").glob("panels-*.png"))) == 4
-    assert set(json.loads((folder / "scores.json").read_text())["sets"]["test"]["glow"]["frechet"]) == {"value"}
-    scores = json.loads((folder / "scores.json").read_text())["sets"]["test"]["glow"]["lsd"]
-    assert scores["low"] <= scores["value"] <= scores["high"]
+    systems = pd.read_csv(folder / "plots" / "systems.csv")
+    assert len(systems) == 2 * len(CONFIG.systems) and {"set", "system", "lsd", "timbre"} <= set(systems)
+    assert {f"{distance}_gap_closed" for distance in ("lsd", "timbre", "timbre_mfcc", "pitch")} <= set(systems)
+    assert "Set test (unseen timbres): 3 triples" in (folder / "table.md").read_text(encoding="utf-8")
 
 
 def test_the_report_holds_its_players_and_asks_nothing_of_the_network(evaluated: Layout) -> None:
-    page = (evaluated.results("evaluate") / "report.html").read_text(encoding="utf-8")
+    page = (evaluated.results("report") / "report.html").read_text(encoding="utf-8")
     sources = re.findall(r"""(?:src|href)\s*=\s*["']([^"']{1,40})""", page)
     assert sources
     assert all(source.startswith(("data:", "#")) for source in sources)
-    assert not re.search(r"url\(|@import|<link[^>]+stylesheet|fetch\(", page)
+    assert not re.search(r"url\((?!#)|@import|<link[^>]+stylesheet|fetch\(", page)
     # 2 sets x (2 examples x 7 sounds + 1 worst clip x 3 models x 4 sounds)
     assert page.count("<audio controls") == 2 * (2 * 7 + 3 * 4)
     assert page.count("data:audio/") == page.count("data:image/jpeg") == page.count("<audio controls")
-    assert "polyline" in page
+    # Curves, and bars of four distances and a plane for each of two sets; their colours are the page's.
+    assert page.count('<svg class="chart"') == 1 + 2 * 5
+    assert not re.search(r"#0[12]0[0-9a-f]{3}", page)
+    assert "var(--glow)" in page and page.count("--glow: #") == 2
     assert "12.16" in page  # the 2021 paper's VQ-VAE
     assert len(page) < 25_000_000
 

@@ -17,7 +17,7 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.files import read_json, sha256_file
 from timbreflow.stages import extract_mels
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import StageReport
+from timbreflow.stages.result import StageResult
 
 CONFIG = ExtractConfig(batch_size=4, storage="float16")
 
@@ -29,7 +29,7 @@ def layout(tmp_path: Path) -> Layout:
     return Layout(tmp_path)
 
 
-def extract(layout: Layout, config: ExtractConfig = CONFIG) -> StageReport:
+def extract(layout: Layout, config: ExtractConfig = CONFIG) -> StageResult:
     return run_all(extract_mels, config, FEATURES, layout=layout)
 
 

@@ -12,10 +12,10 @@ import torch
 from tests.inference.tiny import FEATURES, save_bundles
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.gate import CriterionConfig, GateConfig, RegisterConfig
-from timbreflow.inference.catalogue import Candidate, KnownModel
 from timbreflow.inference.vocoding import identity
 from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle, weights_sha256
-from timbreflow.models.triplet import TripletConfig, TripletNetwork
+from timbreflow.models.catalogue import Candidate, KnownModel
+from timbreflow.models.timbre_metric import TripletConfig, TripletNetwork
 from timbreflow.models.vqvae import VQVAE
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.register_models import candidates, released_candidates, run
@@ -33,7 +33,7 @@ METRICS: dict[str, Any] = {
     "test_digest": "t",
     "test": {
         "glow": {"lsd": 15.0, "timbre": 0.3, "pitch": 0.5},
-        "vqvae_base": {"lsd": 14.0, "timbre": 0.1, "pitch": 0.4},
+        "vqvae": {"lsd": 14.0, "timbre": 0.1, "pitch": 0.4},
     },
 }
 
@@ -44,7 +44,7 @@ def layout(tmp_path: Path) -> Layout:
     folders = save_bundles(tmp_path / "made")
     layout.model("glow").parent.mkdir(parents=True)
     folders["glow"].rename(layout.model("glow"))
-    folders["vqvae"].rename(layout.model("vqvae-base"))
+    folders["vqvae"].rename(layout.model("vqvae"))
     save_bundle(layout.model("timbre_metric"), timbre_metric(0))
     write(layout, "evaluate", "metrics.json", METRICS | {"weights": weights(layout)})
     write(layout, "validate_data", "passed.json", {"suites": ["manifest"], "digest": "d" * 64})
@@ -58,8 +58,7 @@ def timbre_metric(seed: int) -> ModelBundle:
 
 def weights(layout: Layout) -> dict[str, dict[str, str]]:
     """As evaluate would write them."""
-    folders = {"glow": "glow", "vqvae_base": "vqvae-base"}
-    found = {name: identity(layout.model(folder), layout.model("vocoder")) for name, folder in folders.items()}
+    found = {name: identity(layout.model(name), layout.model("vocoder")) for name in ("glow", "vqvae")}
     return found | {"timbre_metric": {"weights_sha256": weights_sha256(layout.model("timbre_metric"))}}
 
 
@@ -94,8 +93,8 @@ def test_candidates_hold_what_the_gate_compares(layout: Layout) -> None:
     assert found["timbreflow-vqvae"].evaluation == {
         "metric_digest": "m",
         "test_digest": "t",
-        "test": {"vqvae_base": METRICS["test"]["vqvae_base"]},
-        "weights": {"vqvae_base": weights(layout)["vqvae_base"]},
+        "test": {"vqvae": METRICS["test"]["vqvae"]},
+        "weights": {"vqvae": weights(layout)["vqvae"]},
     }
 
 
@@ -106,8 +105,8 @@ def forbidden(candidate: Candidate) -> str:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"test": {"glow": METRICS["test"]["glow"]}}, "vqvae_base"),
-        ({"test": {}, "test_seen": METRICS["test"]}, "vqvae_base"),
+        ({"test": {"glow": METRICS["test"]["glow"]}}, "vqvae"),
+        ({"test": {}, "test_seen": METRICS["test"]}, "vqvae"),
         ({"metric_digest": None}, "metric_digest"),
     ],
 )
@@ -125,9 +124,9 @@ def test_figures_of_another_timbre_metric_are_refused(layout: Layout) -> None:
 
 
 def test_noise_in_place_of_the_evaluated_weights_is_refused(layout: Layout) -> None:
-    model = layout.model("vqvae-base")
+    model = layout.model("vqvae")
     save_bundle(model, replace(load_bundle(model), model=VQVAE(load_bundle(model).model.config)))
-    with pytest.raises(TimbreflowError, match=r"vqvae-base does not hold the weights"):
+    with pytest.raises(TimbreflowError, match=r"vqvae does not hold the weights"):
         run(CONFIG, layout=layout, register=partial(register_candidate, root=layout.root))
 
 

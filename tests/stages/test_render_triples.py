@@ -36,7 +36,7 @@ from timbreflow.rendering.timbres import Timbre
 from timbreflow.rendering.triples import ClipRecipe
 from timbreflow.stages import render_triples as stage
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import StageReport
+from timbreflow.stages.result import StageResult
 
 CONFIG = RenderConfig(
     seed=1,
@@ -84,12 +84,12 @@ def layout_with_notes(root: Path) -> Layout:
 
 
 @pytest.fixture(scope="module")
-def rendered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, StageReport]:
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, StageResult]:
     layout = layout_with_notes(tmp_path_factory.mktemp("rendered"))
     return layout, run_all(stage, CONFIG, layout=layout)
 
 
-def test_the_manifest_keeps_its_promises(rendered: tuple[Layout, StageReport]) -> None:
+def test_the_manifest_keeps_its_promises(rendered: tuple[Layout, StageResult]) -> None:
     layout, report = rendered
     manifest = read_manifest(layout.audio)
     for split in ("train", "validation", "test", "test_seen"):
@@ -111,7 +111,7 @@ def test_the_manifest_keeps_its_promises(rendered: tuple[Layout, StageReport]) -
     assert not (layout.root / ".scratch" / "render_triples").exists()
 
 
-def test_nothing_that_is_held_out_is_in_training(rendered: tuple[Layout, StageReport]) -> None:
+def test_nothing_that_is_held_out_is_in_training(rendered: tuple[Layout, StageResult]) -> None:
     manifest = read_manifest(rendered[0].audio)
     for row in manifest.to_dict("records"):
         side = "test" if row["split"] == "test" else "train"
@@ -126,7 +126,7 @@ def test_nothing_that_is_held_out_is_in_training(rendered: tuple[Layout, StageRe
     assert (manifest["n_layers"] > 1).any()
 
 
-def test_any_clip_can_be_rendered_again_bit_for_bit(rendered: tuple[Layout, StageReport]) -> None:
+def test_any_clip_can_be_rendered_again_bit_for_bit(rendered: tuple[Layout, StageResult]) -> None:
     layout, _ = rendered
     synthesizer = Synthesizer({BUNDLED: bundled_soundfont()}, sample_rate=CONFIG.sample_rate)
     shards = AudioShards(layout.audio)
@@ -142,7 +142,7 @@ def test_any_clip_can_be_rendered_again_bit_for_bit(rendered: tuple[Layout, Stag
     synthesizer.close()
 
 
-def test_processes_threads_and_order_change_nothing(rendered: tuple[Layout, StageReport], tmp_path: Path) -> None:
+def test_processes_threads_and_order_change_nothing(rendered: tuple[Layout, StageResult], tmp_path: Path) -> None:
     layout = layout_with_notes(tmp_path / "processes")
     shards = stage.plan(CONFIG, layout=layout)[::-1]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
@@ -161,7 +161,7 @@ def _run_one(arguments: tuple[stage.Shard, Layout]) -> None:
 
 
 def test_a_broken_run_goes_on_where_it_stopped(
-    rendered: tuple[Layout, StageReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rendered: tuple[Layout, StageResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layout = layout_with_notes(tmp_path)
     shards = stage.plan(CONFIG, layout=layout)
@@ -255,7 +255,7 @@ def test_wrong_parameters_are_refused(section: str | None, change: dict[str, Any
         dataclasses.replace(part, **change)
 
 
-def test_notes_are_played_at_other_tempi_and_velocities(rendered: tuple[Layout, StageReport]) -> None:
+def test_notes_are_played_at_other_tempi_and_velocities(rendered: tuple[Layout, StageResult]) -> None:
     layout, _ = rendered
     written = NoteTables.read(layout.notes)
     played = ClipNotes(read_clip_notes(layout.audio))

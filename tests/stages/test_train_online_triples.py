@@ -13,7 +13,7 @@ from timbreflow.files import write_json
 from timbreflow.models.bundle import weights_sha256
 from timbreflow.stages import train_glow, train_vqvae
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import ignore_metrics
+from timbreflow.stages.result import ignore_metrics
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def train(layout: Layout, name: str, online_triples: int) -> str:
 
 
 @pytest.mark.parametrize(
-    "name", ["vqvae-base", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vqvae-paper", "glow"))]
+    "name", ["vqvae", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vqvae-2021", "glow"))]
 )
 def test_the_weights_are_those_of_a_training_from_disk(
     layout: Layout, name: str, monkeypatch: pytest.MonkeyPatch
@@ -43,7 +43,7 @@ def test_the_weights_are_those_of_a_training_from_disk(
     monkeypatch.setenv("TIMBREFLOW_WORKERS", "1")
     from_disk = train(layout, name, 0)
     assert train(layout, name, FEW.triples.train) == from_disk
-    if name == "vqvae-base":
+    if name == "vqvae":
         assert train(layout, name, 3 * FEW.triples.train) != from_disk
 
 

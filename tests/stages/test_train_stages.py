@@ -20,15 +20,15 @@ from timbreflow.data.shards import write_shard
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import read_json, write_json
 from timbreflow.models.bundle import load_bundle, weights_sha256
-from timbreflow.models.encoders import ContentConfig, StyleConfig
+from timbreflow.models.content import ContentConfig
 from timbreflow.models.glow.model import GlowConfig
 from timbreflow.models.quantizer import QuantizerConfig
-from timbreflow.models.timbre_embedder import TimbreEmbedder
-from timbreflow.models.triplet import TripletConfig, TripletNetwork
+from timbreflow.models.style import StyleConfig
+from timbreflow.models.timbre_metric import TimbreEmbedder, TripletConfig, TripletNetwork
 from timbreflow.models.vqvae import VQVAEConfig
 from timbreflow.stages import train_glow, train_timbre_metric, train_vqvae
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import StageReport, ignore_metrics
+from timbreflow.stages.result import StageResult, ignore_metrics
 from timbreflow.training.auxiliary import AuxiliaryWeights
 from timbreflow.training.config import GlowTraining, TimbreMetricTraining, VQVAETraining
 
@@ -37,12 +37,20 @@ LOSSES = AuxiliaryWeights(
     commitment=0.25, roll=0.5, roll_pos_weight=10.0, invariance=0.1, contrastive=0.1, contrastive_temperature=0.1
 )
 CONTENT = ContentConfig(
-    encoder="residual", width=16, downsample=2, n_blocks=1, instance_norm=False, roll_width=8, roll_hint=4
+    encoder="residual",
+    width=16,
+    downsample=2,
+    n_blocks=1,
+    instance_norm=False,
+    pianoroll_head_width=8,
+    pianoroll_channels=4,
 )
 QUANTIZER = QuantizerConfig(
     codebook_size=16, code_dim=8, heads=1, distance="euclidean", decay=0.9, dead_code_threshold=0.2, kmeans_iters=3
 )
-STYLE = StyleConfig(encoder="tokens", width=16, dim=8, n_tokens=2, n_blocks=1, chunk_frames=8, roll_bins=1, noise=0.01)
+STYLE = StyleConfig(
+    encoder="tokens", width=16, dim=8, n_tokens=2, n_blocks=1, chunk_frames=8, max_bin_shift=1, noise=0.01
+)
 BASE = VQVAETraining(
     features="log_mel",
     pairs="mixed",
@@ -69,9 +77,11 @@ PAPER = VQVAETraining(
     pairs="self_supervised",
     model=VQVAEConfig(
         n_features=513,
-        content=dataclasses.replace(CONTENT, encoder="strided", downsample=4, roll_width=0, roll_hint=0),
+        content=dataclasses.replace(
+            CONTENT, encoder="strided", downsample=4, pianoroll_head_width=0, pianoroll_channels=0
+        ),
         quantizer=QUANTIZER,
-        style=dataclasses.replace(STYLE, encoder="gru", n_tokens=1, chunk_frames=0, roll_bins=0, noise=0.0),
+        style=dataclasses.replace(STYLE, encoder="gru", n_tokens=1, chunk_frames=0, max_bin_shift=0, noise=0.0),
         decoder="gru",
         width=16,
         n_blocks=1,
@@ -98,10 +108,10 @@ GLOW = GlowTraining(
         n_context_blocks=1,
         n_levels=2,
         n_steps=1,
-        hidden=16,
+        hidden_channels=16,
         n_layers=1,
         kernel=3,
-        bound=3.0,
+        max_log_scale=3.0,
         style_norm=True,
         condition_dropout=0.1,
     ),
@@ -185,33 +195,33 @@ def layout(tmp_path: Path) -> Layout:
     return write_data(tmp_path)
 
 
-Run = Callable[..., StageReport]
+Run = Callable[..., StageResult]
 
 
-def run_metric(layout: Layout, log: Any = ignore_metrics, **changes: Any) -> StageReport:
+def run_metric(layout: Layout, log: Any = ignore_metrics, **changes: Any) -> StageResult:
     config = dataclasses.replace(METRIC, **changes)
     return train_timbre_metric.run(config, small.MELS, layout=layout, log=log, device="cpu")
 
 
-def run_base(layout: Layout, log: Any = ignore_metrics, **changes: Any) -> StageReport:
+def run_base(layout: Layout, log: Any = ignore_metrics, **changes: Any) -> StageResult:
     return train_vqvae.run(
         "base", dataclasses.replace(BASE, **changes), small.MELS, layout=layout, log=log, device="cpu"
     )
 
 
-def run_paper(layout: Layout, log: Any = ignore_metrics, **changes: Any) -> StageReport:
+def run_paper(layout: Layout, log: Any = ignore_metrics, **changes: Any) -> StageResult:
     config = dataclasses.replace(PAPER, **changes)
     return train_vqvae.run("paper", config, small.MELS, layout=layout, log=log, device="cpu")
 
 
-def run_glow(layout: Layout, log: Any = ignore_metrics, **changes: Any) -> StageReport:
+def run_glow(layout: Layout, log: Any = ignore_metrics, **changes: Any) -> StageResult:
     return train_glow.run(dataclasses.replace(GLOW, **changes), small.MELS, layout=layout, log=log, device="cpu")
 
 
 STAGES = {
     "timbre_metric": (run_metric, "train_timbre_metric"),
-    "vqvae-base": (run_base, "train_vqvae/base"),
-    "vqvae-paper": (run_paper, "train_vqvae/paper"),
+    "vqvae": (run_base, "train_vqvae/base"),
+    "vqvae-2021": (run_paper, "train_vqvae/paper"),
     "glow": (run_glow, "train_glow"),
 }
 
@@ -239,7 +249,7 @@ def test_stage_writes_weights_curves_and_numbers(layout: Layout, name: str) -> N
 
 def test_paper_keeps_its_own_features(layout: Layout) -> None:
     run_paper(layout)
-    bundle = load_bundle(layout.model("vqvae-paper"))
+    bundle = load_bundle(layout.model("vqvae-2021"))
     assert bundle.features == dataclasses.replace(small.MELS, kind="log_stft")
     assert bundle.normalizer is not None and len(bundle.normalizer.mean) == 513
 
@@ -326,12 +336,12 @@ def test_senseless_glow_settings_are_refused(change: dict[str, float]) -> None:
         dataclasses.replace(GLOW, **change)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["vqvae-base", "glow"])
+@pytest.mark.parametrize("name", ["vqvae", "glow"])
 def test_training_goes_on_from_given_weights(layout: Layout, name: str) -> None:
-    run: Any = {"vqvae-base": run_base, "glow": run_glow}[name]
+    run: Any = {"vqvae": run_base, "glow": run_glow}[name]
     run(layout)
     shutil.copytree(layout.model(name), layout.root / "earlier")
-    section = {"vqvae-base": BASE, "glow": GLOW}[name]
+    section = {"vqvae": BASE, "glow": GLOW}[name]
     model = dataclasses.replace(section.model, condition_dropout=section.model.condition_dropout / 2)
     run(layout, init_from="earlier", model=model, fit=dataclasses.replace(section.fit, learning_rate=1e-9))
     first, again = (load_bundle(folder) for folder in (layout.root / "earlier", layout.model(name)))
@@ -342,7 +352,7 @@ def test_training_goes_on_from_given_weights(layout: Layout, name: str) -> None:
 
 def test_a_glow_with_a_decoder_begins_with_a_vqvae(layout: Layout) -> None:
     run_base(layout)
-    shutil.copytree(layout.model("vqvae-base"), layout.root / "earlier")
+    shutil.copytree(layout.model("vqvae"), layout.root / "earlier")
     model = dataclasses.replace(GLOW.model, decoder_width=BASE.model.width, decoder_blocks=BASE.model.n_blocks)
     run_glow(layout, init_from="earlier", model=model, fit=dataclasses.replace(GLOW.fit, learning_rate=1e-9))
     lent, flow = load_bundle(layout.root / "earlier").model, load_bundle(layout.model("glow")).model.state_dict()
@@ -353,6 +363,6 @@ def test_a_glow_with_a_decoder_begins_with_a_vqvae(layout: Layout) -> None:
 
 def test_weights_of_another_shape_are_no_beginning(layout: Layout) -> None:
     run_base(layout)
-    shutil.copytree(layout.model("vqvae-base"), layout.root / "earlier")
+    shutil.copytree(layout.model("vqvae"), layout.root / "earlier")
     with pytest.raises(TimbreflowError, match="earlier holds a model of another shape"):
         run_base(layout, init_from="earlier", model=dataclasses.replace(BASE.model, width=24))

@@ -22,7 +22,7 @@ from timbreflow.models.bundle import ModelBundle, load_bundle, weights_sha256
 from timbreflow.models.vocoder import Vocoder
 from timbreflow.stages import train_vocoder
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import ignore_metrics
+from timbreflow.stages.result import ignore_metrics
 from timbreflow.training.vocoder_config import VocoderLosses, VocoderTraining
 
 RATE, SAMPLES = 16_000, 8_000

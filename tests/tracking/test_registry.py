@@ -27,10 +27,10 @@ from tests.inference.tiny import FEATURES, melody
 from timbreflow.audio.features import Normalizer
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.gate import CriterionConfig, GateConfig
-from timbreflow.inference.catalogue import Candidate, KnownModel, known_model
 from timbreflow.inference.transfer import TimbreTransfer
 from timbreflow.inference.vocoding import VERDICT, VocoderInverter, identity, vocoder_beside
 from timbreflow.models.bundle import ModelBundle, save_bundle, weights_sha256
+from timbreflow.models.catalogue import Candidate, KnownModel, known_model
 from timbreflow.models.vocoder import Vocoder
 from timbreflow.tracking.connection import connect
 from timbreflow.tracking.promotion import promote, rollback
@@ -70,7 +70,7 @@ def evaluation(lsd: float, note_score: float, *, system: str = "glow", digest: s
 
 def measured(name: str, folder: Path, figures: dict[str, Any]) -> dict[str, Any]:
     """Figures as `evaluate` writes them, with the hashes of what it measured."""
-    return figures | {"weights": {known_model(name).system: identity(folder, vocoder_beside(folder))}}
+    return figures | {"weights": {known_model(name).name: identity(folder, vocoder_beside(folder))}}
 
 
 def register(name: str, folder: Path, figures: dict[str, Any], **options: Any) -> Registration:
@@ -169,7 +169,7 @@ def test_what_is_missing_is_registered(root: Path, bundles: dict[str, Path]) -> 
         Candidate(
             known_model(kind),
             bundles[kind],
-            measured(kind, bundles[kind], evaluation(15, 0.6, system=known_model(kind).system)),
+            measured(kind, bundles[kind], evaluation(15, 0.6, system=kind)),
             {},
         )
         for kind in ("vqvae", "glow")
@@ -235,6 +235,11 @@ def test_addresses_and_folders_are_found(root: Path, bundles: dict[str, Path]) -
     for address in ("models:/timbreflow-glow@challenger", "models:/timbreflow-glow/1"):
         assert "version 1 of timbreflow-glow" in resolve(address, root=root).description
     assert resolve(str(bundles["vqvae"]), root=root).folder == bundles["vqvae"]
+    # The 2021 recipe has a name, though the gate never makes it champion.
+    shutil.copytree(bundles["vqvae"], root / "released" / "vqvae-2021")
+    assert resolve("vqvae-2021", root=root).folder == root / "released" / "vqvae-2021"
+    with pytest.raises(TimbreflowError, match="no model 'vqvae-2021'; choose one of vqvae, glow"):
+        register_bundle("vqvae-2021", bundles["vqvae"], evaluation(15, 0.6), root=root)
 
 
 @pytest.mark.parametrize(
@@ -403,7 +408,7 @@ def test_figures_of_other_metric_code_are_measured_again(root: Path, bundles: di
     asked: list[Path] = []
 
     def evaluate(model: KnownModel, folder: Path) -> dict[str, Any]:
-        assert model.system == "glow"
+        assert model.name == "glow"
         asked.append(folder)
         return evaluation(12, 0.6)
 

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from timbreflow.data.triples import TripleBatch
 from timbreflow.errors import TimbreflowError
-from timbreflow.models.encoders import ContentConfig, StyleConfig
+from timbreflow.models.content import ContentConfig
 from timbreflow.models.glow.model import Glow, GlowConfig
 from timbreflow.models.quantizer import QuantizerConfig
-from timbreflow.models.triplet import TripletConfig, TripletNetwork
+from timbreflow.models.style import StyleConfig
+from timbreflow.models.timbre_metric import TripletConfig, TripletNetwork
 from timbreflow.models.vqvae import VQVAE, VQVAEConfig
 from timbreflow.training.auxiliary import AuxiliaryWeights, contrastive_loss, invariance_loss, roll_loss
 from timbreflow.training.objectives import GlowObjective, TripletObjective, VQVAEObjective
@@ -20,12 +21,20 @@ from timbreflow.training.triplets import TripletBatch
 
 BINS, FRAMES, SIZE = 12, 32, 8
 CONTENT = ContentConfig(
-    encoder="residual", width=24, downsample=2, n_blocks=1, instance_norm=False, roll_width=16, roll_hint=4
+    encoder="residual",
+    width=24,
+    downsample=2,
+    n_blocks=1,
+    instance_norm=False,
+    pianoroll_head_width=16,
+    pianoroll_channels=4,
 )
 QUANTIZER = QuantizerConfig(
     codebook_size=32, code_dim=16, heads=1, distance="euclidean", decay=0.9, dead_code_threshold=0.5, kmeans_iters=5
 )
-STYLE = StyleConfig(encoder="tokens", width=16, dim=8, n_tokens=2, n_blocks=1, chunk_frames=8, roll_bins=0, noise=0.0)
+STYLE = StyleConfig(
+    encoder="tokens", width=16, dim=8, n_tokens=2, n_blocks=1, chunk_frames=8, max_bin_shift=0, noise=0.0
+)
 WEIGHTS = AuxiliaryWeights(
     commitment=0.25, roll=0.1, roll_pos_weight=5.0, invariance=0.1, contrastive=0.1, contrastive_temperature=0.2
 )
@@ -61,10 +70,10 @@ def glow() -> Glow:
             n_context_blocks=1,
             n_levels=2,
             n_steps=2,
-            hidden=24,
+            hidden_channels=24,
             n_layers=2,
             kernel=3,
-            bound=3.0,
+            max_log_scale=3.0,
             style_norm=True,
             condition_dropout=0.0,
         )
@@ -160,7 +169,7 @@ def test_initialize_centres_the_actnorms() -> None:
     objective.initialize(model, batch)
     with torch.no_grad():
         output = model(batch.target, batch.content, batch.style)
-    for z in output.z:
+    for z in output.likelihood.z:
         assert float(z.mean().abs()) < 0.2 and 0.5 < float(z.std()) < 2
 
 
@@ -187,7 +196,7 @@ def test_noise_bounds_the_likelihood_and_is_drawn_anew() -> None:
         ("reconstruction", "style_encoder"),
         ("vq/commitment_loss", "content_path.encoder"),
         ("roll/bce", "content_path.encoder"),
-        ("roll/bce", "content_path.roll_head"),
+        ("roll/bce", "content_path.pianoroll_head"),
         ("style/contrastive", "style_encoder"),
     ],
 )

@@ -18,11 +18,10 @@ from timbreflow.data.triples import TripleBatch, crop
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import read_json
 from timbreflow.models.bundle import load_bundle
-from timbreflow.models.conditioning import ConditionDropout
-from timbreflow.models.encoders import roll_bins, shuffle_chunks
-from timbreflow.models.glow.actnorm import ActNorm
-from timbreflow.models.glow.context import FlowContext
-from timbreflow.models.quantizer import Quantizer, QuantizerConfig
+from timbreflow.models.decoders import ConditionDropout
+from timbreflow.models.glow.layers import ActNorm, FlowContext
+from timbreflow.models.quantizer import Quantizer
+from timbreflow.models.style import shift_bins, shuffle_chunks
 from timbreflow.stages.layout import Layout
 from timbreflow.training.auxiliary import contrastive_loss, invariance_loss
 
@@ -60,11 +59,8 @@ def parts() -> dict[str, Any]:
 
     # Codebooks with silence in them: ties, dead codes, k-means and moving averages over three steps.
     quantizer = Quantizer(
-        QuantizerConfig(
-            codebook_size=16, code_dim=8, heads=2, distance="euclidean", decay=0.8, dead_code_threshold=1.0,
-            kmeans_iters=4,
-        )
-    )  # fmt: skip
+        codebook_size=16, code_dim=8, heads=2, distance="euclidean", decay=0.8, dead_code_threshold=1.0, kmeans_iters=4
+    )
     for step in range(3):
         torch.manual_seed(step)
         x = drawn(BATCH, 8, 20 + step)
@@ -98,9 +94,9 @@ def parts() -> dict[str, Any]:
     results["actnorm"] = torch.cat([actnorm.shift.detach(), actnorm.log_scale.detach()])
 
     torch.manual_seed(11)
-    results["noise"] = parallel.gather(parallel.drawn_like(torch.randn_like, own(drawn(BATCH, 3))))
+    results["noise"] = parallel.gather(parallel.draw_like(torch.randn_like, own(drawn(BATCH, 3))))
     results["chunks"] = parallel.gather(shuffle_chunks(own(drawn(BATCH, 4, 32)), 4))
-    results["bins"] = parallel.gather(roll_bins(own(drawn(BATCH, 12, 6)), 3))
+    results["bins"] = parallel.gather(shift_bins(own(drawn(BATCH, 12, 6)), 3))
     dropout = ConditionDropout(0.5, code_dim=4, n_tokens=2, token_dim=3).train()
     results["dropout"] = torch.cat([parallel.gather(x.detach()).flatten() for x in dropout(*_conditions())])
     batch = TripleBatch(*(own(drawn(BATCH, 4, 30)) for _ in range(3)), own(drawn(BATCH, 128, 30) > 0), timbre)
@@ -130,9 +126,9 @@ def test_every_part_sees_the_whole_batch(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["vqvae-base", "glow"])
+@pytest.mark.parametrize("name", ["vqvae", "glow"])
 def test_a_training_in_two_processes_ends_like_one(name: str, tmp_path: Path) -> None:
-    results = {"vqvae-base": "train_vqvae/base", "glow": "train_glow"}[name]
+    results = {"vqvae": "train_vqvae/base", "glow": "train_glow"}[name]
     numbers, weights = [], []
     for processes in (1, PROCESSES):
         layout = tiny.write_data(tmp_path / str(processes))
@@ -163,18 +159,18 @@ class _Training:
 
 def _train(name: str, layout: Layout) -> None:
     run, _ = tiny.STAGES[name]
-    section: Any = {"vqvae-base": tiny.BASE, "glow": tiny.GLOW}[name]
+    section: Any = {"vqvae": tiny.BASE, "glow": tiny.GLOW}[name]
     run(layout, crop_frames=20, fit=dataclasses.replace(section.fit, grad_accumulation=2))
 
 
 def test_one_process_is_left_as_it_is() -> None:
     x = torch.randn(4, 3)
     assert parallel.gather(x) is x and parallel.own(x) is x
-    assert parallel.part(5) == slice(0, 5) and parallel.told(3) == 3 and parallel.whole(7) == 7
+    assert parallel.part(5) == slice(0, 5) and parallel.broadcast(3) == 3
     torch.manual_seed(0)
     expected = torch.randn_like(x)
     torch.manual_seed(0)
-    assert torch.equal(parallel.drawn_like(torch.randn_like, x), expected)
+    assert torch.equal(parallel.draw_like(torch.randn_like, x), expected)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

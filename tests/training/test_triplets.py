@@ -12,7 +12,7 @@ from timbreflow.audio.files import encode_flac
 from timbreflow.data.manifest import MANIFEST_SCHEMA, write_manifest
 from timbreflow.data.shards import write_shard
 from timbreflow.errors import TimbreflowError
-from timbreflow.models.timbre_embedder import TimbreCoefficients
+from timbreflow.models.timbre_metric import TimbreCoefficients
 from timbreflow.training.triplets import Triplets
 
 RATE = 16_000

@@ -42,7 +42,7 @@ def transfer(
         style: half a second or more of the instrument to sound like.
         out: sound file to write; with --pairs, the folder that gets ID.wav for each row.
         pairs: CSV file with the columns id, content, style, as spreadsheets write it.
-        model: vqvae, glow, a folder of weights, or models:/NAME@ALIAS.
+        model: vqvae, vqvae-2021, glow, a folder of weights, or models:/NAME@ALIAS.
         temperature: spread of the flow's samples, 0 for its most likely one; the VQ-VAE has none.
         seed: seed of everything drawn; the same seed gives the same samples.
         mode: what a flow does: sample from the notes, or convert the content's own latents, which keeps more of how it

@@ -24,7 +24,7 @@ from timbreflow.data.quantization import Quantization
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import stable_hash
 from timbreflow.notes.tables import Notes
-from timbreflow.parallel import own, whole
+from timbreflow.parallel import draw
 
 Pairs = Literal["triples", "self_supervised", "mixed"]
 
@@ -85,7 +85,7 @@ def crop(batch: TripleBatch, frames: int, *, seed: int, number: int) -> TripleBa
     if frames == 0 or frames >= length:
         return batch
     generator = torch.Generator().manual_seed(stable_hash("crop", seed, number) >> 1)
-    starts = own(torch.randint(length - frames + 1, (whole(len(batch)),), generator=generator))
+    starts = draw(len(batch), lambda n: torch.randint(length - frames + 1, (n,), generator=generator))
     places = (starts[:, None, None] + torch.arange(frames)).to(batch.target.device)
 
     def cut(x: Tensor) -> Tensor:

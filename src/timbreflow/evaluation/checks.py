@@ -230,7 +230,7 @@ def style_cost(
         [B].
     """
     noisy = target + noise * torch.randn(target.shape, generator=generator, device=target.device)
-    right, wrong = (glow(noisy, content, given).bits_per_dim for given in (style, wrong_style))
+    right, wrong = (glow(noisy, content, given).likelihood.bits_per_dim for given in (style, wrong_style))
     return (wrong - right).double().cpu().numpy()
 
 
@@ -240,7 +240,7 @@ def pooled_latents(
 ) -> NDArray[np.float64]:
     """The flow's z of targets under their conditions, pooled over time: [B, D]; arguments as in `style_cost`."""
     noisy = target + noise * torch.randn(target.shape, generator=generator, device=target.device)
-    return np.concatenate([pooled(latent) for latent in glow(noisy, content, style).z], axis=1)
+    return np.concatenate([pooled(latent) for latent in glow(noisy, content, style).likelihood.z], axis=1)
 
 
 def _chroma(signal: NDArray[np.float32]) -> NDArray[np.float32]:

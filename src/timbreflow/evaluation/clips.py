@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from timbreflow.data.manifest import ROLES, read_clip_notes, read_manifest, triple_positions
 from timbreflow.data.shards import AudioShards
 from timbreflow.errors import TimbreflowError
+from timbreflow.metrics.family import FAMILIES, PROGRAMS_PER_FAMILY
 from timbreflow.notes.tables import Notes
 
 
@@ -28,6 +29,7 @@ class TripleBatch:
         notes: [B] the notes that sound in content and target.
         descriptions: [B] what is heard, for people: "Oboe to Marimba", by the General MIDI names of the
             first layers.
+        families: [B] General MIDI family of the target; None where it is layered or plays no General MIDI program.
     """
 
     triple_ids: list[str]
@@ -36,6 +38,7 @@ class TripleBatch:
     target: NDArray[np.float32]
     notes: list[Notes]
     descriptions: list[str]
+    families: list[int | None]
 
     def __len__(self) -> int:
         return len(self.triple_ids)
@@ -68,6 +71,7 @@ class EvaluationClips:
         if only:
             positions = positions[positions.index.isin(only)]
         self._positions = positions.iloc[:max_triples] if max_triples else positions
+        self.sample_rate = sample_rate
         self._shards = AudioShards(root, sample_rate=sample_rate)
         notes = read_clip_notes(root)
         targets = set(self._clips.loc[self._positions["target"], "clip_id"])
@@ -75,6 +79,11 @@ class EvaluationClips:
 
     def __len__(self) -> int:
         return len(self._positions)
+
+    @property
+    def n_samples(self) -> int:
+        """Length of the longest clip."""
+        return int(self._clips.loc[self._positions["target"], "n_samples"].max())
 
     @property
     def triple_ids(self) -> list[str]:
@@ -93,6 +102,10 @@ class EvaluationClips:
                 descriptions=[
                     f"{_instrument(before)} to {_instrument(after)}"
                     for before, after in zip(contents["program"], targets["program"], strict=True)
+                ],
+                families=[
+                    _family(layers, program)
+                    for layers, program in zip(targets["n_layers"], targets["program"], strict=True)
                 ],
                 **sound,
             )
@@ -133,8 +146,13 @@ def _instrument(program: int) -> str:
     return str(pretty_midi.program_to_instrument_name(int(program)))
 
 
-def digest_of_clips(sets: list[EvaluationClips]) -> str:
-    """sha256 of the ids and the sound of all test clips: equal digests mean the same exam."""
+def _family(layers: int, program: int) -> int | None:
+    family = int(program) // PROGRAMS_PER_FAMILY
+    return family if layers == 1 and 0 <= family < len(FAMILIES) else None
+
+
+def digest_of_clips(sets: Sequence[EvaluationClips]) -> str:
+    """sha256 of the ids and the sound of all test clips: equal digests mean the same clips."""
     digest = hashlib.sha256()
     for clips in sets:
         clips.update_digest(digest)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from timbreflow.data.manifest import SPLITS
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.systems import SYSTEMS
+from timbreflow.evaluation.systems import COMPUTED
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class EvaluationConfig:
 
     Args:
         sets: splits of the manifest, such as test and test_seen; the first one decides what the report leads with.
-        systems: rows of the table, names of `systems.SYSTEMS`.
+        systems: rows of the table, names of `systems.COMPUTED`.
         max_triples: triples taken of each set, in the order of their ids; 0 takes all.
         temperature: of models that sample.
         contrast: what normalised log-mels that a model made are multiplied by; more than 1 draws them away from the
@@ -43,7 +43,7 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         """Refuse what could not be evaluated."""
-        for name, known in (("sets", SPLITS), ("systems", tuple(SYSTEMS))):
+        for name, known in (("sets", SPLITS), ("systems", COMPUTED)):
             chosen = getattr(self, name)
             if not chosen or not set(chosen) <= set(known) or len(set(chosen)) < len(chosen):
                 raise TimbreflowError(

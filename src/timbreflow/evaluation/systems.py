@@ -4,7 +4,7 @@ A system is anything with `copies`, `parameters` and `transfer`; a new row is on
 that evaluates them does not change.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -28,7 +28,7 @@ class SystemContext:
 
     Args:
         features: features of the pipeline; the oracle goes through them, models bring their own.
-        model_folder: maps a model's name (vqvae-base) to the folder of its weights.
+        model_folder: maps a model's name to the folder of its weights.
         device: where models run.
         temperature: of models that sample.
         contrast: what normalised log-mels that a model made are multiplied by; other features stay.
@@ -49,8 +49,6 @@ class System(Protocol):
     Attributes:
         copies: role whose sound is given back unchanged; None for systems that make sound.
         parameters: number of learned weights; 0 where nothing is learned.
-
-    A system with `by_id = True` also gets `triple_ids`, the ids [B] of the triples.
     """
 
     copies: Role | None
@@ -67,14 +65,20 @@ class SystemSpec:
     Args:
         label: name in tables.
         description: one sentence for the report.
-        kind: reference rows copy, the ceiling knows the answer, baselines and models compete.
-        build: makes the system.
+        kind: references copy; stored baselines take hours, so their rows are read from files in git; baselines and
+            models compete; the ceiling knows the answer; external rows are another program's.
+        build: makes the system; None for stored baselines, which `testsets/baselines.py` builds on request.
     """
 
     label: str
     description: str
-    kind: Literal["reference", "baseline", "model", "ceiling"]
-    build: Callable[[SystemContext], System]
+    kind: Literal["reference", "stored", "baseline", "model", "ceiling", "external"]
+    build: Callable[[SystemContext], System] | None = None
+
+    @property
+    def competes(self) -> bool:
+        """Whether it makes sound without knowing the answer: the other rows are there to be compared with."""
+        return self.kind not in ("reference", "ceiling")
 
 
 class Copied:
@@ -118,7 +122,7 @@ class ModelSystem:
 
     Args:
         context: features and inversion.
-        name: model whose weights are loaded, such as vqvae-base.
+        name: model whose weights are loaded, such as vqvae.
 
     Raises:
         TimbreflowError: the weights are missing, or work at another sample rate.
@@ -127,8 +131,7 @@ class ModelSystem:
     copies: Role | None = None
 
     def __init__(self, context: SystemContext, name: str) -> None:
-        self.folder = context.model_folder(name)
-        bundle = load_bundle(self.folder)
+        bundle = load_bundle(context.model_folder(name))
         if bundle.features.sample_rate != context.features.sample_rate:
             raise TimbreflowError(
                 f"the model {name} works at {bundle.features.sample_rate} Hz and the test clips are at "
@@ -158,8 +161,8 @@ class ModelSystem:
         return self._invert(self._normalizer.denormalize(self._contrast * normalised), seed=seed)
 
 
-def _model(name: str) -> Callable[[SystemContext], System]:
-    return lambda context: ModelSystem(context, name)
+def _model(name: str, label: str, description: str) -> dict[str, SystemSpec]:
+    return {name: SystemSpec(label, description, "model", lambda context: ModelSystem(context, name))}
 
 
 SYSTEMS: dict[str, SystemSpec] = {
@@ -175,32 +178,50 @@ SYSTEMS: dict[str, SystemSpec] = {
         "reference",
         lambda context: Copied("style"),
     ),
-    "vqvae_paper": SystemSpec(
-        "VQ-VAE, 2021 recipe", "Trained on recordings of one timbre against themselves.", "model", _model("vqvae-paper")
+    "ulyanov_lebedev": SystemSpec(
+        "Ulyanov-Lebedev",
+        "The content's spectrogram, changed until statistics of random features are the style's.",
+        "stored",
     ),
-    "vqvae_base": SystemSpec("VQ-VAE base", "Trained on true triples.", "model", _model("vqvae-base")),
-    "glow": SystemSpec(
-        "Glow", "Normalizing flow conditioned on content and style, trained on true triples.", "model", _model("glow")
+    "musaicing": SystemSpec(
+        "musaicing", "The content put together from frames of the style (Driedger et al. 2015).", "stored"
     ),
+    "transcribe_and_render": SystemSpec(
+        "transcribe and re-render",
+        "Notes transcribed from the content, played by the training instrument nearest to the style.",
+        "stored",
+    ),
+    **_model("vqvae-2021", "VQ-VAE, 2021 recipe", "Trained on recordings of one timbre against themselves."),
+    **_model("vqvae", "VQ-VAE", "Trained on true triples."),
+    **_model("glow", "Glow", "Normalizing flow conditioned on content and style, trained on true triples."),
     "oracle": SystemSpec(
         "oracle", "The target's own spectrogram through the same inversion: the ceiling.", "ceiling", Oracle
     ),
 }
-"""Every row that can be asked for, in the order of the table."""
+"""Every row of every table, in its order."""
 
 
-def build_systems(names: tuple[str, ...], context: SystemContext) -> dict[str, System]:
-    """Build the rows of that name, in the order of `SYSTEMS`.
+def spec_of(name: str) -> SystemSpec:
+    """How a row is called, also one that is another program's."""
+    return SYSTEMS.get(name) or SystemSpec(name, "Outputs of another program.", "external")
+
+
+COMPUTED = tuple(name for name, spec in SYSTEMS.items() if spec.build)
+"""Rows that are computed with every table."""
+
+
+def build_systems(names: Sequence[str], context: SystemContext) -> dict[str, System]:
+    """Build the computed rows of that name, in the order of `SYSTEMS`.
 
     Raises:
         TimbreflowError: a name is unknown, or the weights of a model cannot be loaded.
     """
-    unknown = sorted(set(names) - set(SYSTEMS))
+    unknown = sorted(set(names) - set(COMPUTED))
     if unknown:
         raise TimbreflowError(
-            f"evaluate.systems in params.yaml names {unknown[0]}, which is no system; choose from {', '.join(SYSTEMS)}."
+            f"{unknown[0]} is no system that is computed with every table; choose from {', '.join(COMPUTED)}."
         )
-    return {name: spec.build(context) for name, spec in SYSTEMS.items() if name in names}
+    return {name: spec.build(context) for name, spec in SYSTEMS.items() if name in names and spec.build}
 
 
 def batch_seed(seed: int, split: str, batch: int) -> int:

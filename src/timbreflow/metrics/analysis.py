@@ -1,7 +1,4 @@
-"""What is measured once for every recording: metrics then compare these instead of sound.
-
-Content, style and target are analysed once a triple and shared by all systems.
-"""
+"""What is computed once for every recording: metrics then compare these features instead of sound."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,12 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from timbreflow.audio.files import resample
-from timbreflow.metrics.lsd import decibel_distance, mel_decibels
-from timbreflow.metrics.onsets import TOLERANCE, onset_f1
-from timbreflow.metrics.pitch import pitch_distance
+from timbreflow.metrics.family import FamilyClassifier
+from timbreflow.metrics.lsd import mel_decibels
+from timbreflow.metrics.onsets import TOLERANCE
 from timbreflow.metrics.signals import SAMPLE_RATE, validate
-from timbreflow.metrics.stft import stft_distance
-from timbreflow.metrics.timbre import cosine_distance, mfcc_statistics
+from timbreflow.metrics.timbre import mfcc_statistics
 from timbreflow.metrics.transcription import Transcriber
 from timbreflow.notes.tables import Notes
 
@@ -33,6 +29,7 @@ class Analysis:
         mfcc: [24] of `timbre.mfcc_statistics`.
         embedding: [D] of the timbre metric.
         notes: transcription.
+        family: family of instruments that the classifier names; None without a classifier.
     """
 
     audio: NDArray[np.float32]
@@ -40,6 +37,7 @@ class Analysis:
     mfcc: NDArray[np.float64]
     embedding: NDArray[np.float32]
     notes: Notes
+    family: int | None = None
 
     @property
     def duration(self) -> float:
@@ -47,19 +45,43 @@ class Analysis:
         return len(self.audio) / SAMPLE_RATE
 
 
-class Analyser:
-    """Analyses batches of recordings.
+@dataclass(frozen=True)
+class Truth:
+    """What is known of a target without listening to it.
 
     Args:
-        transcriber: hears notes.
-        embed: timbre embedding.
-        sample_rate: of the recordings, in Hz; they are resampled to 16 kHz.
+        notes: the notes that sound in content and target.
+        family: General MIDI family of the target; None where it is layered or plays no General MIDI program.
+        onset_tolerance: largest difference between onsets that match, in s.
     """
 
-    def __init__(self, transcriber: Transcriber, embed: Embed, *, sample_rate: int) -> None:
+    notes: Notes
+    family: int | None = None
+    onset_tolerance: float = TOLERANCE
+
+
+class FeatureCache:
+    """Computes the features of recordings once, so that all metrics and systems share them.
+
+    Args:
+        transcriber: transcribes notes.
+        embed: timbre embedding.
+        sample_rate: of the recordings, in Hz; they are resampled to 16 kHz.
+        classifier: names families of instruments; None leaves them out.
+    """
+
+    def __init__(
+        self,
+        transcriber: Transcriber,
+        embed: Embed,
+        *,
+        sample_rate: int,
+        classifier: FamilyClassifier | None = None,
+    ) -> None:
         self._transcriber = transcriber
         self._embed = embed
         self._sample_rate = sample_rate
+        self._classifier = classifier
 
     def __call__(self, recordings: Sequence[NDArray[np.float32]] | NDArray[np.float32]) -> list[Analysis]:
         """Analyse recordings [B, N] of one length.
@@ -70,29 +92,11 @@ class Analyser:
         sounds = [resample(validate(recording), self._sample_rate, SAMPLE_RATE) for recording in recordings]
         transcriptions = self._transcriber.transcribe(sounds, SAMPLE_RATE)
         embeddings = self._embed(np.stack(sounds))
+        statistics = [mfcc_statistics(sound) for sound in sounds]
+        families = [None] * len(sounds) if self._classifier is None else self._classifier(statistics).tolist()
         return [
-            Analysis(sound, mel_decibels(sound), mfcc_statistics(sound), embedding, notes)
-            for sound, embedding, notes in zip(sounds, embeddings, transcriptions, strict=True)
+            Analysis(sound, mel_decibels(sound), mfcc, embedding, notes, family)
+            for sound, mfcc, embedding, notes, family in zip(
+                sounds, statistics, embeddings, transcriptions, families, strict=True
+            )
         ]
-
-
-def compare(
-    estimate: Analysis, target: Analysis, truth: Notes, *, onset_tolerance: float = TOLERANCE
-) -> dict[str, float]:
-    """All metrics of one output against its target and the true notes, by name as in metrics.json."""
-    return {
-        "lsd": decibel_distance(*_same_frames(estimate.decibels, target.decibels)),
-        "timbre": cosine_distance(estimate.embedding, target.embedding),
-        "timbre_mfcc": cosine_distance(estimate.mfcc, target.mfcc),
-        "pitch": pitch_distance(estimate.notes, target.notes, duration=target.duration),
-        "onset_f1": onset_f1(estimate.notes, truth, tolerance=onset_tolerance),
-        "stft": stft_distance(estimate.audio, target.audio),
-    }
-
-
-def _same_frames(
-    first: NDArray[np.float32], second: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    # Inversion may lose an unfinished frame; `stft_distance` refuses outputs that differ by more.
-    frames = min(first.shape[1], second.shape[1])
-    return first[:, :frames], second[:, :frames]

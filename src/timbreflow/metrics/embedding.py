@@ -7,8 +7,7 @@ import torch
 from timbreflow.errors import TimbreflowError
 from timbreflow.metrics.analysis import Embed
 from timbreflow.models.bundle import load_bundle
-from timbreflow.models.timbre_embedder import TimbreEmbedder
-from timbreflow.models.triplet import TripletNetwork
+from timbreflow.models.timbre_metric import TimbreEmbedder, TripletNetwork
 
 
 def load_embed(folder: Path, *, device: torch.device) -> Embed:

@@ -5,9 +5,9 @@ the family of the target's program. The classifier errs on real renders too, so 
 beside every figure and is their ceiling.
 
 Conventions:
-    The input is `timbre.mfcc_statistics` [24] of sound at 16 kHz: the same numbers as the MFCC twin of the timbre
-    metric, and none of the triplet network's. Trained on single-layer clips of the training split only, frozen before
-    models are compared, never a loss. At rest: `weights.safetensors` and `config.json`.
+    The input is `timbre.mfcc_statistics` [24] of sound at 16 kHz: the numbers of the MFCC distance, and
+    none of the triplet network's. Trained on single-layer clips of the training split only, frozen before models are
+    compared, never a loss. At rest: `weights.safetensors` and `config.json`.
 """
 
 from collections.abc import Mapping

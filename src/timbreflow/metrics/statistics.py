@@ -53,7 +53,7 @@ def bootstrap(columns: Sequence[ArrayLike], statistic: Statistic, *, samples: in
     if table.ndim != 2 or table.shape[1] == 0:
         raise TimbreflowError("bootstrap needs columns of one length with at least one clip each.")
     if not np.isfinite(table).all():
-        raise TimbreflowError("a metric is NaN or infinite for some clip; see per_clip.csv.")
+        raise TimbreflowError("a metric is NaN or infinite for some clip; see per_clip.parquet.")
     n_clips = table.shape[1]
     drawn = np.random.default_rng(seed).integers(0, n_clips, size=(samples, n_clips))
     figures = statistic(*(column[drawn].mean(axis=1) for column in table))

@@ -9,9 +9,9 @@ Conventions:
 Metrics:
     * :func:`cosine_distance` between embeddings of a triplet network (see `models/triplet.py`), whose weights are
       frozen before models are compared and are never part of a loss.
-    * :func:`mfcc_distance`: the parameter-free twin, 1 - cosine of the mean and the deviation over time of MFCC 2-13.
+    * :func:`mfcc_distance`: without parameters, 1 - cosine of the mean and the deviation over time of MFCC 2-13.
 
-Reference: Cífka et al. 2021 for the triplet metric; the twin is ours.
+Reference: Cífka et al. 2021 for the triplet metric; the MFCC distance is ours.
 """
 
 import librosa

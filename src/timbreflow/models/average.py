@@ -11,7 +11,6 @@ import torch
 
 from timbreflow.audio.features import Normalizer
 from timbreflow.errors import TimbreflowError
-from timbreflow.models.build import config_to_dict
 from timbreflow.models.bundle import ModelBundle
 
 CLOSE = 0.05
@@ -25,7 +24,7 @@ def average(
     """A model with the mean of two models' weights, in place in the first, whose integers and feature statistics stay.
 
     Args:
-        bundle: the model that gives all that is not averaged.
+        bundle: base weights: all that is not averaged stays as in this model.
         other: a model of the same shape.
         parts: first words of the names of weights to average, such as "flow"; empty for all.
         share: of the other model, 0 to 1; 1 takes the parts over.
@@ -37,7 +36,7 @@ def average(
     """
     if not 0 <= share <= 1:
         raise TimbreflowError(f"The share of the other model is {share}; it must lie between 0 and 1.")
-    if bundle.kind != other.kind or config_to_dict(bundle.model.config) != config_to_dict(other.model.config):
+    if bundle.kind != other.kind or bundle.model.config != other.model.config:
         raise TimbreflowError("The models differ in kind or in settings; only weights of the same model have a mean.")
     if bundle.features != other.features or _apart(bundle.normalizer, other.normalizer) > CLOSE:
         raise TimbreflowError("The models differ in their features or feature statistics; their weights have no mean.")

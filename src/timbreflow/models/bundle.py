@@ -1,11 +1,12 @@
-"""Models at rest: a folder with `weights.safetensors` and `config.json`, all that is needed to use the model.
+"""Models on disk: a folder with `weights.safetensors` and `config.json`, all that is needed to use the model.
 
 config.json holds {format, kind, model, features, statistics, training}; no pickle anywhere. `statistics` is null where
-the model does not see normalised features (the timbre metric).
+the model does not see normalised features (the timbre metric). This is format 2; format 1, whose settings and weights
+had other names, is read as well.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,55 @@ from torch import Tensor, nn
 from timbreflow.audio.features import FeatureConfig, Normalizer
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_directory, read_json, sha256_file, write_json
-from timbreflow.models.build import build_model, config_from_dict, config_to_dict, kind_of, with_added_keys
+from timbreflow.models.glow.model import Glow, GlowConfig
+from timbreflow.models.timbre_metric import TripletConfig, TripletNetwork
+from timbreflow.models.vocoder import Vocoder, VocoderConfig
+from timbreflow.models.vqvae import VQVAE, VQVAEConfig
+from timbreflow.schema import parse
 
-FORMAT = 1
+FORMAT = 2
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
 _KEYS = {"format", "kind", "model", "features", "statistics", "training"}
+_KINDS: dict[str, tuple[type[nn.Module], type[Any]]] = {
+    "vqvae": (VQVAE, VQVAEConfig),
+    "glow": (Glow, GlowConfig),
+    "triplet": (TripletNetwork, TripletConfig),
+    "vocoder": (Vocoder, VocoderConfig),
+}
+
+_OLD_SETTINGS = {
+    "bound": "max_log_scale",
+    "hidden": "hidden_channels",
+    "roll_bins": "max_bin_shift",
+    "roll_hint": "pianoroll_channels",
+    "roll_width": "pianoroll_head_width",
+}
+"""Settings of format 1 and their names in format 2, at any depth."""
+_ADDED_SETTINGS: dict[str, dict[str, Any]] = {
+    "vqvae": {"content": {"pianoroll_channels": 0}},
+    "glow": {"content": {"pianoroll_channels": 0}, "decoder_width": 0, "decoder_blocks": 0},
+}
+"""Settings that bundles of format 1 may lack, with the value that switches them off."""
+_OLD_MODULES = {
+    "inlet": "in_proj",
+    "inlet_norm": "in_norm",
+    "outlet": "out_proj",
+    "outlet_norm": "out_norm",
+    "roll_head": "pianoroll_head",
+    "roll_hint": "pianoroll_encoder",
+}
+"""Words between the dots of format 1's names of weights, and the same in format 2."""
 
 
 @dataclass(frozen=True)
 class ModelBundle:
-    """A model and what it needs to be fed and understood.
+    """A model and what is needed to use and to understand it.
 
     Attributes:
         kind: "vqvae", "glow", "triplet" or "vocoder".
         model: the network; from `load_bundle` in evaluation mode, float32, on the CPU.
-        features: what the model's input is made with.
+        features: of the model's input.
         normalizer: statistics of the training split; None for models of raw features.
         training: plain facts on the training (steps, seed, losses …), for JSON.
     """
@@ -42,6 +76,36 @@ class ModelBundle:
     features: FeatureConfig
     normalizer: Normalizer | None
     training: Mapping[str, Any] = field(default_factory=dict)
+
+
+def build_model(kind: str, config: Mapping[str, Any]) -> nn.Module:
+    """Build an untrained model.
+
+    Args:
+        kind: "vqvae", "glow", "triplet" or "vocoder".
+        config: plain dictionary with exactly the fields of the kind's configuration.
+
+    Raises:
+        TimbreflowError: unknown kind; unknown, missing or wrong field.
+    """
+    if kind not in _KINDS:
+        raise TimbreflowError(f"{kind!r} is not a kind of model; use {', '.join(_KINDS)}.")
+    model, config_class = _KINDS[kind]
+    return model(parse(config_class, config, otherwise="make the model again with this version"))
+
+
+def kind_of(model: nn.Module) -> str:
+    """The kind whose model this is.
+
+    Raises:
+        TimbreflowError: no kind has such a model.
+    """
+    for kind, (model_class, _) in _KINDS.items():
+        if type(model) is model_class:
+            return kind
+    raise TimbreflowError(
+        f"{type(model).__name__} is not a kind of model that timbreflow stores; use {', '.join(_KINDS)}."
+    )
 
 
 def save_bundle(folder: Path, bundle: ModelBundle, *, half_precision: bool = False) -> str:
@@ -68,19 +132,17 @@ def save_bundle(folder: Path, bundle: ModelBundle, *, half_precision: bool = Fal
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise TimbreflowError(f"{folder} was not written: weight {name} is not finite; train with a lower rate.")
         weights[name] = _halved(value) if half_precision else value
+    config = {
+        "format": FORMAT,
+        "kind": bundle.kind,
+        "model": asdict(bundle.model.config),  # type: ignore[call-overload]
+        "features": asdict(bundle.features),
+        "statistics": None if bundle.normalizer is None else bundle.normalizer.statistics(),
+        "training": dict(bundle.training),
+    }
     with atomic_directory(Path(folder)) as temporary:
         save_file(weights, temporary / WEIGHTS)
-        write_json(
-            temporary / CONFIG,
-            {
-                "format": FORMAT,
-                "kind": bundle.kind,
-                "model": config_to_dict(bundle.model.config),
-                "features": config_to_dict(bundle.features),
-                "statistics": None if bundle.normalizer is None else bundle.normalizer.statistics(),
-                "training": dict(bundle.training),
-            },
-        )
+        write_json(temporary / CONFIG, config)
         return sha256_file(temporary / WEIGHTS)
 
 
@@ -92,21 +154,22 @@ def load_bundle(folder: Path) -> ModelBundle:
     """
     folder = Path(folder)
     config = read_json(folder / CONFIG)
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        found = config.get("format") if isinstance(config, dict) else config
+    written = config.get("format") if isinstance(config, dict) else config
+    if not isinstance(config, dict) or written not in (1, FORMAT):
         raise TimbreflowError(
-            f"{folder / CONFIG} has format {found!r} and this version reads {FORMAT}; train the model again or "
-            "install the version that wrote it."
+            f"{folder / CONFIG} has format {written!r} and this version reads 1 and {FORMAT}; train the model again "
+            "or install the version that wrote it."
         )
     if set(config) != _KEYS:
         raise TimbreflowError(f"{folder / CONFIG} must have the keys {sorted(_KEYS)}; make the model again.")
+    settings = config["model"]
     try:
-        model = build_model(config["kind"], with_added_keys(config["kind"], config["model"]))
-        features = config_from_dict(FeatureConfig, config["features"], where="features")
+        model = build_model(config["kind"], _from_format_1(config["kind"], settings) if written == 1 else settings)
+        features = parse(FeatureConfig, config["features"], otherwise="make the model again with this version")
         normalizer = None if config["statistics"] is None else Normalizer.from_statistics(config["statistics"])
     except TimbreflowError as error:
         raise TimbreflowError(f"{folder / CONFIG} cannot be used: {error}") from error
-    _load_weights(model, folder / WEIGHTS)
+    _load_weights(model, folder / WEIGHTS, renamed=_OLD_MODULES if written == 1 else {})
     return ModelBundle(config["kind"], model.eval(), features, normalizer, config["training"])
 
 
@@ -129,13 +192,33 @@ def _halved(value: Tensor) -> Tensor:
     return half if bool(torch.isfinite(half).all()) else value
 
 
-def _load_weights(model: nn.Module, path: Path) -> None:
+def _from_format_1(kind: str, settings: Any) -> Any:
+    """A model's settings of format 1 as those of format 2."""
+
+    def renamed(values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        return {_OLD_SETTINGS.get(key, key): renamed(value) for key, value in values.items()}
+
+    def filled(values: Any, added: Mapping[str, Any]) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        inner = {
+            key: filled(values[key], value) for key, value in added.items() if isinstance(values.get(key), Mapping)
+        }
+        return {**added, **values, **inner}
+
+    return filled(renamed(settings), _ADDED_SETTINGS.get(kind, {}))
+
+
+def _load_weights(model: nn.Module, path: Path, *, renamed: Mapping[str, str]) -> None:
     if not path.is_file():
         raise TimbreflowError(f"{path} is missing; train the model, or name the folder of a trained one.")
     try:
-        weights = load_file(path)
+        stored = load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise TimbreflowError(f"{path} is not a safetensors file ({error}); train the model again.") from error
+    weights = {".".join(renamed.get(word, word) for word in name.split(".")): x for name, x in stored.items()}
     wanted = model.state_dict()
     different = sorted(set(wanted) ^ set(weights)) or sorted(
         name for name, tensor in wanted.items() if tensor.shape != weights[name].shape

@@ -1,17 +1,44 @@
-"""Decoders of the VQ-VAE: content code and style tokens -> features."""
+"""Decoders: content code and style tokens -> features; and the dropout of these two conditions in training."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from timbreflow.models.blocks import FilmBlock, StyleAttention, pad_frames
+from timbreflow.parallel import draw
+
+
+class ConditionDropout(nn.Module):
+    """Replace the code, and independently the style tokens, of random clips by learned constants in training.
+
+    A decoder that has seen each condition missing relies on neither alone. After Ho and Salimans 2022, *Classifier-Free
+    Diffusion Guidance*.
+    """
+
+    def __init__(self, probability: float, *, code_dim: int, n_tokens: int, token_dim: int) -> None:
+        super().__init__()
+        self.probability = probability
+        if probability:
+            self.null_code = nn.Parameter(torch.zeros(1, code_dim, 1))
+            self.null_tokens = nn.Parameter(torch.zeros(1, n_tokens, token_dim))
+
+    def forward(self, code: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, D, t], [B, K, D] -> the same shapes."""
+        if not self.training or self.probability == 0:
+            return code, tokens
+        drawn = draw(len(code), lambda n: torch.rand(2, n, device=code.device).T)
+        drop_code, drop_tokens = (drawn < self.probability)[..., None, None].unbind(1)
+        return (
+            torch.where(drop_code, self.null_code.to(code.dtype), code),
+            torch.where(drop_tokens, self.null_tokens.to(tokens.dtype), tokens),
+        )
 
 
 class FilmDecoder(nn.Module):
     """Residual convolutions conditioned on the style twice.
 
     All tokens together scale and shift the activations of every block (FiLM); each content frame also attends to the
-    single tokens, so that what depends on register or loudness need not pass one vector.
+    single tokens, for what depends on register or loudness.
     """
 
     def __init__(
@@ -27,24 +54,24 @@ class FilmDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.style = nn.Sequential(nn.Flatten(), nn.Linear(n_tokens * token_dim, width), nn.GELU())
-        self.inlet = nn.Conv1d(code_dim, width, 3, padding=1)
+        self.in_proj = nn.Conv1d(code_dim, width, 3, padding=1)
         self.blocks = nn.ModuleList(FilmBlock(width, width, dilation=2 ** (i % 3)) for i in range(n_blocks))
         self.attention = StyleAttention(width, token_dim)
         self.ups = nn.ModuleList(nn.ConvTranspose1d(width, width, 4, stride=2, padding=1) for _ in range(n_strides))
         self.fine = nn.ModuleList(FilmBlock(width, width) for _ in range(n_strides))
-        self.outlet = nn.Conv1d(width, n_features, 3, padding=1)
+        self.out_proj = nn.Conv1d(width, n_features, 3, padding=1)
 
     def forward(self, code: Tensor, tokens: Tensor, frames: int) -> Tensor:
         """[B, D, t], [B, K, D] -> [B, M, frames]."""
         style = self.style(tokens)
-        h = self.inlet(pad_frames(code, 1, minimum=2))
+        h = self.in_proj(pad_frames(code, 1, minimum=2))
         for i, block in enumerate(self.blocks):
             if i == len(self.blocks) // 2:
                 h = h + self.attention(h, tokens)
             h = block(h, style)
         for up, block in zip(self.ups, self.fine, strict=True):
             h = block(up(F.gelu(h)), style)
-        return self.outlet(F.gelu(h))[..., :frames]
+        return self.out_proj(F.gelu(h))[..., :frames]
 
 
 class GruDecoder(nn.Module):
@@ -57,7 +84,7 @@ class GruDecoder(nn.Module):
             nn.ConvTranspose1d(channels + token_dim, width, 4, stride=2, padding=1) for channels in inputs
         )
         self.grus = nn.ModuleList(nn.GRU(width, width, batch_first=True) for _ in inputs)
-        self.outlet = nn.Linear(width, n_features)
+        self.out_proj = nn.Linear(width, n_features)
 
     def forward(self, code: Tensor, tokens: Tensor, frames: int) -> Tensor:
         """[B, D, t], [B, 1, D] -> [B, M, frames]."""
@@ -66,4 +93,4 @@ class GruDecoder(nn.Module):
             style = tokens.transpose(1, 2).to(h.dtype).expand(-1, -1, h.shape[-1])
             h = F.leaky_relu(up(torch.cat([h, style], dim=1)), 0.2)
             h = gru(h.transpose(1, 2))[0].transpose(1, 2)
-        return self.outlet(h.transpose(1, 2)).transpose(1, 2)[..., :frames]
+        return self.out_proj(h.transpose(1, 2)).transpose(1, 2)[..., :frames]

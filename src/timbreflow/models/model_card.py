@@ -118,9 +118,7 @@ def catalogued(source: str) -> Corpus | None:
 
 def _use(name: str, kind: str) -> list[str]:
     commands = USES.get(kind, ())
-    # --model takes the names of the kinds; other models are named by their folder.
-    place = name if name == kind else f"released/{name}"
-    return ["## Use", "", *(f"    {command.format(name=place)}" for command in commands), ""] if commands else []
+    return ["## Use", "", *(f"    {command.format(name=name)}" for command in commands), ""] if commands else []
 
 
 def _precision(bundle: ModelBundle) -> str:

@@ -1,7 +1,7 @@
 """Vector quantisation of the content code."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal, Self
 
 import torch
@@ -15,14 +15,14 @@ from timbreflow.parallel import gather, own
 
 @dataclass(frozen=True)
 class QuantizerConfig:
-    """Shape and habits of a codebook.
+    """Shape of the codebooks and how they move in training.
 
     Attributes:
         codebook_size: codes in each codebook.
         code_dim: length of a code vector, D.
         heads: the vector is cut into so many parts with a codebook each (product quantisation); 1 is the plain VQ of
             the 2021 paper. Chords need more than the 9-11 bits a frame that one codebook gives.
-        distance: what "nearest" means; cosine compares directions only.
+        distance: by which the nearest code is found; cosine compares directions only.
         decay: of the exponential moving average that moves the codes.
         dead_code_threshold: a code whose average number of vectors a batch falls below this is moved onto a vector
             of the batch. Keep it well under (batch x frames) / codebook_size.
@@ -42,10 +42,10 @@ class QuantizerConfig:
         if self.codebook_size < 2 or self.heads < 1 or self.code_dim < 1 or self.code_dim % self.heads:
             raise TimbreflowError(
                 f"quantizer: codebook_size {self.codebook_size} must be >= 2 and heads {self.heads} must divide "
-                f"code_dim {self.code_dim}; mend them in params.yaml."
+                f"code_dim {self.code_dim}."
             )
         if self.codebook_size**self.heads > 2**62:
-            raise TimbreflowError("quantizer: codebook_size ** heads exceeds 2 ** 62; use fewer heads in params.yaml.")
+            raise TimbreflowError("quantizer: codebook_size ** heads exceeds 2 ** 62; use fewer heads.")
 
 
 @dataclass(frozen=True)
@@ -70,31 +70,45 @@ class Quantizer(nn.Module):
 
     Codebooks are buffers in the state dict. They move only in training mode; evaluation never touches them, not even
     when no batch has initialised them yet. Everything runs in float32 whatever autocast or `.double()` says.
+    Arguments as in `QuantizerConfig`.
 
     van den Oord et al. 2017, *Neural Discrete Representation Learning*; the moving average is its appendix A.1.
     """
 
-    def __init__(self, config: QuantizerConfig) -> None:
+    def __init__(
+        self,
+        *,
+        codebook_size: int,
+        code_dim: int,
+        heads: int,
+        distance: Literal["euclidean", "cosine"],
+        decay: float,
+        dead_code_threshold: float,
+        kmeans_iters: int,
+    ) -> None:
         super().__init__()
-        self.config = config
+        self.codebook_size = codebook_size
+        self.code_dim = code_dim
+        self.heads = heads
+        self.distance = distance
         self.vq = VectorQuantize(
-            dim=config.code_dim,
-            codebook_dim=config.code_dim // config.heads,
-            codebook_size=config.codebook_size,
-            heads=config.heads,
-            separate_codebook_per_head=config.heads > 1,
-            decay=config.decay,
+            dim=code_dim,
+            codebook_dim=code_dim // heads,
+            codebook_size=codebook_size,
+            heads=heads,
+            separate_codebook_per_head=heads > 1,
+            decay=decay,
             kmeans_init=True,
-            kmeans_iters=config.kmeans_iters,
-            threshold_ema_dead_code=config.dead_code_threshold,
-            use_cosine_sim=config.distance == "cosine",
+            kmeans_iters=kmeans_iters,
+            threshold_ema_dead_code=dead_code_threshold,
+            use_cosine_sim=distance == "cosine",
             rotation_trick=False,  # plain straight-through, as in the paper
             channel_last=False,
-            sync_codebook=False,  # `forward` shows it the vectors of all processes
+            sync_codebook=False,  # `forward` gives it the vectors of all processes
         )
         # The library starts from zeros until k-means has run; random codes keep an untrained model usable.
         codebook = torch.randn_like(self.vq._codebook.embed)
-        if config.distance == "cosine":
+        if distance == "cosine":
             codebook = F.normalize(codebook, dim=-1)
         self.vq._codebook.embed.copy_(codebook)
         self.vq._codebook.embed_avg.copy_(codebook)
@@ -115,11 +129,10 @@ class Quantizer(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
             if self.training:
-                # Each process quantises the vectors of all. So moving averages, k-means and the revival of dead codes
-                # are those of the whole batch, and the codebooks of all processes stay alike.
+                # Moving averages, k-means and the revival of dead codes are those of the batch of all processes.
                 x = gather(x)
                 quantized, indices, loss = self.vq(x)
-                indices = indices.reshape(x.shape[0], x.shape[-1], self.config.heads)
+                indices = indices.reshape(x.shape[0], x.shape[-1], self.heads)
                 loss = loss.reshape(())
             else:
                 quantized, indices, loss = self._nearest(x)
@@ -131,8 +144,8 @@ class Quantizer(nn.Module):
     def _nearest(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Look up the nearest codes without touching the codebooks: quantized [B, D, t], indices [B, t, H], loss."""
         batch, _, frames = x.shape
-        parts = x.view(batch, self.config.heads, -1, frames).permute(1, 0, 3, 2).flatten(1, 2)  # [H, B t, d]
-        if self.config.distance == "cosine":
+        parts = x.view(batch, self.heads, -1, frames).permute(1, 0, 3, 2).flatten(1, 2)  # [H, B t, d]
+        if self.distance == "cosine":
             parts = F.normalize(parts, dim=-1, eps=1e-6)
             indices = (parts @ self.codebooks.transpose(1, 2)).argmax(-1)
         else:
@@ -140,14 +153,19 @@ class Quantizer(nn.Module):
         found = torch.gather(self.codebooks, 1, indices[..., None].expand(-1, -1, parts.shape[-1]))
         loss = F.mse_loss(parts, found)
         found = parts + (found - parts).detach()
-        quantized = found.view(self.config.heads, batch, frames, -1).permute(1, 0, 3, 2).flatten(1, 2)
-        return quantized, indices.view(self.config.heads, batch, frames).permute(1, 2, 0), loss
+        quantized = found.view(self.heads, batch, frames, -1).permute(1, 0, 3, 2).flatten(1, 2)
+        return quantized, indices.view(self.heads, batch, frames).permute(1, 2, 0), loss
 
     def _product_index(self, indices: Tensor) -> Tensor:
-        powers = self.config.codebook_size ** torch.arange(self.config.heads, device=indices.device)
+        powers = self.codebook_size ** torch.arange(self.heads, device=indices.device)
         return (indices * powers).sum(-1)
 
     def _perplexity(self, indices: Tensor) -> Tensor:
-        counts = F.one_hot(indices.flatten(0, 1), self.config.codebook_size).float().mean(0)  # [H, codebook_size]
+        counts = F.one_hot(indices.flatten(0, 1), self.codebook_size).float().mean(0)  # [H, codebook_size]
         entropy = -(counts * counts.clamp_min(1e-10).log()).sum(-1)
         return entropy.exp().mean()
+
+
+def build_quantizer(config: QuantizerConfig) -> Quantizer:
+    """An untrained quantiser."""
+    return Quantizer(**asdict(config))

@@ -8,7 +8,7 @@ import dataclasses
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +17,8 @@ import torch
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_directory, atomic_file, read_json, sha256_file
 from timbreflow.models.bundle import CONFIG, WEIGHTS, ModelBundle, load_bundle, save_bundle
+from timbreflow.models.catalogue import known_model
 from timbreflow.models.model_card import FULL_PRECISION, Origin, model_card
-
-
-@dataclass(frozen=True)
-class Releasable:
-    """A model that may stand in released/.
-
-    Args:
-        kind: of its bundle.
-        system: its row in the tables of the test sets; empty where it has none.
-    """
-
-    kind: str
-    system: str = ""
-
-
-RELEASABLE = {
-    "vqvae": Releasable("vqvae", "vqvae_base"),
-    "vqvae-paper": Releasable("vqvae", "vqvae_paper"),
-    "glow": Releasable("glow", "glow"),
-    "timbre_metric": Releasable("triplet"),
-    "vocoder": Releasable("vocoder"),
-}
-"""By the folder below released/."""
 
 MAX_BYTES = 100_000_000
 """Of all that lies in released/."""
@@ -64,7 +42,7 @@ def release(
     """Store a bundle below released/, with its card; files that would not change are not written.
 
     Args:
-        name: a key of `RELEASABLE`.
+        name: of the model, as in `models.catalogue`.
         folder: the bundle; it may be the released one itself, which then keeps fonts, corpora and cost.
         released: the folder of all released models.
         tables: results/testsets, whose figures of these very weights go into the card.
@@ -79,13 +57,11 @@ def release(
         TimbreflowError: the name is unknown, the folder holds no bundle of its kind, half precision changes the
             weights too much, or released/ would grow beyond 100 MB. Nothing is changed then.
     """
-    if name not in RELEASABLE:
-        raise TimbreflowError(f"There is no model {name!r} to release; choose one of {', '.join(RELEASABLE)}.")
+    model = known_model(name)
+    name = model.name
     bundle = load_bundle(folder)
-    if bundle.kind != RELEASABLE[name].kind:
-        raise TimbreflowError(
-            f"{folder} holds a {bundle.kind}, but {name} is a {RELEASABLE[name].kind}; name another folder."
-        )
+    if bundle.kind != model.kind:
+        raise TimbreflowError(f"{folder} holds a {bundle.kind}, but {name} is a {model.kind}; name another folder.")
     origin = _origin(bundle, fonts, corpora, cost)
     bundle = replace(bundle, training={**bundle.training, "release": dataclasses.asdict(origin)})
     place = Path(released) / name
@@ -94,7 +70,7 @@ def release(
         made = Path(scratch) / name
         weights = save_bundle(made, bundle, half_precision=bundle.kind not in FULL_PRECISION)
         _require_small_rounding(bundle, load_bundle(made), name)
-        figures = _figures(RELEASABLE[name].system, weights, tables)
+        figures = _figures(name, weights, tables)
         megabytes = (made / WEIGHTS).stat().st_size / 1e6
         card = model_card(name, bundle, origin, megabytes=megabytes, tables=figures)
         (made / CARD).write_text(card, encoding="utf-8")
@@ -159,14 +135,14 @@ def _require_room(place: Path, size: int, scratch: Path) -> None:
         )
 
 
-def _figures(system: str, weights: str, tables: Path) -> dict[str, dict[str, Any]]:
+def _figures(name: str, weights: str, tables: Path) -> dict[str, dict[str, Any]]:
     """Figures of these very weights, by test set."""
     found = {}
     for path in sorted(Path(tables).glob("*/metrics.json")):
         metrics = read_json(path)
-        if system in metrics.get("systems", {}) and metrics.get("weights", {}).get(system) == weights:
+        if name in metrics.get("systems", {}) and metrics.get("weights", {}).get(name) == weights:
             found[path.parent.name] = {
-                "figures": metrics["systems"][system],
+                "figures": metrics["systems"][name],
                 "content_copied": metrics["systems"].get("content_copied", {}),
                 "triples": metrics["triples"],
             }

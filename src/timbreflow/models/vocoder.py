@@ -1,16 +1,16 @@
 """A small neural vocoder: log-mels to sound by one pass of a convolutional network and one inverse Fourier transform.
 
-After Siuzdak, *Vocos: Closing the gap between time-domain and Fourier-based neural vocoders for high-quality audio
-synthesis*, 2023: ConvNeXt blocks (Liu et al. 2022) that never leave the rate of the frames, and a head that gives
-magnitude and phase of every bin. Two things differ, because this is music and the frames are 31 ms apart:
+After Siuzdak 2023, *Vocos: Closing the gap between time-domain and Fourier-based neural vocoders for high-quality audio
+synthesis*: ConvNeXt blocks (Liu et al. 2022) at the rate of the frames, and a head that predicts magnitude and phase of
+every bin. Two things differ, because this is music and the frames are 31 ms apart:
 
-- The head's frames come more often than the features': `upsample` of them for each.
-- Phases are told against a clock. The features of a held tone are the same in every frame, so a network that sees
-  nothing else repeats itself every hop, and all its held tones are multiples of the frame rate, 32 Hz. Here each bin
-  turns on by its own frequency from frame to frame, the network adds to that, and held tones are multiples of
-  sample_rate / n_fft; so `n_fft` is the fineness of pitch, and `win_length` that of time.
+- The inverse transform has `upsample` frames for each frame of features.
+- Phases are predicted relative to a rotation of each bin by its own frequency. The features of a held tone are the same
+  in every frame, so a network that sees nothing else repeats itself every hop, and all its held tones are multiples of
+  the frame rate, 32 Hz. With the rotation they are multiples of sample_rate / n_fft; so `n_fft` is the resolution in
+  pitch, and `win_length` that in time.
 
-Levels need not be learned from nothing: `Vocoder.start_from` begins with noise that has the given mel spectrum.
+`Vocoder.start_from` initialises it to noise that has the given mel spectrum.
 """
 
 import math
@@ -34,10 +34,10 @@ class VocoderConfig:
     Args:
         n_features: rows M of the features.
         hop_length: samples from one frame of features to the next.
-        upsample: frames of the inverse transform for each frame of features; divides hop_length.
-        n_fft: length of the inverse transform, in samples; its bins are the pitches that a held tone can have.
-        win_length: samples of each transform that are heard, under a Hann window; even, at least twice the transform's
-            own hop, hop_length / upsample, and at most n_fft.
+        upsample: frames of the inverse transform for each frame of features; a divisor of hop_length.
+        n_fft: length of the inverse transform, in samples; a held tone has the frequency of one of its bins.
+        win_length: samples of each transform that are used, under a Hann window; even, at least twice the transform's
+            hop, hop_length / upsample, and at most n_fft.
         width: channels of the blocks.
         expansion: how many times wider a block is inside.
         n_coarse_blocks: blocks at the rate of the features.
@@ -60,14 +60,14 @@ class VocoderConfig:
     kernel: int
 
     def __post_init__(self) -> None:
-        """Refuse what gives no sound."""
+        """Refuse impossible shapes."""
         for name in ("n_features", "hop_length", "upsample", "width", "expansion"):
             if getattr(self, name) < 1:
-                raise TimbreflowError(f"vocoder.{name} is {getattr(self, name)}; set it to 1 or more in params.yaml.")
+                raise TimbreflowError(f"vocoder.{name} is {getattr(self, name)}; set it to 1 or more.")
         if min(self.n_coarse_blocks, self.n_fine_blocks) < 0 or self.n_coarse_blocks + self.n_fine_blocks < 1:
             raise TimbreflowError("vocoder.n_coarse_blocks + n_fine_blocks must be 1 or more, neither below 0.")
         if self.kernel < 1 or self.kernel % 2 == 0:
-            raise TimbreflowError(f"vocoder.kernel is {self.kernel}; set it to an odd number in params.yaml.")
+            raise TimbreflowError(f"vocoder.kernel is {self.kernel}; set it to an odd number.")
         if self.hop_length % self.upsample:
             raise TimbreflowError(
                 f"vocoder.upsample ({self.upsample}) must divide vocoder.hop_length ({self.hop_length})."
@@ -85,9 +85,9 @@ class VocoderConfig:
 
     @property
     def context_frames(self) -> int:
-        """Frames of features on either side that a sample depends on; all beyond them changes nothing."""
+        """Frames of features on either side that a sample depends on."""
         half = self.kernel // 2
-        # What the overlap of transforms and the fine blocks reach, in fine frames, then in frames of features.
+        # Reach of the overlap-add and of the fine blocks, in fine frames, then in frames of features.
         fine = math.ceil(self.win_length / 2 / self.fine_hop) + half * self.n_fine_blocks
         return math.ceil(fine / self.upsample) + half * (self.n_coarse_blocks + 1) + 1
 
@@ -118,7 +118,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class InverseSTFT(nn.Module):
-    """Spectra to sound by windowed overlap-add, `hop` samples a frame and not one more ("same" padding).
+    """Spectra to sound by windowed overlap-add, exactly `hop` samples a frame ("same" padding).
 
     Frame t is centred on sample t * hop + hop / 2, so that the first and the last frame lie inside the sound. torch's
     own inverse centres frames on t * hop and would have to invent the last half hop.
@@ -142,12 +142,12 @@ class InverseSTFT(nn.Module):
         """Complex [B, n_fft / 2 + 1, T] -> [B, T * hop]."""
         frames = torch.fft.irfft(spectrum, n=self.n_fft, dim=1)[:, : self.win_length] * self.window[:, None]
         count = spectrum.shape[-1]
-        # Divided by the windows, not by their squares: what one frame says, the next repeats, and a held tone stays
-        # level. Windows two hops long or longer leave no sample without weight.
+        # Divided by the windows, not by their squares: neighbouring frames agree, and a held tone keeps its level.
+        # Windows of two hops or more leave no sample without weight.
         return self._overlap(frames) / self._overlap(self.window[None, :, None].expand(1, -1, count))
 
     def _overlap(self, frames: Tensor) -> Tensor:
-        """[B, win_length, T] -> [B, T * hop]: sum of the frames at their places, cut to what they stand for."""
+        """[B, win_length, T] -> [B, T * hop]: overlap-add, cropped to `hop` samples a frame."""
         count = frames.shape[-1]
         length = (count - 1) * self.hop + self.win_length
         summed = F.fold(frames, (1, length), kernel_size=(1, self.win_length), stride=(1, self.hop))[:, 0, 0]
@@ -175,27 +175,25 @@ class Vocoder(nn.Module):
                 )
             )
 
-        self.inlet = nn.Conv1d(config.n_features, config.width, config.kernel, padding=config.kernel // 2)
-        self.inlet_norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.in_proj = nn.Conv1d(config.n_features, config.width, config.kernel, padding=config.kernel // 2)
+        self.in_norm = nn.LayerNorm(config.width, eps=1e-6)
         self.coarse = stack(config.n_coarse_blocks)
         self.spread = nn.Linear(config.width, config.upsample * config.width) if config.upsample > 1 else None
         self.fine = stack(config.n_fine_blocks)
-        self.outlet_norm = nn.LayerNorm(config.width, eps=1e-6)
-        self.outlet = nn.Linear(config.width, config.n_fft + 2)
+        self.out_norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.out_proj = nn.Linear(config.width, config.n_fft + 2)
         self.levels = nn.Linear(config.n_features, config.n_fft // 2 + 1, bias=False)
         self.inverse = InverseSTFT(config.n_fft, config.win_length, config.fine_hop)
-        # No sample beyond full scale can make a bin larger than the sum of the window.
-        self._loudest = math.log(config.n_fft / 2)
+        # A signal within full scale has no bin larger than the sum of the window.
+        self._max_log_magnitude = math.log(config.n_fft / 2)
         self.apply(_initialize)
         with torch.no_grad():
-            # Noise to begin with: with equal phases all bins would meet in one click every n_fft samples.
-            self.outlet.bias[config.n_fft // 2 + 1 :].uniform_(-math.pi, math.pi)
+            # Random phases: with equal ones all bins would add up to a click every n_fft samples.
+            self.out_proj.bias[config.n_fft // 2 + 1 :].uniform_(-math.pi, math.pi)
 
     @torch.no_grad()
     def start_from(self, features: FeatureConfig, normalizer: Normalizer) -> None:
-        """Set the weights between bands and levels to what the mel scale says, before the first step.
-
-        A bin's level is interpolated between the bands around it.
+        """Initialise the levels of the bins by interpolation between the mel bands around them, before the first step.
 
         Args:
             features: log_mel features of the shape that this vocoder takes.
@@ -223,20 +221,20 @@ class Vocoder(nn.Module):
         weights = torch.zeros(len(bins), config.n_features)
         weights.scatter_(1, upper[:, None], share[:, None])
         weights.scatter_(1, upper[:, None] - 1, 1 - share[:, None])
-        # A band adds up the magnitudes of its own spectrum's bins. Each of those hears a line of this transform at half
-        # the ratio of the lengths, and under a Hann window the powers of 1.5 ratios of lines at once.
+        # A band sums the magnitudes of its spectrum's bins. Each of those sees a line of this transform at half the
+        # ratio of the lengths, and under a Hann window the power of 1.5 ratios of lines at once.
         ratio = config.n_fft / features.win_length
         scale = math.log(2 * ratio) - math.log(1.5 * ratio) / 2
         crowd = (width * features.n_fft / features.sample_rate).clamp_min(1).log()
         self.levels.weight.copy_(weights * normalizer.std)
-        self.outlet.bias[: len(bins)] = weights @ normalizer.mean + scale - crowd
+        self.out_proj.bias[: len(bins)] = weights @ normalizer.mean + scale - crowd
 
     def forward(self, features: Tensor, *, first_frame: int = 0) -> Tensor:
         """Sound of a batch.
 
         Args:
             features: [B, M, T] normalised, T >= 1.
-            first_frame: where in a longer clip these frames begin, for the clock.
+            first_frame: index of the first frame in a longer clip, for the phases.
 
         Returns:
             [B, T * hop_length] float32 (float64 for float64 features).
@@ -255,22 +253,22 @@ class Vocoder(nn.Module):
 
     def spectrum(self, features: Tensor, *, first_frame: int = 0) -> Tensor:
         """[B, M, T] normalised -> complex [B, n_fft / 2 + 1, T * upsample]."""
-        x = self.inlet_norm(self.inlet(features).transpose(1, 2)).transpose(1, 2)
+        x = self.in_norm(self.in_proj(features).transpose(1, 2)).transpose(1, 2)
         x = self.coarse(x)
         if self.spread is not None:
             batch, width, frames = x.shape
             x = self.spread(x.transpose(1, 2)).reshape(batch, frames * self.config.upsample, width).transpose(1, 2)
         x = self.fine(x)
-        out = self.outlet(self.outlet_norm(x.transpose(1, 2))).transpose(1, 2)
-        # Half precision has 8 bits for a phase; neither exp nor the transform is to see it.
+        out = self.out_proj(self.out_norm(x.transpose(1, 2))).transpose(1, 2)
+        # bfloat16 has 8 bits, too few for phases, exp and the transform.
         with torch.autocast(features.device.type, enabled=False):
             level, phase = full_precision(out).chunk(2, dim=1)
-            level = level + self._given_levels(full_precision(features))
-            turned = phase + self._clock(first_frame * self.config.upsample, phase.shape[-1], phase.device)
-            return torch.polar(level.clamp(max=self._loudest).exp(), turned)
+            level = level + self._interpolated_levels(full_precision(features))
+            phase = phase + self._rotation(first_frame * self.config.upsample, phase.shape[-1], phase.device)
+            return torch.polar(level.clamp(max=self._max_log_magnitude).exp(), phase)
 
-    def _given_levels(self, features: Tensor) -> Tensor:
-        """[B, M, T] -> [B, n_fft / 2 + 1, T * upsample]: the bands' say in the levels, straight from frame to frame."""
+    def _interpolated_levels(self, features: Tensor) -> Tensor:
+        """[B, M, T] -> [B, n_fft / 2 + 1, T * upsample]: levels from the bands, linear between frames."""
         upsample = self.config.upsample
         following = torch.cat([features[:, :, 1:], features[:, :, -1:]], dim=2)
         # Frames of features are centred on their first sample, those of the transform on the middle of their hop.
@@ -279,8 +277,8 @@ class Vocoder(nn.Module):
         given: Tensor = self.levels(between.transpose(1, 2)).transpose(1, 2)
         return given
 
-    def _clock(self, first: int, count: int, device: torch.device) -> Tensor:
-        """How far each bin has turned at the start of each fine frame: radians, [n_fft / 2 + 1, count]."""
+    def _rotation(self, first: int, count: int, device: torch.device) -> Tensor:
+        """Phase of each bin at the start of each fine frame, in radians, [n_fft / 2 + 1, count]."""
         n_fft = self.config.n_fft
         start = (first + torch.arange(count, device=device)) * self.config.fine_hop % n_fft
         # Whole numbers until the end: after an hour a float32 would have lost the phase.

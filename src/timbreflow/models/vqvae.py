@@ -1,4 +1,4 @@
-"""The vector-quantised autoencoder for one-shot timbre transfer, in the paper's recipe and in ours."""
+"""The vector-quantised autoencoder for one-shot timbre transfer, in the recipe of 2021 and in ours."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,11 +8,10 @@ from torch import Tensor, nn
 from timbreflow.errors import TimbreflowError
 from timbreflow.models.base import Noise
 from timbreflow.models.blocks import full_precision
-from timbreflow.models.conditioning import ConditionDropout
-from timbreflow.models.content import ContentPath
-from timbreflow.models.decoders import FilmDecoder, GruDecoder
-from timbreflow.models.encoders import ContentConfig, StyleConfig, StyleEncoder
+from timbreflow.models.content import ContentCode, ContentConfig, build_content_path
+from timbreflow.models.decoders import ConditionDropout, FilmDecoder, GruDecoder
 from timbreflow.models.quantizer import QuantizerConfig
+from timbreflow.models.style import StyleConfig, build_style_encoder
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class VQVAEConfig:
 
     Attributes:
         n_features: bins of the features, M (mel bands, or n_fft / 2 + 1).
-        content: content encoder and note head.
+        content: content encoder and piano-roll head.
         quantizer: codebooks of the content code.
         style: style encoder.
         decoder: "film" (ours) or "gru" (2021 paper).
@@ -43,32 +42,23 @@ class VQVAEConfig:
         """Refuse a gru decoder that has no rate to double or several tokens to concatenate."""
         if self.decoder == "gru" and (self.content.downsample == 1 or self.style.n_tokens != 1):
             raise TimbreflowError(
-                "decoder gru needs content.downsample 2 or 4 and style.n_tokens 1; mend them in params.yaml."
+                f"decoder gru needs content.downsample 2 or 4 and style.n_tokens 1, not {self.content.downsample} and "
+                f"{self.style.n_tokens}."
             )
 
 
 @dataclass(frozen=True)
 class VQVAEOutput:
-    """What a forward pass gives.
+    """Result of a forward pass.
 
     Attributes:
         prediction: [B, M, T] float32 normalised features.
-        commitment_loss: scalar.
-        roll_logits: [B, 128, T] float32, or None without a note head.
-        codes: [B, t] int64.
-        perplexity: scalar.
-        content_code: [B, D, t] quantised.
-        content_encoded: [B, D, t] before quantisation.
-        style_tokens: [B, K, D].
+        content: code of the content clip.
+        style_tokens: [B, K, D] float32.
     """
 
     prediction: Tensor
-    commitment_loss: Tensor
-    roll_logits: Tensor | None
-    codes: Tensor
-    perplexity: Tensor
-    content_code: Tensor
-    content_encoded: Tensor
+    content: ContentCode
     style_tokens: Tensor
 
 
@@ -84,23 +74,20 @@ class VQVAE(nn.Module):
     def __init__(self, config: VQVAEConfig) -> None:
         super().__init__()
         self.config = config
-        token_dim = config.style.dim
-        self.content_path = ContentPath(config.content, config.quantizer, n_features=config.n_features)
+        style, n_strides = config.style, config.content.n_strides
+        self.content_path = build_content_path(config.content, config.quantizer, n_features=config.n_features)
         code_dim = self.content_path.code_dim
-        self.style_encoder = StyleEncoder(config.style, n_features=config.n_features)
-        self.dropout = None
-        if config.condition_dropout:
-            self.dropout = ConditionDropout(
-                config.condition_dropout, code_dim=code_dim, n_tokens=config.style.n_tokens, token_dim=token_dim
-            )
+        self.style_encoder = build_style_encoder(style, n_features=config.n_features)
+        self.dropout = ConditionDropout(
+            config.condition_dropout, code_dim=code_dim, n_tokens=style.n_tokens, token_dim=style.dim
+        )
         self.decoder: nn.Module
-        n_strides = config.content.n_strides
         if config.decoder == "film":
             self.decoder = FilmDecoder(
                 n_features=config.n_features,
                 code_dim=code_dim,
-                n_tokens=config.style.n_tokens,
-                token_dim=token_dim,
+                n_tokens=style.n_tokens,
+                token_dim=style.dim,
                 width=config.width,
                 n_blocks=config.n_blocks,
                 n_strides=n_strides,
@@ -109,7 +96,7 @@ class VQVAE(nn.Module):
             self.decoder = GruDecoder(
                 n_features=config.n_features,
                 code_dim=code_dim,
-                token_dim=token_dim,
+                token_dim=style.dim,
                 width=config.width,
                 n_strides=n_strides,
             )
@@ -123,21 +110,9 @@ class VQVAE(nn.Module):
         """
         found = self.content_path(content)
         tokens = self.style_encoder(style)
-        code, used_tokens = found.code, tokens
-        if self.dropout is not None:
-            code, used_tokens = self.dropout(code, tokens)
+        code, used_tokens = self.dropout(found.code, tokens)
         prediction = full_precision(self.decoder(code, used_tokens, content.shape[-1]))
-        roll = None if found.roll_logits is None else full_precision(found.roll_logits)
-        return VQVAEOutput(
-            prediction,
-            found.commitment_loss,
-            roll,
-            found.codes,
-            found.perplexity,
-            found.code,
-            found.encoded,
-            full_precision(tokens),
-        )
+        return VQVAEOutput(prediction, found, full_precision(tokens))
 
     def transfer(self, content: Tensor, style: Tensor, *, temperature: float = 0.0, generator: Noise = None) -> Tensor:
         """See `TransferModel.transfer`; this model is deterministic, so temperature and generator change nothing."""

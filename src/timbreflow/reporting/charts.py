@@ -1,16 +1,45 @@
-"""Charts as inline SVG: they take their colours from the page, so one drawing serves light and dark."""
+"""Charts as inline SVG, drawn by matplotlib, that take their colours from the page: one drawing for light and dark.
 
-import math
+matplotlib draws with placeholders, `COLOURS`, which become the page's CSS variables; text stays text.
+"""
+
+import io
+import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
 
 from timbreflow.metrics.statistics import Interval
 
-WIDTH, HEIGHT = 420, 250
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 40
+WIDTH, HEIGHT = 4.6, 2.8
+"""In inches of 72 pixels; the page scales them."""
 MOST_POINTS = 300
 """Points of a curve beyond this many cannot be seen at this width."""
+COLOURS = {"soft": "#010203", "ink": "#010204", "rule": "#010205"}
+"""CSS variables of the page's frame, and their placeholders."""
+SETTINGS: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "timbreflow",
+    "font.family": "sans-serif",
+    "font.size": 8.5,
+    "axes.edgecolor": COLOURS["soft"],
+    "axes.labelcolor": COLOURS["soft"],
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.grid": True,
+    "grid.color": COLOURS["rule"],
+    "text.color": COLOURS["ink"],
+    "xtick.color": COLOURS["soft"],
+    "ytick.color": COLOURS["soft"],
+}
 
 
 @dataclass(frozen=True)
@@ -19,158 +48,144 @@ class Curve:
 
     Args:
         label: in the legend.
-        style: CSS class that colours it.
+        colour: CSS variable.
         x: [n] values.
         y: [n] values; those that are not finite are left out.
+        dashed: whether the line is.
     """
 
     label: str
-    style: str
+    colour: str
     x: Sequence[float]
     y: Sequence[float]
+    dashed: bool = False
 
 
 @dataclass(frozen=True)
 class Point:
-    """One system in a plane.
+    """Figures of one system.
 
     Args:
-        label: written beside the point.
-        style: CSS class that colours it.
-        x: horizontal figure with its interval.
-        y: vertical figure with its interval.
+        label: its name.
+        colour: CSS variable.
+        x: horizontal figure.
+        y: vertical figure.
     """
 
     label: str
-    style: str
+    colour: str
     x: Interval
     y: Interval
 
 
-@dataclass(frozen=True)
-class _Scale:
-    low: float
-    high: float
-    start: float
-    stop: float
-
-    def __call__(self, value: float) -> float:
-        return self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start)
-
-
 def line_chart(curves: Sequence[Curve], *, title: str, x_label: str) -> str:
     """SVG of curves over one axis; says so in words where there is nothing to draw."""
-    kept = [(curve, _finite(curve)) for curve in curves]
-    points = [point for _, own in kept for point in own]
-    if len(points) < 2:
+    kept = []
+    for curve in curves:
+        x, y = np.asarray(curve.x, dtype=float), np.asarray(curve.y, dtype=float)
+        finite = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
+        stride = max(1, -(-len(finite) // MOST_POINTS))
+        finite = np.unique(np.append(finite[::stride], finite[-1:]))
+        kept.append((curve, x[finite], y[finite]))
+    values = np.concatenate([y for _, _, y in kept]) if kept else np.empty(0)
+    if len(values) < 2:
         return f'<p class="note">{escape(title)}: too few points to draw.</p>'
-    x_scale = _scale([x for x, _ in points], LEFT, WIDTH - RIGHT, margin=0.0)
-    y_scale = _scale(_without_spikes([y for _, y in points]), HEIGHT - BOTTOM, TOP, margin=0.06)
-    parts = [_axes(x_scale, y_scale, x_label=x_label, y_label="")]
-    for curve, own in kept:
-        path = " ".join(f"{x_scale(x):.1f},{min(max(y_scale(y), TOP), HEIGHT - BOTTOM):.1f}" for x, y in _thinned(own))
-        parts.append(
-            f'<polyline class="line {curve.style}" points="{path}"><title>{escape(curve.label)}</title></polyline>'
-        )
-    return _svg(title, "".join(parts))
+    with matplotlib.rc_context(SETTINGS):
+        figure, axes = _figure(WIDTH, HEIGHT)
+        for curve, x, y in kept:
+            axes.plot(
+                x, y, color=_placeholder(curve.colour), linestyle="--" if curve.dashed else "-", label=curve.label
+            )
+        # A first step of 10^6 must not flatten a curve: the axis ends thrice the spread of the middle 90 % away.
+        low, high = np.quantile(values, [0.05, 0.95])
+        shown = values[np.abs(values - np.clip(values, low, high)) <= 3 * (high - low)]
+        margin = 0.06 * (shown.max() - shown.min()) or 0.5
+        axes.set_ylim(shown.min() - margin, shown.max() + margin)
+        axes.set_xlabel(x_label)
+        return _svg(figure, title, [curve.colour for curve in curves])
 
 
 def scatter_chart(points: Sequence[Point], *, title: str, x_label: str, y_label: str) -> str:
     """SVG of systems in the plane of two figures, with their intervals as crosses."""
     if not points:
         return f'<p class="note">{escape(title)}: nothing to draw.</p>'
-    x_scale = _scale([v for p in points for v in (p.x.low, p.x.high)], LEFT, WIDTH - RIGHT, margin=0.12)
-    y_scale = _scale([v for p in points for v in (p.y.low, p.y.high)], HEIGHT - BOTTOM, TOP, margin=0.12)
-    parts = [_axes(x_scale, y_scale, x_label=x_label, y_label=y_label)]
-    taken: list[tuple[float, float]] = []
-    for point in points:
-        x, y = x_scale(point.x.value), y_scale(point.y.value)
-        parts.append(
-            f'<g class="{point.style}"><line class="whisker" x1="{x_scale(point.x.low):.1f}" '
-            f'x2="{x_scale(point.x.high):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{y_scale(point.y.low):.1f}" '
-            f'y2="{y_scale(point.y.high):.1f}"/>'
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{escape(point.label)}: {point.x.value:.3f}, '
-            f"{point.y.value:.3f}</title></circle></g>"
-        )
-        label_y = _free_height(x, y - 9, taken)
-        taken.append((x, label_y))
-        rightmost = x > WIDTH - RIGHT - 90
-        anchor, shift = ("end", -8) if rightmost else ("start", 8)
-        parts.append(
-            f'<text class="label" x="{x + shift:.1f}" y="{label_y:.1f}" text-anchor="{anchor}">'
-            f"{escape(point.label)}</text>"
-        )
-    return _svg(title, "".join(parts))
+    with matplotlib.rc_context(SETTINGS):
+        figure, axes = _figure(WIDTH, HEIGHT)
+        for point in points:
+            bars: Any = {"xerr": _bounds(point.x), "yerr": _bounds(point.y), "color": _placeholder(point.colour)}
+            axes.errorbar(point.x.value, point.y.value, fmt="o", elinewidth=1, **bars)
+        axes.margins(0.12)
+        figure.draw_without_rendering()
+        taken: list[np.ndarray] = []
+        for point in sorted(points, key=lambda point: -point.y.value):
+            at = axes.transData.transform((point.x.value, point.y.value))
+            shift = 5.0
+            # Labels move up, a line at a time, until none lies under them (72 pixels an inch).
+            while any(abs(at[0] - x) < 90 and abs(at[1] + shift - y) < 11 for x, y in taken):
+                shift += 11
+            taken.append(np.array([at[0], at[1] + shift]))
+            right = at[0] > 0.7 * WIDTH * figure.dpi
+            axes.annotate(
+                point.label,
+                (point.x.value, point.y.value),
+                (-5 if right else 5, shift),
+                ha="right" if right else "left",
+                textcoords="offset pixels",
+            )
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        return _svg(figure, title, [point.colour for point in points])
 
 
-def _svg(title: str, content: str) -> str:
-    return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title, quote=True)}">'
-        f"{content}</svg>"
-    )
+def bar_chart(bars: Sequence[tuple[str, str, Interval]], *, title: str) -> str:
+    """SVG of shares with their intervals; 0 and 1 are always on the axis, which ends at -1 and 1.25 at the latest.
+
+    Args:
+        bars: label, CSS variable of the colour, and share of each system.
+        title: for those who do not see it.
+    """
+    with matplotlib.rc_context(SETTINGS):
+        figure, axes = _figure(WIDTH, 0.5 + 0.26 * len(bars))
+        for row, (_, colour, share) in enumerate(bars):
+            axes.barh(row, share.value, height=0.6, color=_placeholder(colour))
+            axes.errorbar(share.value, row, xerr=_bounds(share), color=COLOURS["ink"], elinewidth=1)
+        axes.set_yticks(range(len(bars)), [f"{label}: {100 * share.value:.0f} %" for label, _, share in bars])
+        axes.invert_yaxis()
+        axes.set_xlim(max(-1.0, min(0.0, *(share.low for _, _, share in bars))), 1.25)
+        for end in (0, 1):
+            axes.axvline(end, color=COLOURS["soft"], linewidth=1)
+        axes.grid(visible=False)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        return _svg(figure, title, [colour for _, colour, _ in bars])
 
 
-def _axes(x_scale: _Scale, y_scale: _Scale, *, x_label: str, y_label: str) -> str:
-    parts = []
-    for tick in _ticks(y_scale.low, y_scale.high):
-        y = y_scale(tick)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{tick:g}</text>')
-    for tick in _ticks(x_scale.low, x_scale.high):
-        text = f"{tick / 1000:g}k" if abs(tick) >= 1000 else f"{tick:g}"
-        x = x_scale(tick)
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{text}</text>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>')
-    parts.append(
-        f'<text class="axis-label" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>'
-    )
-    if y_label:
-        centre = (TOP + HEIGHT - BOTTOM) / 2
-        parts.append(
-            f'<text class="axis-label" transform="translate(13 {centre}) rotate(-90)" text-anchor="middle">'
-            f"{escape(y_label)}</text>"
-        )
-    return "".join(parts)
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), dpi=72, layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.subplots()
+    axes.set_axisbelow(True)
+    return figure, axes
 
 
-def _scale(values: Sequence[float], start: float, stop: float, *, margin: float) -> _Scale:
-    low, high = min(values), max(values)
-    if high - low <= 1e-12 * max(abs(low), abs(high), 1.0):
-        low, high = low - 0.5, high + 0.5
-    room = (high - low) * margin
-    return _Scale(low - room, high + room, start, stop)
+def _bounds(interval: Interval) -> list[list[float]]:
+    """As matplotlib wants them: distances from the value."""
+    return [[max(interval.value - interval.low, 0.0)], [max(interval.high - interval.value, 0.0)]]
 
 
-def _ticks(low: float, high: float, *, most: int = 6) -> list[float]:
-    raw = (high - low) / most
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1.0, 2.0, 5.0, 10.0) if factor * power >= raw)
-    first = math.ceil(low / step)
-    return [round(index * step, 12) for index in range(first, math.floor(high / step) + 1)]
+def _placeholder(variable: str) -> str:
+    """A colour that stands for a CSS variable; nothing else is drawn in it."""
+    return f"#02{zlib.crc32(variable.encode()) & 0xFFFF:04x}"
 
 
-def _finite(curve: Curve) -> list[tuple[float, float]]:
-    pairs = zip(curve.x, curve.y, strict=True)
-    return [(float(x), float(y)) for x, y in pairs if math.isfinite(float(x)) and math.isfinite(float(y))]
-
-
-def _without_spikes(values: Sequence[float]) -> list[float]:
-    """Values up to thrice the spread of the middle 90 % away, so that a first step of 10^6 does not flatten a curve."""
-    ordered = sorted(values)
-    low, high = ordered[int(0.05 * (len(ordered) - 1))], ordered[math.ceil(0.95 * (len(ordered) - 1))]
-    room = 3.0 * (high - low)
-    return [value for value in ordered if low - room <= value <= high + room]
-
-
-def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    stride = -(-len(points) // MOST_POINTS)
-    return points if stride <= 1 else [*points[::stride], points[-1]]
-
-
-def _free_height(x: float, y: float, taken: Sequence[tuple[float, float]]) -> float:
-    """Height for a label that no earlier label near this column has, moving up by a line at a time."""
-    while any(abs(x - other_x) < 130 and abs(y - other_y) < 12 for other_x, other_y in taken):
-        y -= 12
-    return y
+def _svg(figure: Figure, title: str, variables: Sequence[str]) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    drawing = buffer.getvalue()
+    drawing = drawing[drawing.index("<svg") :]
+    for variable, colour in {**COLOURS, **{name: _placeholder(name) for name in variables}}.items():
+        drawing = drawing.replace(colour, f"var(--{variable})")
+    # Ids of groups would stand many times in one page; those that are referred to name equal things.
+    drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)
+    label = f'<svg class="chart" role="img" aria-label="{escape(title, quote=True)}"'
+    # Its <style> would hold for the whole page.
+    return re.sub(r"<(metadata|style).*?</\1>", "", drawing, flags=re.DOTALL).replace("<svg", label, 1)

@@ -48,7 +48,7 @@ def charts_of_run(run: str, table: pd.DataFrame) -> list[tuple[str, str]]:
         for part, label in (("train", "training"), ("val", "validation")):
             column = f"{part}_{term}"
             if column in table and table[column].notna().sum() > 1:
-                lines.append(Curve(label, f"curve-{part}", table[STEP].tolist(), table[column].tolist()))
+                lines.append(Curve(label, part, table[STEP].tolist(), table[column].tolist(), dashed=part == "val"))
         if lines:
             title = f"{run}, {term}: {' and '.join(line.label for line in lines)} against steps"
             charts.append((term, line_chart(lines, title=title, x_label="step")))

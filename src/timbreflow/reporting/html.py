@@ -1,6 +1,6 @@
 """The report: one HTML file with every table, curve, spectrogram and player in it, that needs no network."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -9,59 +9,76 @@ import jinja2
 import pandas as pd
 
 from timbreflow.evaluation.config import EvaluationConfig
-from timbreflow.evaluation.evaluator import Example, SetResult, Timing
-from timbreflow.evaluation.scores import DISTANCES, HIGHER_IS_BETTER, Scores
+from timbreflow.evaluation.evaluate import Evaluation, Example
+from timbreflow.evaluation.summary import Figures, Summary
 from timbreflow.evaluation.systems import SYSTEMS
-from timbreflow.metrics.statistics import Interval
-from timbreflow.reporting.charts import Point, scatter_chart
+from timbreflow.metrics.registry import BY_NAME, DISTANCES, METRICS, Metric
+from timbreflow.reporting.charts import Point, bar_chart, scatter_chart
 from timbreflow.reporting.curves import charts_of_run
-from timbreflow.reporting.descriptions import METRICS, SET_TITLES
+from timbreflow.reporting.markdown import verdict
 from timbreflow.reporting.media import audio_uri, spectrogram_uri
 from timbreflow.reporting.published import PUBLISHED
 
-LABELS = {"lsd": "LSD", "timbre": "timbre", "pitch": "pitch"}
+SET_TITLES = {
+    "test": ("Unseen timbres", "Pieces and instruments that no model met in training."),
+    "test_seen": ("Seen timbres", "The same unseen pieces, on instruments drawn as in training."),
+}
+PLAYER_FIGURES = ("lsd", "timbre", "onset_f1")
+CARD_FIGURES = ("lsd", "timbre", "pitch", "note_score")
+BEATS = (("timbre", "content_copied"), ("pitch", "style_copied"))
+"""What a transfer must at least reach: a metric, and the copy that it must be better than."""
 
 
 def render_report(
-    scores: Scores,
-    results: Sequence[SetResult],
+    summaries: Mapping[str, Summary],
+    evaluation: Evaluation,
     *,
-    timing: Mapping[str, Timing],
+    generalisation: Mapping[str, Mapping[str, float]],
     curves: Mapping[str, pd.DataFrame],
     config: EvaluationConfig,
+    digests: Mapping[str, str],
 ) -> str:
     """The whole page as one string.
 
     Args:
-        scores: figures with intervals.
-        results: sets with the triples to listen to, in the order of the page.
-        timing: system to cost.
+        summaries: set to its figures, in the order of the page; the page leads with the first.
+        evaluation: timing and sounds.
+        generalisation: system to distance to (unseen - seen) / seen.
         curves: run to learning curves.
         config: settings that the page states.
+        digests: metric_digest and test_digest.
     """
-    lead = results[0].split
+    lead = next(iter(summaries))
+    rows = summaries[lead].figures
     page: str = (
         _environment()
         .get_template("report.html")
         .render(
-            metrics=METRICS,
-            sets=[_set_view(result, scores, timing) for result in results],
-            cards=_cards(scores.sets[lead]),
-            lead_title=SET_TITLES.get(lead, (lead, ""))[0],
-            checks=_checks(scores.sets[lead]),
-            systems=[{"name": name, "spec": SYSTEMS[name]} for name in SYSTEMS if name in scores.sets[lead]],
-            generalisation=[
-                {"label": SYSTEMS[name].label, "values": [row[metric] for metric in DISTANCES]}
-                for name, row in scores.generalisation.items()
-                if SYSTEMS[name].kind in ("model", "baseline")
+            metrics=[m for m in METRICS if m.group != "ratio"],
+            sets=[_set_view(name, summary, evaluation) for name, summary in summaries.items()],
+            cards=[
+                {
+                    "name": name,
+                    "label": SYSTEMS[name].label,
+                    "gap": row.get("timbre_gap_closed"),
+                    "figures": [(metric, row[metric.name]) for metric in map(BY_NAME.get, CARD_FIGURES) if metric],
+                }
+                for name, row in rows.items()
+                if SYSTEMS[name].competes
             ],
-            distances=[metric for metric in METRICS if metric.name in DISTANCES],
-            comparisons=_comparisons(scores),
+            lead_title=SET_TITLES.get(lead, (lead, ""))[0],
+            checks=_checks(rows),
+            systems={name: SYSTEMS[name] for name in SYSTEMS if name in rows},
+            generalisation=[
+                {"label": SYSTEMS[name].label, "values": [row[metric.name] for metric in DISTANCES]}
+                for name, row in generalisation.items()
+            ],
+            distances=DISTANCES,
+            comparisons=[view for name, summary in summaries.items() for view in _differences(name, summary)],
             published=PUBLISHED,
             curves=[{"run": run, "charts": charts_of_run(run, table)} for run, table in curves.items()],
             config=config,
-            metric_digest=scores.metric_digest,
-            test_digest=scores.test_digest,
+            digests=digests,
         )
     )
     return page
@@ -83,140 +100,103 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _set_view(result: SetResult, scores: Scores, timing: Mapping[str, Timing]) -> dict[str, Any]:
-    rows = scores.sets[result.split]
-    title, lead = SET_TITLES.get(result.split, (result.split, ""))
-    best = {metric.name: _best(rows, metric.name) for metric in METRICS}
+def _set_view(name: str, summary: Summary, evaluation: Evaluation) -> dict[str, Any]:
+    rows = summary.figures
+    title, lead = SET_TITLES.get(name, (name, ""))
+    table = evaluation.table[evaluation.table["set"] == name].set_index(["triple_id", "system"])
+    examples = [example for example in evaluation.examples if example.set == name]
+    worst = dict.fromkeys(example.worst_of for example in examples if example.worst_of)
+    shown = [metric for metric in METRICS if metric.group != "ratio"]
+    best = {metric.name: _best(rows, metric) for metric in shown}
     return {
-        "name": result.split,
         "title": title,
         "lead": lead,
-        "n_triples": len(result.embeddings["target"]),
+        "n_triples": summary.n_triples,
         "rows": [
             {
-                "name": name,
-                "spec": SYSTEMS[name],
+                "name": system,
+                "spec": SYSTEMS[system],
                 "cells": [
-                    {"metric": metric, "interval": row.get(metric.name), "best": best[metric.name] == name}
-                    for metric in METRICS
+                    {"metric": metric, "interval": row.get(metric.name), "best": best[metric.name] == system}
+                    for metric in shown
                 ],
-                "timing": timing[name],
+                "timing": evaluation.timing[system],
             }
-            for name, row in rows.items()
+            for system, row in rows.items()
         ],
-        "gaps": _gaps(rows),
+        "gaps": [(metric, chart) for metric in METRICS if (chart := _gap_chart(rows, metric, title))],
         "plane": scatter_chart(
-            [
-                Point(SYSTEMS[name].label, f"system-{name}", row["timbre"], row["note_score"])
-                for name, row in rows.items()
-            ],
+            [Point(SYSTEMS[system].label, system, row["timbre"], row["note_score"]) for system, row in rows.items()],
             title=f"{title}: timbre distance against note score of every system, with 95 % intervals",
             x_label="timbre distance (left is better)",
             y_label="note score (up is better)",
         ),
-        "examples": [_example_view(example) for example in result.examples],
+        "examples": [_example_view(example, table) for example in examples if not example.worst_of],
         "worst": [
-            {"label": SYSTEMS[name].label, "examples": [_example_view(example) for example in examples]}
-            for name, examples in result.worst.items()
+            {
+                "label": SYSTEMS[system].label,
+                "examples": [_example_view(example, table) for example in examples if example.worst_of == system],
+            }
+            for system in worst
         ],
     }
 
 
-def _best(rows: Mapping[str, Mapping[str, Interval]], metric: str) -> str | None:
-    """Best among the rows that compete: copies and the ceiling are there to be read against."""
-    competing = {
-        name: row[metric].value
-        for name, row in rows.items()
-        if metric in row and SYSTEMS[name].kind in ("model", "baseline")
+def _best(rows: Mapping[str, Figures], metric: Metric) -> str | None:
+    """Best among the rows that compete: copies and the ceiling are there to be compared with."""
+    values = {
+        name: row[metric.name].value for name, row in rows.items() if metric.name in row and SYSTEMS[name].competes
     }
-    if not competing:
-        return None
-    pick = max if metric in HIGHER_IS_BETTER else min
-    return pick(competing, key=lambda name: competing[name])
+    pick = max if metric.direction == "higher" else min
+    return pick(values, key=lambda name: values[name]) if values else None
 
 
-def _gaps(rows: Mapping[str, Mapping[str, Interval]]) -> list[dict[str, Any]]:
-    """Bars of gap closed; 0 and 1 are always on the axis, and bars that leave -1..1.25 are cut there."""
-    low, high = -1.0, 1.25
-    groups = []
-    for metric in METRICS:
-        key = f"{metric.name}_gap_closed"
-        bars: list[dict[str, Any]] = [
-            {"name": name, "label": SYSTEMS[name].label, "interval": row[key]}
-            for name, row in rows.items()
-            if key in row and SYSTEMS[name].kind in ("model", "baseline")
-        ]
-        if not bars:
-            continue
-        floor = max(low, min([0.0, *(bar["interval"].low for bar in bars)]))
-        span = high - floor
-
-        def place(value: float, floor: float = floor, span: float = span) -> float:
-            return round(100 * (min(max(value, floor), high) - floor) / span, 2)
-
-        for bar in bars:
-            interval = bar["interval"]
-            ends = sorted((place(0.0), place(interval.value)))
-            bar |= {"left": ends[0], "width": ends[1] - ends[0]}
-            bar |= {"low": place(interval.low), "spread": place(interval.high) - place(interval.low)}
-        groups.append({"metric": metric, "bars": bars, "zero": place(0.0), "one": place(1.0)})
-    return groups
-
-
-def _cards(rows: Mapping[str, Mapping[str, Interval]]) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "label": SYSTEMS[name].label, "row": row, "gap": row.get("timbre_gap_closed")}
+def _gap_chart(rows: Mapping[str, Figures], metric: Metric, title: str) -> str | None:
+    bars = [
+        (SYSTEMS[name].label, name, row[metric.name])
         for name, row in rows.items()
-        if SYSTEMS[name].kind in ("model", "baseline")
+        if metric.name in row and metric.name.endswith("_gap_closed") and SYSTEMS[name].competes
     ]
+    return bar_chart(bars, title=f"{title}: {metric.label} of every system") if bars else None
 
 
-def _checks(rows: Mapping[str, Mapping[str, Interval]]) -> list[dict[str, Any]]:
+def _checks(rows: Mapping[str, Figures]) -> list[dict[str, Any]]:
     """What must hold before any figure is believed, and what a transfer must at least reach."""
     checks = []
     if "oracle" in rows:
-        for metric in ("lsd", "timbre", "pitch"):
-            others = [row[metric].value for name, row in rows.items() if name != "oracle"]
-            passed = bool(others) and rows["oracle"][metric].value < min(others)
-            checks.append({"text": f"the oracle is best on {LABELS[metric]}", "passed": passed})
+        for metric in DISTANCES:
+            others = [row[metric.name].value for name, row in rows.items() if name != "oracle"]
+            passed = bool(others) and rows["oracle"][metric.name].value < min(others)
+            checks.append({"text": f"the oracle is best on {metric.label}", "passed": passed})
     for name, row in rows.items():
-        if SYSTEMS[name].kind != "model":
-            continue
-        for metric, copied in (("timbre", "content_copied"), ("pitch", "style_copied")):
-            if copied in rows:
-                text = f"{SYSTEMS[name].label} beats {SYSTEMS[copied].label} on {LABELS[metric]}"
-                checks.append({"text": text, "passed": row[metric].value < rows[copied][metric].value})
+        for metric_name, copied in BEATS:
+            if SYSTEMS[name].kind == "model" and copied in rows:
+                text = f"{SYSTEMS[name].label} beats {SYSTEMS[copied].label} on {BY_NAME[metric_name].label}"
+                checks.append({"text": text, "passed": row[metric_name].value < rows[copied][metric_name].value})
     return checks
 
 
-def _comparisons(scores: Scores) -> list[dict[str, Any]]:
+def _differences(name: str, summary: Summary) -> list[dict[str, Any]]:
     views = []
-    for split, pairs in scores.comparisons.items():
-        for pair, differences in pairs.items():
-            first, second = pair.split(" - ")
-            cells = []
-            for metric in METRICS:
-                if metric.name in differences:
-                    interval = differences[metric.name]
-                    sure = interval.low > 0 or interval.high < 0
-                    better = (interval.value > 0) == metric.higher
-                    cells.append({"metric": metric, "interval": interval, "sure": sure, "better": better})
-            views.append(
-                {
-                    "set": SET_TITLES.get(split, (split, ""))[0],
-                    "first": SYSTEMS[first].label,
-                    "second": SYSTEMS[second].label,
-                    "cells": cells,
-                }
-            )
+    for pair, figures in summary.differences.items():
+        first, second = (SYSTEMS[system].label for system in pair.split(" - "))
+        cells = [
+            {"metric": BY_NAME[key], "interval": interval, "verdict": verdict(BY_NAME[key], interval)}
+            for key, interval in figures.items()
+        ]
+        views.append({"set": SET_TITLES.get(name, (name, ""))[0], "first": first, "second": second, "cells": cells})
     return views
 
 
-def _example_view(example: Example) -> dict[str, Any]:
-    def player(label: str, role: str, sound: Any, figures: Mapping[str, float] | None) -> dict[str, Any]:
+def _example_view(example: Example, table: pd.DataFrame) -> dict[str, Any]:
+    def player(name: str) -> dict[str, Any]:
+        sound, figures = example.sounds[name], ""
+        if name in SYSTEMS:
+            row: Any = table.loc[(example.triple_id, name)]
+            figures = " · ".join(f"{BY_NAME[key].label} {BY_NAME[key].text(row[key])}" for key in PLAYER_FIGURES)
         return {
-            "label": label,
-            "role": role,
+            "label": SYSTEMS[name].label if name in SYSTEMS else name,
+            "role": name,
             "audio": audio_uri(sound, example.sample_rate),
             "picture": spectrogram_uri(sound, example.sample_rate),
             "figures": figures,
@@ -224,9 +204,7 @@ def _example_view(example: Example) -> dict[str, Any]:
 
     return {
         "id": example.triple_id,
-        "description": example.description,
-        "inputs": [player(role, role, sound, None) for role, sound in example.inputs.items()],
-        "outputs": [
-            player(SYSTEMS[name].label, name, sound, example.scores[name]) for name, sound in example.outputs.items()
-        ],
+        "description": table.loc[example.triple_id]["description"].iloc[0],
+        "inputs": [player(name) for name in example.sounds if name not in SYSTEMS],
+        "outputs": [player(name) for name in example.sounds if name in SYSTEMS],
     }

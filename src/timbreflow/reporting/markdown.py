@@ -1,45 +1,41 @@
 """The table of a test set as people read it: in the shell and as Markdown, beside the table of the 2021 paper."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from timbreflow.evaluation.table import HIGHER, LABELS, TestsetTable
+from timbreflow.evaluation.evaluate import Timing
+from timbreflow.evaluation.summary import Summary
+from timbreflow.evaluation.systems import spec_of
+from timbreflow.metrics.registry import BY_NAME, GROUPS, METRICS, Metric
 from timbreflow.metrics.statistics import Interval
 from timbreflow.reporting.published import PUBLISHED
 
 NONE = "-"
-TITLES = {
-    "lsd": "LSD (dB)",
-    "timbre": "timbre (triplet)",
-    "timbre_mfcc": "timbre (MFCC twin)",
-    "pitch": "pitch",
-    "onset_f1": "onset F1",
-    "note_score": "note score",
-    "stft": "STFT",
-    "frechet": "Fréchet",
-    "family": "family right",
-    "lsd_ratio": "LSD / better copy's",
-    "timbre_gap_closed": "gap closed (triplet)",
-    "timbre_mfcc_gap_closed": "gap closed (MFCC)",
-}
-TWO_DIGITS = ("lsd", "lsd_ratio", "timbre_gap_closed", "timbre_mfcc_gap_closed", "note_score", "family")
-GROUPS = (
-    ("Distances to the target (lower is better)", ("lsd", "timbre", "timbre_mfcc", "pitch")),
-    ("Notes, texture and family", ("onset_f1", "note_score", "stft", "frechet", "family")),
-)
-RATIO_GROUP = ("lsd_ratio", "timbre_gap_closed", "timbre_mfcc_gap_closed", "note_score")
 
 
 @dataclass(frozen=True)
-class Grid:
-    """One table of words.
+class Table:
+    """All that is said of one test set.
 
     Args:
-        title: above it.
-        head: [n] names of columns.
-        rows: [m] of [n] cells.
+        heading: names the set.
+        summary: its figures.
+        timing: system to cost, for systems that were run.
+        generalisation: system to distance to (unseen - seen) / seen; empty until both sets were evaluated.
+        notes: sentences that a reader needs, such as rows left out.
     """
+
+    heading: str
+    summary: Summary
+    timing: Mapping[str, Timing]
+    generalisation: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """One table of words: a title, the names of [n] columns, and rows of [n] cells."""
 
     title: str
     head: Sequence[str]
@@ -60,58 +56,53 @@ class Grid:
         return "\n".join([f"## {self.title}", "", lines[0], "|" + " --- |" * len(self.head), *lines[1:]])
 
 
-def render_text(table: TestsetTable) -> str:
+def render_text(table: Table) -> str:
     """Everything, for the shell."""
-    parts = [_heading(table), *(grid.text() for grid in _grids(table)), *_sentences(table)]
-    return "\n\n".join(parts)
+    return "\n\n".join([_heading(table), *(grid.text() for grid in _grids(table)), *_sentences(table)])
 
 
-def render_markdown(table: TestsetTable) -> str:
-    """Everything and the published table, for results/testsets/NAME/table.md."""
+def render_markdown(table: Table) -> str:
+    """Everything and the published table."""
     parts = [f"# {_heading(table)}", *(grid.markdown() for grid in _grids(table)), *_sentences(table)]
     return "\n\n".join([*parts, _published().markdown()]) + "\n"
 
 
-def _heading(table: TestsetTable) -> str:
-    return f"Test set {table.testset}: {table.n_triples} triples, mean and 95 % bootstrap interval"
+def cell(metric: Metric, interval: Interval | None, *, signed: bool = False) -> str:
+    """A figure with its bounds, where it has some."""
+    if interval is None:
+        return NONE
+    value, low, high = (metric.text(bound, signed=signed) for bound in (interval.value, interval.low, interval.high))
+    return value if math.isnan(interval.low) else f"{value} ({low}, {high})"
 
 
-def _grids(table: TestsetTable) -> list[Grid]:
-    grids = [
-        Grid(
-            title,
-            ["system", *(TITLES[metric] for metric in metrics)],
-            [
-                [LABELS.get(name, name), *(_cell(row.get(metric), metric) for metric in metrics)]
-                for name, row in table.figures.items()
-            ],
-        )
-        for title, metrics in GROUPS
-    ]
-    grids.append(
-        Grid(
-            "Ratios and cost",
-            ["system", *(TITLES[metric] for metric in RATIO_GROUP), "x real time", "parameters"],
-            [
-                [
-                    LABELS.get(name, name),
-                    *(_cell(row.get(metric), metric) for metric in RATIO_GROUP),
-                    *_cost(table, name),
-                ]
-                for name, row in table.figures.items()
-            ],
-        )
-    )
-    if table.comparisons:
-        grids.append(_comparisons(table))
+def _heading(table: Table) -> str:
+    return f"{table.heading}: {table.summary.n_triples} triples, mean and 95 % bootstrap interval"
+
+
+def _grids(table: Table) -> list[_Grid]:
+    figures = table.summary.figures
+    grids = []
+    for group, title in GROUPS.items():
+        metrics = [m for m in METRICS if m.group == group and any(m.name in row for row in figures.values())]
+        head = ["system", *(metric.head for metric in metrics)]
+        rows = [[spec_of(name).label, *(cell(m, row.get(m.name)) for m in metrics)] for name, row in figures.items()]
+        if group == "ratio":
+            head += ["x real time", "parameters"]
+            rows = [[*row, *_cost(table.timing, name)] for row, name in zip(rows, figures, strict=True)]
+        grids.append(_Grid(title, head, rows))
+    if table.summary.differences:
+        grids.append(_differences(table.summary))
     if table.generalisation:
-        metrics = list(next(iter(table.generalisation.values())))
+        metrics = [m for m in METRICS if any(m.name in row for row in table.generalisation.values())]
         grids.append(
-            Grid(
+            _Grid(
                 "Gap seen -> unseen timbres: (unseen - seen) / seen",
-                ["system", *(TITLES[metric] for metric in metrics)],
+                ["system", *(metric.head for metric in metrics)],
                 [
-                    [LABELS.get(name, name), *(f"{100 * row[metric]:+.0f} %" for metric in metrics)]
+                    [
+                        spec_of(name).label,
+                        *(f"{100 * row[m.name]:+.0f} %" if m.name in row else NONE for m in metrics),
+                    ]
                     for name, row in table.generalisation.items()
                 ],
             )
@@ -119,59 +110,46 @@ def _grids(table: TestsetTable) -> list[Grid]:
     return grids
 
 
-def _comparisons(table: TestsetTable) -> Grid:
+def _differences(summary: Summary) -> _Grid:
     """Differences stand as rows: each has an interval and a verdict, which is too wide for columns."""
     rows = []
-    for pair, differences in table.comparisons.items():
+    for pair, figures in summary.differences.items():
         first, second = pair.split(" - ")
-        for number, (metric, interval) in enumerate(differences.items()):
-            name = f"{LABELS[first]} - {LABELS[second]}" if number == 0 else ""
-            rows.append([name, TITLES[metric], _cell(interval, metric, signed=True), _verdict(interval, metric)])
-    return Grid("Paired differences", ["pair", "metric", "difference", "the first is"], rows)
+        for number, (name, interval) in enumerate(figures.items()):
+            title = f"{spec_of(first).label} - {spec_of(second).label}" if number == 0 else ""
+            metric = BY_NAME[name]
+            rows.append([title, metric.head, cell(metric, interval, signed=True), verdict(metric, interval)])
+    return _Grid("Paired differences", ["pair", "metric", "difference", "the first is"], rows)
 
 
-def _verdict(difference: Interval, metric: str) -> str:
+def verdict(metric: Metric, difference: Interval) -> str:
+    """Which of two systems is better, by the interval of first - second."""
     if difference.low <= 0 <= difference.high:
         return "undecided"
-    return "better" if (difference.value > 0) == (metric in HIGHER) else "worse"
+    return "better" if (difference.value > 0) == (metric.direction == "higher") else "worse"
 
 
-def _sentences(table: TestsetTable) -> list[str]:
+def _sentences(table: Table) -> list[str]:
     sentences = list(table.notes)
-    if table.classifier is not None:
+    if table.summary.targets_family is not None:
+        accuracy = cell(BY_NAME["family"], table.summary.targets_family)
         sentences.insert(
-            0,
-            f"The family classifier names {_cell(table.classifier, 'family')} of the true targets' families: read "
-            "the column against it.",
+            0, f"The family classifier names {accuracy} of the true targets' families: compare the column with it."
         )
     return sentences
 
 
-def _cost(table: TestsetTable, name: str) -> tuple[str, str]:
-    if name not in table.timing:
+def _cost(timing: Mapping[str, Timing], name: str) -> tuple[str, str]:
+    if name not in timing:
         return NONE, NONE
-    timing = table.timing[name]
-    speed = NONE if timing.times_real_time is None else f"{timing.times_real_time:.1f}"
-    return speed, f"{timing.parameters / 1e6:.1f} M" if timing.parameters else NONE
+    entry = timing[name]
+    speed = NONE if entry.times_real_time is None else f"{entry.times_real_time:.1f}"
+    return speed, f"{entry.parameters / 1e6:.1f} M" if entry.parameters else NONE
 
 
-def _cell(interval: Interval | None, metric: str, *, signed: bool = False) -> str:
-    if interval is None:
-        return NONE
-    digits = 2 if metric in TWO_DIGITS else 3
-
-    def number(value: float) -> str:
-        # An empty minus sign before a rounded 0 would claim a direction.
-        return f"{round(value, digits) + 0.0:{'+' if signed else ''}.{digits}f}"
-
-    if math.isnan(interval.low):
-        return number(interval.value)
-    return f"{number(interval.value)} ({number(interval.low)}, {number(interval.high)})"
-
-
-def _published() -> Grid:
-    return Grid(
-        "The table of Cífka et al. 2021 (other data: shapes must agree, numbers need not)",
+def _published() -> _Grid:
+    return _Grid(
+        "The table of Cífka et al. 2021 (other data: compare the order of the rows, not the numbers)",
         ["system", "artificial LSD", "timbre", "pitch", "real timbre", "real pitch"],
         [
             [

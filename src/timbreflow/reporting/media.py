@@ -19,15 +19,13 @@ JPEG_QUALITY = 82
 def audio_uri(audio: NDArray[np.float32], sample_rate: int) -> str:
     """Data URI of a sound [N] as MP3, which every browser plays and which takes a third of FLAC's space.
 
-    Where libsndfile was built without MP3 it is FLAC. Sound beyond full scale is scaled down, not clipped.
+    Where libsndfile was built without MP3 it is FLAC.
     """
-    peak = float(np.abs(audio).max(initial=0.0))
-    samples = audio / peak * 0.99 if peak > 1.0 else audio
     buffer = io.BytesIO()
     if "MP3" in soundfile.available_formats():
-        soundfile.write(buffer, samples, sample_rate, format="MP3", subtype="MPEG_LAYER_III", compression_level=0.3)
+        soundfile.write(buffer, audio, sample_rate, format="MP3", subtype="MPEG_LAYER_III", compression_level=0.3)
         return _uri("audio/mpeg", buffer)
-    soundfile.write(buffer, samples, sample_rate, format="FLAC", subtype="PCM_16")
+    soundfile.write(buffer, audio, sample_rate, format="FLAC", subtype="PCM_16")
     return _uri("audio/flac", buffer)
 
 

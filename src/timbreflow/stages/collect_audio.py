@@ -33,7 +33,7 @@ from timbreflow.inference.recordings import open_recording
 from timbreflow.notes.sources.files import clean_text, files_below, is_music
 from timbreflow.notes.tables import REJECTS
 from timbreflow.rendering.config import SplitFractions
-from timbreflow.stages.report import StageReport
+from timbreflow.stages.result import StageResult
 from timbreflow.stages.unfinished import unfinished, writing
 from timbreflow.workers import worker_count
 
@@ -77,7 +77,7 @@ def holds_recordings(source: str) -> bool:
 
 def collect(
     sources: Sequence[str], out: Path, cut: Cut, splits: SplitFractions, *, workers: int | None = None
-) -> StageReport:
+) -> StageResult:
     """Write clips, manifest.parquet, an empty clip_notes.parquet and rejects.parquet to a folder, such as data/audio.
 
     The split of a recording follows from the bytes of its file, by the fraction of validation pieces alone; where that
@@ -227,7 +227,7 @@ def _merge(  # noqa: PLR0917 - lists of one length, and where to
     temporary: Path,
     out: Path,
     splits: SplitFractions,
-) -> StageReport:
+) -> StageResult:
     """Join the recordings, those with equal bytes once, and write the tables; `others` are passed over, and why."""
     paths: dict[str, str] = {}
     found: dict[str, tuple[Path, pd.DataFrame]] = {}
@@ -272,7 +272,7 @@ def _merge(  # noqa: PLR0917 - lists of one length, and where to
     write_table(temporary / "rejects.parquet", rejects, REJECTS)
     pairs = clips.drop_duplicates("triple_id")["split"].value_counts()
     hours = float(clips["duration"].sum()) / 3600
-    return StageReport(
+    return StageResult(
         summary=(
             f"{len(found)} recordings, {len(clips)} clips ({hours:.2f} h), {pairs['train']} pairs for training and "
             f"{pairs['validation']} for validation; {reasons.total()} files rejected"

@@ -22,7 +22,7 @@ from timbreflow.notes.collect import (
 )
 from timbreflow.notes.tables import SCHEMAS
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import StageReport
+from timbreflow.stages.result import StageResult
 from timbreflow.stages.unfinished import unfinished, writing
 from timbreflow.workers import worker_count
 
@@ -60,7 +60,7 @@ def run_one(shard: Shard, config: CollectConfig, *, layout: Layout) -> None:
     collect_shard(shard.plan, _folder(shard, layout), config, workers=_workers(shard.plan, worker_count()))
 
 
-def finish(config: CollectConfig, *, layout: Layout) -> StageReport:
+def finish(config: CollectConfig, *, layout: Layout) -> StageResult:
     """Merge the shards into data/notes, drop duplicates across them, write results/collect_midi/metrics.json.
 
     Raises:
@@ -88,7 +88,7 @@ def collect(
     root: Path | None = None,
     corpora: Path | None = None,
     workers: int | None = None,
-) -> StageReport:
+) -> StageResult:
     """Write the note tables of any sources to a folder of the caller's choice.
 
     Args:
@@ -175,7 +175,7 @@ def _rejected(totals: Totals) -> dict[str, int]:
     return {reason: count for reason, count in totals.rejects.items() if reason not in ("passed_over", "incomplete")}
 
 
-def _report(totals: Totals, files: dict[str, Path]) -> StageReport:
+def _report(totals: Totals, files: dict[str, Path]) -> StageResult:
     rejected = _rejected(totals)
     reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
     others = "".join(
@@ -183,7 +183,7 @@ def _report(totals: Totals, files: dict[str, Path]) -> StageReport:
         for reason, words in (("incomplete", "perhaps read in part"), ("passed_over", "passed over"))
         if reason in totals.rejects
     )
-    return StageReport(
+    return StageResult(
         summary=(
             f"{totals.n_pieces} pieces, {totals.n_tracks} tracks, {totals.n_notes} notes, {totals.hours:.1f} h; "
             f"{sum(rejected.values())} files rejected{f' ({reasons})' if reasons else ''}{others}."

@@ -1,37 +1,34 @@
-"""Stage evaluate: every system on the frozen test sets, with figures, plots, sounds and the report."""
+"""Stage evaluate: every system on the test clips, as the per-clip table and the plain figures that the gate needs."""
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from timbreflow.audio.features import FeatureConfig
-from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.clips import EvaluationClips, digest_of_clips
 from timbreflow.evaluation.config import EvaluationConfig
-from timbreflow.evaluation.evaluator import SetResult, Timing, evaluate_set
-from timbreflow.evaluation.scores import DISTANCES, Scores, digest_of_metrics, per_clip_table, summarise
-from timbreflow.evaluation.systems import SYSTEMS, ModelSystem, System, SystemContext, build_systems
-from timbreflow.files import atomic_directory, atomic_file, write_json
-from timbreflow.inference.catalogue import KnownModel
-from timbreflow.inference.vocoding import identity, open_inverter, vocoder_beside
-from timbreflow.metrics.analysis import Analyser
+from timbreflow.evaluation.digest import digest_of_metrics
+from timbreflow.evaluation.evaluate import Evaluation, evaluate, open_context
+from timbreflow.evaluation.storage import EXAMPLES, write_evaluation
+from timbreflow.evaluation.summary import Summary, generalisation, plain, summarize
+from timbreflow.evaluation.systems import SYSTEMS, build_systems
+from timbreflow.files import atomic_directory, write_json
+from timbreflow.inference.vocoding import identity, vocoder_beside
+from timbreflow.metrics.analysis import FeatureCache
 from timbreflow.metrics.embedding import load_embed
+from timbreflow.metrics.registry import BY_NAME, METRICS
 from timbreflow.metrics.transcription import Transcriber
 from timbreflow.models.bundle import WEIGHTS, weights_sha256
+from timbreflow.models.catalogue import KnownModel
 from timbreflow.models.devices import resolve_device
-from timbreflow.reporting.curves import read_curves
-from timbreflow.reporting.figures import save_panels, save_sounds
-from timbreflow.reporting.html import render_report
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import MetricLogger, StageReport, ignore_metrics
+from timbreflow.stages.result import MetricLogger, StageResult, ignore_metrics
 from timbreflow.workers import available_cores
 
 STAGE = "evaluate"
-PLOTTED = ("lsd", "timbre", "timbre_mfcc", "pitch", "onset_f1", "note_score")
+SAID = ("lsd", "timbre", "note_score")
+"""Metrics of the one sentence that the stage ends with."""
 
 
 def run(
@@ -41,7 +38,7 @@ def run(
     layout: Layout,
     device: str | None = None,
     log: MetricLogger = ignore_metrics,
-) -> StageReport:
+) -> StageResult:
     """Evaluate all systems and write results/evaluate, whole or not at all.
 
     Args:
@@ -54,32 +51,27 @@ def run(
     Raises:
         TimbreflowError: data, weights or a setting is missing or unusable.
     """
-    results, systems, scores = _evaluate(
-        config,
-        features,
-        config.systems,
-        layout=layout,
-        model_folder=layout.model,
-        vocoder=layout.model("vocoder"),
-        device=device,
-        log=log,
+    vocoder = layout.model("vocoder")
+    evaluation, summaries, metrics = _evaluate(
+        config, features, layout=layout, model_folder=layout.model, vocoder=vocoder, device=device, log=log
     )
-    done = sum(len(result.embeddings["target"]) for result in results)
-    timing = _timing(results, systems)
-    page = render_report(scores, results, timing=timing, curves=read_curves(layout.root / "results"), config=config)
-    _write(layout.results(STAGE), scores, results, timing, page)
+    with atomic_directory(layout.results(STAGE)) as place:
+        write_evaluation(place, evaluation)
+        # DVC wants the folder, also where no sounds were asked for.
+        (place / EXAMPLES).mkdir(exist_ok=True)
+        write_json(place / "metrics.json", metrics)
     flat = {
         f"eval/{split}/{system}/{metric}": interval.value
-        for split, rows in scores.sets.items()
-        for system, row in rows.items()
+        for split, summary in summaries.items()
+        for system, row in summary.figures.items()
         for metric, interval in row.items()
     }
+    done = sum(summary.n_triples for summary in summaries.values())
     log(done, flat)
-    return StageReport(
-        summary=_summary(scores, config.sets[0], done),
+    return StageResult(
+        summary=_sentence(summaries[config.sets[0]], config.sets[0], done),
         metrics=flat,
-        tables={split: _table(rows) for split, rows in scores.metrics().items() if split in config.sets},
-        files={"report": layout.results(STAGE) / "report.html"},
+        tables={split: _rows(summary) for split, summary in summaries.items()},
     )
 
 
@@ -99,7 +91,7 @@ def evaluate_again(
     Args:
         config: section `evaluate`.
         features: section `audio`.
-        model: whose row is measured; copied content and oracle stand beside it, for the gap closed.
+        model: whose row is measured; copies and oracle stand beside it, for ratios.
         folder: the bundle; the vocoder beside it is used if there is one.
         layout: paths.
         device: auto, cpu or cuda; None takes TIMBREFLOW_DEVICE.
@@ -110,162 +102,87 @@ def evaluate_again(
     Raises:
         TimbreflowError: data, weights or a setting is missing or unusable.
     """
-    quiet = replace(config, examples=0, worst_examples=0)
-    names = ("content_copied", model.system, "oracle")
-    _, _, scores = _evaluate(
-        quiet,
+    names = ("content_copied", "style_copied", model.name, "oracle")
+    return _evaluate(
+        replace(config, systems=names, examples=0, worst_examples=0),
         features,
-        names,
         layout=layout,
         model_folder=lambda name: folder,
         vocoder=vocoder_beside(folder),
         device=device,
         log=ignore_metrics,
-    )
-    return scores.metrics()
+    )[2]
 
 
 def _evaluate(
     config: EvaluationConfig,
     features: FeatureConfig,
-    names: tuple[str, ...],
     *,
     layout: Layout,
     model_folder: Callable[[str], Path],
     vocoder: Path,
     device: str | None,
     log: MetricLogger,
-) -> tuple[list[SetResult], dict[str, System], Scores]:
-    if not config.sets or not names:
-        raise TimbreflowError("evaluate.sets and evaluate.systems in params.yaml must name at least one each.")
+) -> tuple[Evaluation, dict[str, Summary], dict[str, Any]]:
+    """The evaluation, its figures by set, and the content of metrics.json."""
     where = resolve_device(device)
-    clips = [
+    sets = [
         EvaluationClips(layout.audio, name, sample_rate=features.sample_rate, max_triples=config.max_triples)
         for name in config.sets
     ]
     metric_digest = digest_of_metrics(layout.model("timbre_metric") / WEIGHTS, config)
-    systems = build_systems(
-        names,
-        SystemContext(
-            features=features,
-            model_folder=model_folder,
-            device=where,
-            temperature=config.temperature,
-            contrast=config.contrast,
-            inverter=partial(
-                open_inverter,
-                vocoder=vocoder,
-                n_iter=config.griffin_lim_iterations,
-                momentum=config.griffin_lim_momentum,
-            ),
-        ),
-    )
+    context = open_context(config, features, model_folder=model_folder, vocoder=vocoder, device=where)
+    systems = build_systems(config.systems, context)
     # Hashed as soon as they are loaded: an evaluation takes long enough for others to put new ones there.
-    weights = {
-        name: identity(system.folder, vocoder) for name, system in systems.items() if isinstance(system, ModelSystem)
-    } | {"timbre_metric": {"weights_sha256": weights_sha256(layout.model("timbre_metric"))}}
-    analyse = Analyser(
-        Transcriber(threads=available_cores()),
-        load_embed(layout.model("timbre_metric"), device=where),
-        sample_rate=features.sample_rate,
+    weights = {name: identity(model_folder(name), vocoder) for name in systems if SYSTEMS[name].kind == "model"}
+    weights["timbre_metric"] = {"weights_sha256": weights_sha256(layout.model("timbre_metric"))}
+    evaluation = evaluate(
+        sets,
+        systems,
+        FeatureCache(
+            Transcriber(threads=available_cores()),
+            load_embed(layout.model("timbre_metric"), device=where),
+            sample_rate=features.sample_rate,
+        ),
+        config,
+        device=where,
+        examples=config.examples,
+        worst=config.worst_examples,
+        progress=lambda done: log(done, {"eval/triples": float(done)}),
     )
-    results: list[SetResult] = []
-    done = 0
-    for part in clips:
+    summaries = summarize(evaluation.table, samples=config.bootstrap_samples, seed=config.seed)
+    metrics: dict[str, Any] = {split: summary.values() for split, summary in summaries.items()}
+    if gaps := generalisation_gap(summaries):
+        metrics["generalisation_gap"] = plain(gaps)
+    metrics |= {"metric_digest": metric_digest, "test_digest": digest_of_clips(sets)}
+    metrics["weights"] = weights
+    return evaluation, summaries, metrics
 
-        def progress(n_triples: int, before: int = done) -> None:
-            log(before + n_triples, {"eval/triples": float(before + n_triples)})
 
-        results.append(
-            evaluate_set(
-                part,
-                systems,
-                analyse,
-                sample_rate=features.sample_rate,
-                batch_size=config.batch_size,
-                seed=config.seed,
-                device=where,
-                examples=config.examples,
-                worst=config.worst_examples,
-                progress=progress,
-            )
-        )
-        done += len(part)
-    scores = summarise(
-        results,
-        models=[name for name in systems if SYSTEMS[name].kind in ("model", "baseline")],
-        samples=config.bootstrap_samples,
-        seed=config.seed,
-        metric_digest=metric_digest,
-        test_digest=digest_of_clips(clips),
+def generalisation_gap(summaries: dict[str, Summary]) -> dict[str, dict[str, float]]:
+    """The gap from test_seen to test, where both were evaluated."""
+    if not {"test", "test_seen"} <= set(summaries):
+        return {}
+    unseen, seen = (
+        {system: {name: interval.value for name, interval in row.items()} for system, row in summary.figures.items()}
+        for summary in (summaries["test"], summaries["test_seen"])
     )
-    return results, systems, replace(scores, weights=weights)
+    return generalisation(unseen, seen)
 
 
-def _timing(results: list[SetResult], systems: dict[str, System]) -> dict[str, Timing]:
-    seconds_of_sound = sum(result.audio_seconds for result in results)
-    timing = {}
-    for name, system in systems.items():
-        spent = sum(result.seconds[name] for result in results)
-        timing[name] = Timing(seconds_of_sound / spent if spent > 0 else None, system.parameters)
-    return timing
-
-
-def _write(folder: Path, scores: Scores, results: list[SetResult], timing: dict[str, Timing], page: str) -> None:
-    with atomic_directory(folder) as place:
-        write_json(place / "metrics.json", scores.metrics())
-        write_json(place / "scores.json", scores.intervals())
-        write_json(place / "timing.json", {name: vars(entry) for name, entry in timing.items()})
-        _write_csv(place / "per_clip.csv", per_clip_table(results))
-        _write_csv(place / "plots" / "systems.csv", pd.DataFrame(_plot_rows(scores)))
-        _write_csv(place / "plots" / "gap_closed.csv", pd.DataFrame(_gap_rows(scores), columns=GAP_COLUMNS))
-        for result in results:
-            for number, example in enumerate(result.examples):
-                name = f"{result.split}-{number:02d}"
-                save_sounds(place / "examples" / name, example)
-                save_panels(place / "plots" / f"panels-{name}.png", example)
-        with atomic_file(place / "report.html") as temporary:
-            temporary.write_text(page, encoding="utf-8")
-
-
-def _write_csv(path: Path, table: pd.DataFrame) -> None:
-    with atomic_file(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
-
-
-GAP_COLUMNS = ["set", "system", "metric", "gap_closed", "low", "high"]
-
-
-def _plot_rows(scores: Scores) -> list[dict[str, Any]]:
-    """One row a set and system, metrics as columns, for bar charts of `dvc plots`."""
+def _rows(summary: Summary) -> list[dict[str, Any]]:
+    shown = [metric.name for metric in METRICS if metric.group != "ratio"]
     return [
-        {"set": split, "system": system, **{metric: row[metric].value for metric in PLOTTED}}
-        for split, rows in scores.sets.items()
-        for system, row in rows.items()
+        {"system": SYSTEMS[name].label, **{key: row[key] for key in shown if key in row}}
+        for name, row in summary.values().items()
     ]
 
 
-def _gap_rows(scores: Scores) -> list[list[Any]]:
-    gaps = []
-    for split, rows in scores.sets.items():
-        for system, row in rows.items():
-            for metric in DISTANCES:
-                if (interval := row.get(f"{metric}_gap_closed")) is not None:
-                    gaps.append([split, system, metric, interval.value, interval.low, interval.high])
-    return gaps
-
-
-def _table(rows: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
-    return [
-        {"system": SYSTEMS[name].label, **{metric: row[metric] for metric in PLOTTED}} for name, row in rows.items()
-    ]
-
-
-def _summary(scores: Scores, lead: str, n_triples: int) -> str:
+def _sentence(summary: Summary, lead: str, n_triples: int) -> str:
     parts = [
-        f"{SYSTEMS[name].label}: LSD {row['lsd'].value:.2f}, timbre {row['timbre'].value:.3f}, "
-        f"note score {row['note_score'].value:.2f}"
-        for name, row in scores.sets[lead].items()
-        if SYSTEMS[name].kind in ("model", "baseline", "ceiling")
+        f"{SYSTEMS[name].label}: "
+        + ", ".join(f"{BY_NAME[key].label} {BY_NAME[key].text(row[key].value)}" for key in SAID)
+        for name, row in summary.figures.items()
+        if SYSTEMS[name].kind != "reference"
     ]
     return f"Evaluated {n_triples} triples; on {lead}: " + "; ".join(parts) + "."

@@ -20,7 +20,7 @@ from timbreflow.data.shards import AudioShards
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_directory, link_or_copy, read_json, sha256_file, stable_hash, write_json
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import StageReport
+from timbreflow.stages.result import StageResult
 from timbreflow.stages.unfinished import note_reused, require_finished
 
 STAGE = "extract_mels"
@@ -99,7 +99,7 @@ def run_one(shard: Shard, config: ExtractConfig, features: FeatureConfig, *, lay
     write_mels(shard.file(layout), result)
 
 
-def finish(config: ExtractConfig, features: FeatureConfig, *, layout: Layout) -> StageReport:
+def finish(config: ExtractConfig, features: FeatureConfig, *, layout: Layout) -> StageResult:
     """Move the shards into data/mels, write index.parquet, statistics.json and metrics.json.
 
     Raises:
@@ -136,7 +136,7 @@ def finish(config: ExtractConfig, features: FeatureConfig, *, layout: Layout) ->
         f"{len(manifest)} clips ({metrics['hours']:.2f} h) as {features.kind} [{features.n_features} x T] "
         f"in {len(shards)} shards, reused {reused} shards."
     )
-    return StageReport(summary, metrics)
+    return StageResult(summary, metrics)
 
 
 def _shards(manifest: pd.DataFrame, config: ExtractConfig, features: FeatureConfig, layout: Layout) -> list[Shard]:

@@ -55,7 +55,7 @@ class Layout:
         return self.data / "testsets"
 
     def model(self, name: str) -> Path:
-        """Folder of trained weights: timbre_metric, vqvae-paper, vqvae-base, glow or vocoder."""
+        """Folder of trained weights, by the model's name in `models.catalogue`."""
         return self.data / "models" / name
 
     @property

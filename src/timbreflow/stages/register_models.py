@@ -12,9 +12,9 @@ from typing import Any
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.gate import DIGESTS, RegisterConfig, decide, require_measured, row
 from timbreflow.files import read_json, sha256_file, write_json
-from timbreflow.inference.catalogue import MODEL_FILES, MODELS, Candidate, KnownModel, is_bundle
+from timbreflow.models.catalogue import GATED, MODEL_FILES, Candidate, KnownModel, is_bundle
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import StageReport
+from timbreflow.stages.result import StageResult
 
 Register = Callable[[Candidate], str]
 """Registers one model and says what it did."""
@@ -31,11 +31,11 @@ def candidates(config: RegisterConfig, *, layout: Layout) -> list[Candidate]:
     """
     metrics = read_json(layout.results("evaluate") / "metrics.json")
     found = []
-    for model in MODELS:
-        folder = layout.model(model.trained)
+    for model in GATED:
+        folder = layout.model(model.name)
         if not is_bundle(folder):
             raise TimbreflowError(f"{folder} lacks {' or '.join(MODEL_FILES)}; run `dvc repro {model.stage}`.")
-        figures = row(metrics, model.system, config.gate)
+        figures = row(metrics, model.name, config.gate)
         missing = [name for name in DIGESTS if not metrics.get(name)]
         if missing:
             raise TimbreflowError(
@@ -53,8 +53,8 @@ def _evaluation(
     metrics: Mapping[str, Any], model: KnownModel, figures: Mapping[str, float], config: RegisterConfig
 ) -> dict[str, Any]:
     """What of metrics.json belongs to one model."""
-    weights = {model.system: metrics.get("weights", {}).get(model.system)}
-    return {name: metrics[name] for name in DIGESTS} | {"weights": weights, config.gate.set: {model.system: figures}}
+    weights = {model.name: metrics.get("weights", {}).get(model.name)}
+    return {name: metrics[name] for name in DIGESTS} | {"weights": weights, config.gate.set: {model.name: figures}}
 
 
 def released_candidates(config: RegisterConfig, evaluate: Evaluate, *, layout: Layout) -> list[Candidate]:
@@ -63,14 +63,14 @@ def released_candidates(config: RegisterConfig, evaluate: Evaluate, *, layout: L
     Raises:
         TimbreflowError: nothing is released; whatever `evaluate` raises.
     """
-    folders = {model: layout.released / model.name for model in MODELS}
+    folders = {model: layout.released / model.name for model in GATED}
     there = {model: folder for model, folder in folders.items() if is_bundle(folder)}
     if not there:
         raise TimbreflowError(f"Nothing is released in {layout.released}; run `timbreflow register` without it.")
     found = []
     for model, folder in there.items():
         metrics = evaluate(model, folder)
-        evaluation = _evaluation(metrics, model, row(metrics, model.system, config.gate), config)
+        evaluation = _evaluation(metrics, model, row(metrics, model.name, config.gate), config)
         # It was trained elsewhere: the run of this checkout's own training is not its run.
         found.append(
             Candidate(model=model, folder=folder, evaluation=evaluation, tags={"released": "yes", "run_id": ""})
@@ -78,7 +78,7 @@ def released_candidates(config: RegisterConfig, evaluate: Evaluate, *, layout: L
     return found
 
 
-def run(config: RegisterConfig, *, layout: Layout, register: Register) -> StageReport:
+def run(config: RegisterConfig, *, layout: Layout, register: Register) -> StageResult:
     """Register every model and note its figures.
 
     Args:
@@ -96,7 +96,7 @@ def run(config: RegisterConfig, *, layout: Layout, register: Register) -> StageR
     sentences, numbers, table = [], {}, []
     for candidate in candidates(config, layout=layout):
         model = candidate.model
-        decision = decide(row(candidate.evaluation, model.system, config.gate), None, config.gate)
+        decision = decide(row(candidate.evaluation, model.name, config.gate), None, config.gate)
         sentences.append(register(candidate))
         numbers[model.registered] = {check.metric: check.challenger for check in decision.checks} | {
             "limits_passed": sum(check.passed for check in decision.checks),
@@ -113,7 +113,7 @@ def run(config: RegisterConfig, *, layout: Layout, register: Register) -> StageR
         ]
     path = layout.results("register_models") / "metrics.json"
     write_json(path, numbers)
-    return StageReport(
+    return StageResult(
         summary=" ".join(sentences),
         metrics={f"{name}/{metric}": float(value) for name, own in numbers.items() for metric, value in own.items()},
         tables={"gate": table},

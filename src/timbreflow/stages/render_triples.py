@@ -33,7 +33,7 @@ from timbreflow.rendering.soundfonts import find_soundfonts, list_all_presets
 from timbreflow.rendering.synthesizer import fluidsynth_version
 from timbreflow.rendering.triples import ClipRecipe
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import StageReport
+from timbreflow.stages.result import StageResult
 from timbreflow.stages.unfinished import note_reused, require_finished
 
 STAGE = "render_triples"
@@ -119,7 +119,7 @@ def run_one(shard: Shard, config: RenderConfig, *, layout: Layout) -> None:
         write_json(folder / "log.json", {"seconds": time.perf_counter() - began, "redrawn": redrawn})
 
 
-def finish(config: RenderConfig, *, layout: Layout) -> StageReport:
+def finish(config: RenderConfig, *, layout: Layout) -> StageResult:
     """Move the shards into data/audio, write manifest.parquet, clip_notes.parquet and metrics.json.
 
     Raises:
@@ -230,7 +230,7 @@ def note_rows(clip_id: str, notes: Notes) -> pd.DataFrame:
     return pd.DataFrame({"clip_id": clip_id, **{name: getattr(notes, name) for name in CLIP_NOTES_SCHEMA.names[1:]}})
 
 
-def _report(manifest: pd.DataFrame, logs: list[dict[str, Any]], config: RenderConfig, reused: int) -> StageReport:
+def _report(manifest: pd.DataFrame, logs: list[dict[str, Any]], config: RenderConfig, reused: int) -> StageResult:
     seconds = float(sum(log["seconds"] for log in logs))
     sounding = float(manifest["n_samples"].sum()) / config.sample_rate
     rows: list[dict[str, Any]] = []
@@ -254,7 +254,7 @@ def _report(manifest: pd.DataFrame, logs: list[dict[str, Any]], config: RenderCo
         f"{metrics['timbres']:.0f} timbres in {len(logs)} shards, reused {reused} shards, "
         f"{sounding / seconds:.0f} x real time."
     )
-    return StageReport(summary, metrics, {"splits": rows})
+    return StageResult(summary, metrics, {"splits": rows})
 
 
 def _too_little(split: str, config: RenderConfig, layout: Layout, n_tracks: int) -> str:

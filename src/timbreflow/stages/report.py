@@ -1,27 +1,78 @@
-"""What a stage gives back to whoever ran it."""
+"""Stage report: what evaluate measured as one page, tables and plots; a change of its look evaluates nothing again."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
-from typing import Any
 
-MetricLogger = Callable[[int, Mapping[str, float]], None]
-"""Called with (step, values) while a stage runs; flows send it to MLflow and to Prefect's progress."""
+import pandas as pd
+
+from timbreflow.evaluation.config import EvaluationConfig
+from timbreflow.evaluation.storage import read_evaluation
+from timbreflow.evaluation.summary import Summary, plain, summarize
+from timbreflow.evaluation.systems import SYSTEMS
+from timbreflow.files import atomic_directory, atomic_file, read_json, write_json
+from timbreflow.reporting.curves import read_curves
+from timbreflow.reporting.html import SET_TITLES, render_report
+from timbreflow.reporting.markdown import Table, render_markdown
+from timbreflow.reporting.panels import save_panels
+from timbreflow.stages.layout import Layout
+from timbreflow.stages.result import MetricLogger, StageResult, ignore_metrics
+
+STAGE = "report"
 
 
-def ignore_metrics(step: int, values: Mapping[str, float]) -> None:
-    """The MetricLogger of a caller that does not want the curves."""
+def run(config: EvaluationConfig, *, layout: Layout, log: MetricLogger = ignore_metrics) -> StageResult:
+    """Write results/report/{report.html, table.md, scores.json, plots/}, whole or not at all.
 
+    Args:
+        config: section `evaluate`, of which the draws of the bootstrap count; the page states the rest.
+        layout: paths; reads results/evaluate and the learning curves below results/train_*.
+        log: gets nothing.
 
-@dataclass(frozen=True)
-class StageReport:
-    """Small result of a stage: one sentence, numbers, tables for the Prefect UI, files worth opening.
-
-    `facts` are what the machine decided and no setting says, such as the precision; they become params of MLflow's run.
+    Raises:
+        TimbreflowError: a file of results/evaluate or a learning curve is missing or broken.
     """
+    results = layout.results("evaluate")
+    evaluation, metrics = read_evaluation(results), read_json(results / "metrics.json")
+    present = set(evaluation.table["system"])
+    models = [name for name, spec in SYSTEMS.items() if spec.competes and name in present]
+    draws = {"samples": config.bootstrap_samples, "seed": config.seed}
+    summaries = summarize(evaluation.table, pairs=list(combinations(models, 2)), **draws)
+    gaps = metrics.get("generalisation_gap", {})
+    page = render_report(
+        summaries,
+        evaluation,
+        generalisation=gaps,
+        curves=read_curves(layout.root / "results"),
+        config=config,
+        digests=metrics,
+    )
+    words = [
+        render_markdown(Table(f"Set {name} ({SET_TITLES[name][0].lower()})", summary, evaluation.timing, gaps))
+        for name, summary in summaries.items()
+    ]
+    with atomic_directory(layout.results(STAGE)) as place:
+        _write_text(place / "report.html", page)
+        _write_text(place / "table.md", "\n".join(words))
+        scores = {name: {"systems": s.figures, "comparisons": s.differences} for name, s in summaries.items()}
+        write_json(place / "scores.json", plain(scores))
+        with atomic_file(place / "plots" / "systems.csv") as temporary:
+            _rows(summaries).to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+        for example in evaluation.examples:
+            if not example.worst_of:
+                save_panels(place / "plots" / f"panels-{example.triple_id}.png", example)
+    report = layout.results(STAGE) / "report.html"
+    return StageResult(summary=f"The report is {report}.", files={"report": report})
 
-    summary: str
-    metrics: dict[str, float] = field(default_factory=dict)
-    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    files: dict[str, Path] = field(default_factory=dict)
-    facts: dict[str, str] = field(default_factory=dict)
+
+def _rows(summaries: dict[str, Summary]) -> pd.DataFrame:
+    """One row a set and system, metrics as columns, for bar charts of `dvc plots`."""
+    return pd.DataFrame(
+        {"set": split, "system": system, **row}
+        for split, summary in summaries.items()
+        for system, row in summary.values().items()
+    )
+
+
+def _write_text(path: Path, text: str) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -8,7 +8,7 @@ from timbreflow.models.devices import resolve_device
 from timbreflow.models.glow.model import Glow
 from timbreflow.rendering.config import RenderConfig
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import MetricLogger, StageReport
+from timbreflow.stages.result import MetricLogger, StageResult
 from timbreflow.training.config import GlowTraining
 from timbreflow.training.objectives import GlowObjective
 from timbreflow.training.placing import place_batch, place_model
@@ -25,7 +25,7 @@ def run(
     layout: Layout,
     log: MetricLogger,
     device: str | None = None,
-) -> StageReport:
+) -> StageResult:
     """Train and store `data/models/glow` and `results/train_glow/`.
 
     Args:
@@ -73,7 +73,7 @@ def run(
         log=log,
         device=place,
     )
-    return StageReport(
+    return StageResult(
         summary=f"Glow: {result.steps} steps, {metrics['val_glow/bits_per_dim']:.3f} bits/dim, "
         f"validation L1 at T=0 {metrics['val_l1']:.4f} at step {result.best_step}, "
         f"{result.examples_per_second:.1f} triples/s",

@@ -4,9 +4,9 @@ import dataclasses
 
 from timbreflow.audio.features import FeatureConfig
 from timbreflow.models.devices import resolve_device
-from timbreflow.models.triplet import TripletNetwork
+from timbreflow.models.timbre_metric import TripletNetwork
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import MetricLogger, StageReport
+from timbreflow.stages.result import MetricLogger, StageResult
 from timbreflow.training.config import TimbreMetricTraining
 from timbreflow.training.objectives import TripletObjective
 from timbreflow.training.products import read_passed, train, work_key
@@ -21,7 +21,7 @@ def run(
     layout: Layout,
     log: MetricLogger,
     device: str | None = None,
-) -> StageReport:
+) -> StageResult:
     """Train and store `data/models/timbre_metric` and `results/train_timbre_metric/`.
 
     Args:
@@ -68,7 +68,7 @@ def run(
         log=log,
         device=place,
     )
-    return StageReport(
+    return StageResult(
         summary=f"Timbre metric: {result.steps} steps, {metrics['val_triplet/accuracy']:.1%} of validation triplets "
         f"in order at step {result.best_step}",
         metrics=metrics,

@@ -21,7 +21,7 @@ from timbreflow.models.bundle import ModelBundle, save_bundle
 from timbreflow.models.devices import resolve_device
 from timbreflow.models.vocoder import Vocoder
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import MetricLogger, StageReport
+from timbreflow.stages.result import MetricLogger, StageResult
 from timbreflow.training.devices import loader_workers
 from timbreflow.training.fit import fit
 from timbreflow.training.products import begin_with, read_passed, record, summarize, work_key, write_curves
@@ -41,7 +41,7 @@ def run(
     layout: Layout,
     log: MetricLogger,
     device: str | None = None,
-) -> StageReport:
+) -> StageResult:
     """Train and store `data/models/vocoder` and `results/train_vocoder/`.
 
     Args:
@@ -109,7 +109,7 @@ def run(
     write_curves(results / "curves.csv", result.curves)
     write_json(results / "metrics.json", metrics)
     shutil.rmtree(workdir, ignore_errors=True)
-    return StageReport(
+    return StageResult(
         summary=f"Vocoder: {result.steps} steps, on {len(clips)} validation clips LSD {figures['lsd_vocoder']:.2f} dB "
         f"against Griffin-Lim's {figures['lsd_griffin_lim']:.2f}, multi-resolution STFT "
         f"{figures['stft_vocoder']:.3f} against {figures['stft_griffin_lim']:.3f}: "

@@ -5,11 +5,12 @@ from typing import Literal
 
 from timbreflow.audio.features import FeatureConfig
 from timbreflow.data.renderer import RenderInputs
+from timbreflow.models.catalogue import trained_by
 from timbreflow.models.devices import resolve_device
 from timbreflow.models.vqvae import VQVAE
 from timbreflow.rendering.config import RenderConfig
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import MetricLogger, StageReport
+from timbreflow.stages.result import MetricLogger, StageResult
 from timbreflow.training.config import VQVAETraining
 from timbreflow.training.objectives import VQVAEObjective
 from timbreflow.training.products import begin_with, read_passed, train, work_key
@@ -26,8 +27,8 @@ def run(
     layout: Layout,
     log: MetricLogger,
     device: str | None = None,
-) -> StageReport:
-    """Train and store `data/models/vqvae-<variant>` and `results/train_vqvae/<variant>/`.
+) -> StageResult:
+    """Train and store `data/models/<name of the variant's model>` and `results/train_vqvae/<variant>/`.
 
     Args:
         variant: names the outputs.
@@ -63,7 +64,7 @@ def run(
         features=source.features,
         normalizer=source.normalizer,
         settings={"variant": variant, "section": dataclasses.asdict(config), "data": passed, "begun": begun},
-        bundle=layout.model(f"vqvae-{variant}"),
+        bundle=layout.model(trained_by(f"train_vqvae.{variant}").name),
         results=layout.results("train_vqvae") / variant,
         workdir=layout.scratch(
             "train_vqvae", work_key(f"train_vqvae/{variant}{begun}", passed, config, features, *drawn)
@@ -71,7 +72,7 @@ def run(
         log=log,
         device=place,
     )
-    return StageReport(
+    return StageResult(
         summary=f"VQ-VAE {variant}: {result.steps} steps, validation L1 {metrics['val_l1']:.4f} "
         f"at step {result.best_step}, {result.examples_per_second:.1f} triples/s",
         metrics=metrics,

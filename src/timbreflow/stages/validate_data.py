@@ -16,7 +16,7 @@ from timbreflow.files import sha256_file, write_json
 from timbreflow.rendering.config import RenderConfig
 from timbreflow.rendering.programs import PITCHED_PROGRAMS
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import MetricLogger, StageReport, ignore_metrics
+from timbreflow.stages.result import MetricLogger, StageResult, ignore_metrics
 from timbreflow.validation.config import ExpectedData, ValidationConfig
 from timbreflow.validation.recordings import recording_suites, recording_tables
 from timbreflow.validation.run import InvalidData, Outcome, run_suites
@@ -38,7 +38,7 @@ STAGE = "validate_data"
 
 def run(
     config: ValidationConfig, render: RenderConfig, *, layout: Layout, log: MetricLogger = ignore_metrics
-) -> StageReport:
+) -> StageResult:
     """Check manifest, clip notes and features; write Data Docs and metrics.json, and passed.json when all is well.
 
     Args:
@@ -90,7 +90,7 @@ def run(
     total = sum(outcome.expectations.values())
     summary = f"{total} expectations in {len(outcome.expectations)} suites hold for {len(clips)} clips."
     rows = [{"suite": name, "expectations": count} for name, count in outcome.expectations.items()]
-    return StageReport(summary, metrics, {"suites": rows}, {"data docs": results / "data_docs" / "index.html"})
+    return StageResult(summary, metrics, {"suites": rows}, {"data docs": results / "data_docs" / "index.html"})
 
 
 def expected_data(render: RenderConfig) -> ExpectedData:

@@ -4,52 +4,181 @@ It is no stage of the pipeline: its clips and weights are frozen, so what it giv
 training here. Where a released model is missing, the one trained here takes its place, and the table says so.
 """
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
-
-from timbreflow.data.manifest import read_manifest
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.baselines.per_clip import read_scores, scores_path
+from timbreflow.evaluation.baselines.stored import StoredRow, read_stored, stored_path, with_stored
+from timbreflow.evaluation.clips import EvaluationClips, digest_of_clips
 from timbreflow.evaluation.config import EvaluationConfig
-from timbreflow.evaluation.evaluator import SetResult, Timing
+from timbreflow.evaluation.digest import digest_of_metrics
+from timbreflow.evaluation.evaluate import VOCODER, Evaluation, evaluate, open_context, weights_of
 from timbreflow.evaluation.external import ExternalOutputs
-from timbreflow.evaluation.scores import CLIP_METRICS, DISTANCES
-from timbreflow.evaluation.systems import SYSTEMS, System
-from timbreflow.evaluation.table import (
-    LABELS,
-    REFERENCES,
-    ROWS,
-    SLOW,
-    TestsetTable,
-    classifier_accuracy,
-    joined,
-    make_comparisons,
-    make_figures,
-    make_generalisation,
-)
+from timbreflow.evaluation.storage import write_evaluation
+from timbreflow.evaluation.summary import Summary, generalisation, plain, summarize
+from timbreflow.evaluation.systems import COMPUTED, SYSTEMS, System
 from timbreflow.files import atomic_directory, atomic_file, read_json, write_json
-from timbreflow.metrics.statistics import Interval
-from timbreflow.models.bundle import weights_sha256
-from timbreflow.reporting.markdown import render_markdown, render_text
+from timbreflow.metrics.analysis import FeatureCache
+from timbreflow.metrics.embedding import load_embed
+from timbreflow.metrics.family import load_family_classifier
+from timbreflow.metrics.onsets import TOLERANCE
+from timbreflow.metrics.registry import DISTANCES
+from timbreflow.metrics.transcription import Transcriber
+from timbreflow.models.bundle import WEIGHTS
+from timbreflow.models.catalogue import is_bundle
+from timbreflow.models.devices import resolve_device
+from timbreflow.reporting.markdown import Table, render_markdown, render_text
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import MetricLogger, StageReport, ignore_metrics
-from timbreflow.testsets.exam import (
-    MODELS,
-    VOCODER,
-    Exam,
-    absence,
-    features_and_vocoder,
-    find_weights,
-    require_weights,
-    results_folder,
-)
-from timbreflow.testsets.frozen import SAMPLE_RATE
+from timbreflow.stages.result import MetricLogger, StageResult, ignore_metrics
+from timbreflow.testsets.frozen import SAMPLE_RATE, TEST_SETS, read_released, require_built
+from timbreflow.testsets.weights import absence, features_and_vocoder, find_weights, require_weights
+from timbreflow.workers import available_cores
+
+ONSET_TOLERANCE = {"real": 0.15}
+"""In s. Recorded instruments speak slowly: their samples are aligned at -20 dB of the peak, not where a note begins."""
 
 COUNTERPART = {"artificial": "seen", "seen": "artificial"}
 """The set with the same notes on the other kind of timbre."""
+
+PAIRS = (
+    ("glow", "vqvae"),
+    ("vqvae", "vqvae-2021"),
+    ("glow", "transcribe_and_render"),
+    ("vqvae", "transcribe_and_render"),
+)
+"""Systems whose difference the project promises something about."""
+
+
+class TestSetEvaluation:
+    """One frozen test set with what measures it.
+
+    Args:
+        testset: one of `TEST_SETS`.
+        config: section `evaluate`; its sets, systems and max_triples are not looked at.
+        layout: paths.
+        clips: take so many triples, in the order of their ids; 0 takes all.
+        device: auto, cpu or cuda; None takes TIMBREFLOW_DEVICE.
+        only: ids of the triples to take; empty takes all.
+        part: the set is a part that the caller has cut from a frozen set, so that nothing in git says what it must be.
+
+    Raises:
+        TimbreflowError: there is no such set, it is not as `timbreflow testset build` makes it, or there is no timbre
+            metric.
+    """
+
+    __test__ = False  # pytest takes a class of this name for tests
+
+    def __init__(
+        self,
+        testset: str,
+        config: EvaluationConfig,
+        *,
+        layout: Layout,
+        clips: int = 0,
+        device: str | None = None,
+        only: Sequence[str] = (),
+        part: bool = False,
+    ) -> None:
+        if testset not in TEST_SETS:
+            raise TimbreflowError(f"There is no test set {testset!r}; choose from {', '.join(TEST_SETS)}.")
+        folder = layout.testsets / testset
+        if not (folder / "manifest.parquet").is_file():
+            raise TimbreflowError(f"{folder} is missing; run `timbreflow testset build {testset}`.")
+        self._released = None if part else read_released(layout.released_testsets, testset)
+        if self._released is not None:
+            require_built(folder, self._released)
+        self.testset = testset
+        self.config = config
+        self.clips = EvaluationClips(folder, testset, sample_rate=SAMPLE_RATE, max_triples=clips, only=only)
+        self.notes: list[str] = []
+        self._layout = layout
+        self._device = resolve_device(device)
+        self._tolerance = ONSET_TOLERANCE.get(testset, TOLERANCE)
+        metric = require_weights(layout, "timbre_metric")
+        if metric == layout.model("timbre_metric"):
+            self.notes.append("The frozen timbre metric is not here; distances are those of the one trained here.")
+        self.metric_digest, self.stored_metric_digest = (
+            self._with_tolerance(digest_of_metrics(metric / WEIGHTS, config, drawn=drawn)) for drawn in (True, False)
+        )
+        classifier = layout.released / "family_classifier"
+        if not classifier.is_dir():
+            self.notes.append(f"Families were not asked for: {classifier.relative_to(layout.root)} is missing.")
+        if self._tolerance != TOLERANCE:
+            self.notes.append(f"Onsets count as found within {1000 * self._tolerance:.0f} ms on this set.")
+        self._features = FeatureCache(
+            Transcriber(threads=available_cores()),
+            load_embed(metric, device=self._device),
+            sample_rate=SAMPLE_RATE,
+            classifier=load_family_classifier(classifier) if classifier.is_dir() else None,
+        )
+
+    @property
+    def test_digest(self) -> str:
+        """Names the clips: that of the frozen set in git, whichever FluidSynth and libFLAC made its sound here."""
+        if self._released is None:
+            return digest_of_clips([self.clips])
+        whole = self._released.checksums.digest
+        if len(self.clips) == self._released.checksums.triples:
+            return whole
+        return hashlib.sha256(" ".join([whole, *self.clips.triple_ids]).encode()).hexdigest()
+
+    def run(
+        self,
+        systems: Sequence[str],
+        *,
+        others: Mapping[str, System] | None = None,
+        log: MetricLogger = ignore_metrics,
+        examples: int = 0,
+        say: Callable[[str], None] = print,
+    ) -> Evaluation:
+        """Build systems of `SYSTEMS`, stored ones too, and evaluate them.
+
+        Args:
+            systems: their names.
+            others: systems that are no row of ours, by the names of their rows.
+            log: gets (triples done, figures).
+            examples: triples whose sounds are kept, evenly spread.
+            say: gets one line a SoundFont that is fetched.
+
+        Raises:
+            TimbreflowError: weights or SoundFonts are missing, or a system gives NaN.
+        """
+        features, vocoder = features_and_vocoder(self._layout)
+        context = open_context(
+            self.config,
+            features,
+            model_folder=lambda name: require_weights(self._layout, name),
+            vocoder=vocoder,
+            device=self._device,
+        )
+        built: dict[str, System] = {}
+        for name in systems:
+            if (build := SYSTEMS[name].build) is not None:
+                built[name] = build(context)
+            else:
+                # They load FluidSynth, which the other rows do not need.
+                from timbreflow.testsets.baselines import BUILDERS
+
+                built[name] = BUILDERS[name](context, self._layout, say)
+        return evaluate(
+            [self.clips],
+            built | dict(others or {}),
+            self._features,
+            self.config,
+            device=self._device,
+            examples=examples,
+            onset_tolerance=self._tolerance,
+            progress=lambda done: log(done, {"testset/triples": float(done)}),
+        )
+
+    def _with_tolerance(self, digest: str) -> str:
+        """Figures of stored rows that went by another tolerance must not pass for these."""
+        if self._tolerance == TOLERANCE:
+            return digest
+        return hashlib.sha256(f"{digest} {self._tolerance}".encode()).hexdigest()
 
 
 def run(
@@ -64,8 +193,8 @@ def run(
     out: Path | None = None,
     device: str | None = None,
     log: MetricLogger = ignore_metrics,
-) -> StageReport:
-    """Evaluate a frozen test set and write OUT/NAME/{metrics.json, timing.json, per_clip.csv, table.md}.
+) -> StageResult:
+    """Evaluate a frozen test set and write OUT/NAME/{metrics.json, timing.json, per_clip.parquet, table.md}.
 
     Args:
         testset: artificial, seen or real, below data/testsets.
@@ -82,165 +211,147 @@ def run(
         log: gets (triples done, figures).
 
     Returns:
-        A report whose summary is the table.
+        A result whose summary is the table.
 
     Raises:
         TimbreflowError: the set, the timbre metric or the weights of an asked row are missing, or data is broken.
     """
     if clips < 0:
         raise TimbreflowError(f"There are no {clips} clips; give a number from 1, or none for all.")
-    unknown = sorted(set(systems) - set(ROWS))
-    if unknown:
-        raise TimbreflowError(f"There is no system {unknown[0]!r}; choose from {', '.join(ROWS)}.")
+    for system in systems:
+        require_system(system)
     row = (name or outputs.resolve().name) if outputs is not None else ""
-    if row in ROWS:
+    if row in SYSTEMS:
         raise TimbreflowError(f"The table has a row {row} already; give the outputs another --name.")
-    wanted = [name for name in ROWS if not systems or name in systems or name in REFERENCES]
-    models = [name for name in wanted if name in MODELS]
-    found = {name: find_weights(layout, MODELS[name]) for name in models}
-    missing = [name for name in models if found[name] is None]
-    if missing and systems:
-        require_weights(layout, MODELS[missing[0]])
-    notes = [f"{LABELS[name]} is left out: {absence(layout, MODELS[name])}." for name in missing]
-    notes += [
-        f"{LABELS[name]}: there are no released weights, those trained here were taken."
-        for name, folder in found.items()
-        if folder == layout.model(MODELS[name])
+    wanted = [
+        name for name in SYSTEMS if not systems or name in systems or SYSTEMS[name].kind in ("reference", "ceiling")
     ]
-    heard = Exam(testset, config, layout=layout, clips=clips, device=device)
-    test_digest = heard.test_digest
-    slow = [name for name in wanted if name in SLOW]
-    stored, silent = _stored(layout, heard, slow, test_digest=None if clips else test_digest, strict=bool(systems))
-    builders = {name: SYSTEMS[name].build for name in wanted if name not in SLOW and name not in missing}
+    kept = [name for name in wanted if is_stored(name, testset, layout)]
+    found = {name: find_weights(layout, name) for name in wanted if SYSTEMS[name].kind == "model" and name not in kept}
+    missing = [name for name, folder in found.items() if folder is None]
+    if missing and systems:
+        require_weights(layout, missing[0])
+    notes = [f"{SYSTEMS[name].label} is left out: {absence(layout, name)}." for name in missing]
+    notes += [
+        f"{SYSTEMS[name].label}: there are no released weights, those trained here were taken."
+        for name, folder in found.items()
+        if folder == layout.model(name)
+    ]
+    evaluation = TestSetEvaluation(testset, config, layout=layout, clips=clips, device=device)
+    rows = [name for name in wanted if name not in (*kept, *missing)]
+    stored, silent = _stored(
+        kept,
+        evaluation,
+        layout,
+        test_digest=None if clips else evaluation.test_digest,
+        strict=bool(systems),
+    )
+    others: dict[str, System] = {}
     if outputs is not None:
         external = ExternalOutputs(
-            outputs,
-            heard.clips.triple_ids,
-            sample_rate=SAMPLE_RATE,
-            n_samples=int(read_manifest(heard.folder)["n_samples"].max()),
+            outputs, evaluation.clips.triple_ids, sample_rate=SAMPLE_RATE, n_samples=evaluation.clips.n_samples
         )
-        builders[row] = lambda _: external
+        others[row] = external
         notes += external.notes
-    result, built = heard.listen(builders, log=log)
-    table = _table(
-        heard,
-        result,
-        built,
-        stored,
-        found | {VOCODER: features_and_vocoder(layout)[1]},
-        notes=[*notes, *silent, *heard.notes],
-        test_digest=test_digest,
-        config=config,
+    made = evaluation.run(rows, others=others, log=log)
+    made = replace(made, table=with_stored(made.table, stored))
+    summary = summarize(
+        made.table, pairs=(*PAIRS, (row, "glow")) if row else PAIRS, samples=config.bootstrap_samples, seed=config.seed
+    )[testset]
+    facts: dict[str, Any] = {
+        "weights": weights_of(rows, lambda name: require_weights(layout, name), features_and_vocoder(layout)[1]),
+        "metric_digest": evaluation.metric_digest,
+        "test_digest": evaluation.test_digest,
+    }
+    place = (layout.results("testsets") if out is None else out) / testset
+    gaps, unequal = ({}, []) if clips else generalisation_gap(testset, summary, facts, place.parent)
+    table = Table(
+        heading=f"Test set {testset}",
+        summary=summary,
+        timing=made.timing,
+        generalisation=gaps,
+        notes=(*notes, *silent, *evaluation.notes, *unequal),
     )
     whole = not clips and (out is not None or not (systems or outputs))
-    if not clips:
-        table = _with_generalisation(table, results_folder(layout, out))
     if whole:
-        _write(results_folder(layout, out) / testset, table, _per_clip(heard, result, stored))
+        with atomic_directory(place) as folder:
+            write_evaluation(folder, made)
+            write_json(folder / "metrics.json", _metrics(testset, summary, gaps) | facts)
+            with atomic_file(folder / "table.md") as temporary:
+                temporary.write_text(render_markdown(table), encoding="utf-8")
     flat = {
         f"testset/{testset}/{system}/{metric}": interval.value
-        for system, row in table.figures.items()
+        for system, row in summary.figures.items()
         for metric, interval in row.items()
     }
-    log(len(heard.clips), flat)
-    return StageReport(
-        summary=render_text(table),
-        metrics=flat,
-        files={"table": results_folder(layout, out) / testset / "table.md"} if whole else {},
-    )
+    log(len(evaluation.clips), flat)
+    return StageResult(summary=render_text(table), metrics=flat, files={"table": place / "table.md"} if whole else {})
 
 
-def _per_clip(exam: Exam, result: SetResult, stored: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Rows of all systems, with the column family: 1 right, 0 wrong, NaN where there is none to be right about."""
-    computed = pd.DataFrame(result.rows).drop(columns="set")
-    if exam.classifier is not None:
-        truth = computed["triple_id"].map(exam.families())
-        for column, heard in (("family", "family_heard"), ("family_target", "family_of_target")):
-            computed[column] = (computed[heard] == truth).astype(float).where(truth.notna())
-        computed = computed.drop(columns=["family_heard", "family_of_target"])
-    return joined(computed, stored)
+def is_stored(system: str, testset: str, layout: Layout) -> bool:
+    """Whether a row is read from released/baselines: slow baselines, and models that are not released but stored."""
+    if SYSTEMS[system].kind == "model":
+        return not is_bundle(layout.released / system) and stored_path(layout.baselines, system, testset).is_file()
+    return system not in COMPUTED
 
 
-def _table(
-    exam: Exam,
-    result: SetResult,
-    systems: Mapping[str, System],
-    stored: Mapping[str, pd.DataFrame],
-    weights: Mapping[str, Path | None],
-    *,
-    notes: Sequence[str],
-    test_digest: str,
-    config: EvaluationConfig,
-) -> TestsetTable:
-    clips = _per_clip(exam, result, stored)
-    draws: dict[str, int] = {"samples": config.bootstrap_samples, "seed": config.seed}
-    own: Interval | None = None
-    if "family_target" in clips:
-        own = classifier_accuracy(clips.loc[clips["system"] == "content_copied", "family_target"].tolist(), **draws)
-    timing = {}
-    for name, system in systems.items():
-        spent = result.seconds[name]
-        timing[name] = Timing(result.audio_seconds / spent if spent > 0 else None, system.parameters)
-    return TestsetTable(
-        testset=exam.testset,
-        n_triples=len(exam.clips),
-        figures=make_figures(clips, result.embeddings, **draws),
-        comparisons=make_comparisons(clips, **draws),
-        timing=timing,
-        classifier=own,
-        metric_digest=exam.metric_digest,
-        test_digest=test_digest,
-        weights={name: weights_sha256(folder) for name, folder in weights.items() if folder is not None},
-        notes=tuple(notes),
-    )
+def require_system(name: str) -> None:
+    """Refuse a name that is no row.
+
+    Raises:
+        TimbreflowError: it is none.
+    """
+    if name not in SYSTEMS:
+        raise TimbreflowError(f"There is no system {name!r}; choose from {', '.join(SYSTEMS)}.")
 
 
-def _with_generalisation(table: TestsetTable, results: Path) -> TestsetTable:
-    """Add the gap seen -> unseen where the other set was evaluated with the same metrics and weights."""
-    other = COUNTERPART.get(table.testset)
+def generalisation_gap(
+    testset: str, summary: Summary, facts: dict[str, Any], results: Path
+) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """The gap seen -> unseen where the other set was evaluated with the same metrics and weights, else why not."""
+    other = COUNTERPART.get(testset)
     path = results / str(other) / "metrics.json"
     if other is None or not path.is_file():
-        return table
+        return {}, []
     stored = read_json(path)
-    vocoders = {tables.get(VOCODER) for tables in (stored["weights"], table.weights)}
-    if stored.get("metric_digest") != table.metric_digest or len(vocoders) > 1:
-        note = f"No gap seen -> unseen: {other} was evaluated with other metrics or another vocoder; evaluate it again."
-        return dataclasses.replace(table, notes=(*table.notes, note))
-    here = {name: {metric: row[metric].value for metric in DISTANCES} for name, row in table.figures.items()}
+    vocoders = {weights.get(VOCODER) for weights in (stored["weights"], facts["weights"])}
+    if stored.get("metric_digest") != facts["metric_digest"] or len(vocoders) > 1:
+        return {}, [
+            f"No gap seen -> unseen: {other} was evaluated with other metrics or another vocoder; evaluate it again."
+        ]
+    distances = [metric.name for metric in DISTANCES]
+    here = {name: {key: row[key].value for key in distances if key in row} for name, row in summary.figures.items()}
     there = {
-        name: {metric: row[metric]["value"] for metric in DISTANCES}
+        name: {key: row[key]["value"] for key in distances if key in row}
         for name, row in stored["systems"].items()
-        if stored["weights"].get(name) == table.weights.get(name)
+        if stored["weights"].get(name) == facts["weights"].get(name)
     }
-    pair = (here, there) if table.testset == "artificial" else (there, here)
-    return dataclasses.replace(table, generalisation=make_generalisation(*pair))
+    return generalisation(*((here, there) if testset == "artificial" else (there, here))), []
+
+
+def _metrics(testset: str, summary: Summary, gaps: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Content of metrics.json: every figure with its bounds, and nothing that depends on the machine."""
+    return {
+        "testset": testset,
+        "triples": summary.n_triples,
+        "systems": plain(summary.figures),
+        "comparisons": plain(summary.differences),
+        "family_classifier_on_targets": plain(summary.targets_family) if summary.targets_family else None,
+        "generalisation_gap": plain(gaps),
+    }
 
 
 def _stored(
-    layout: Layout, exam: Exam, systems: Sequence[str], *, test_digest: str | None, strict: bool
-) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """Per-clip files of slow baselines, and sentences on those that are missing or of other clips or metrics."""
-    tables, notes = {}, []
+    systems: Sequence[str], evaluation: TestSetEvaluation, layout: Layout, *, test_digest: str | None, strict: bool
+) -> tuple[dict[str, StoredRow], list[str]]:
+    """Stored rows, and sentences on those that are missing or of other clips or metrics."""
+    rows, notes = {}, []
     for system in systems:
-        path = scores_path(layout.root, system, exam.testset)
+        path = stored_path(layout.baselines, system, evaluation.testset)
         try:
-            scores = read_scores(path, test_digest=test_digest, metric_digest=exam.slow_metric_digest)
+            rows[system] = read_stored(path, test_digest=test_digest, metric_digest=evaluation.stored_metric_digest)
         except TimbreflowError as error:
             if strict:
                 raise
-            notes.append(f"{LABELS[system]} is left out: {error}".replace(f"{layout.root}/", ""))
-        else:
-            tables[system] = scores.table
-    return tables, notes
-
-
-def _write(folder: Path, table: TestsetTable, clips: pd.DataFrame) -> None:
-    columns = ["triple_id", "system", *CLIP_METRICS, "onset_f1_content", "onset_f1_target"]
-    with atomic_directory(folder) as place:
-        write_json(place / "metrics.json", table.metrics())
-        write_json(place / "timing.json", {name: vars(entry) for name, entry in table.timing.items()})
-        with atomic_file(place / "per_clip.csv") as temporary:
-            kept = [*columns, *(name for name in ("family",) if name in clips)]
-            clips[kept].to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
-        with atomic_file(place / "table.md") as temporary:
-            temporary.write_text(render_markdown(table), encoding="utf-8")
+            notes.append(f"{SYSTEMS[system].label} is left out: {error}".replace(f"{layout.root}/", ""))
+    return rows, notes

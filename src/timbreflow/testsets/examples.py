@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from timbreflow.evaluation.config import EvaluationConfig
+from timbreflow.evaluation.storage import save_sounds
 from timbreflow.evaluation.systems import SYSTEMS
-from timbreflow.reporting.figures import save_panels, save_sounds
+from timbreflow.metrics.registry import BY_NAME
+from timbreflow.reporting.panels import save_panels
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import ignore_metrics
-from timbreflow.testsets.exam import MODELS, Exam, find_weights
+from timbreflow.testsets.evaluate import TestSetEvaluation
+from timbreflow.testsets.weights import find_weights
 
 
 def write_examples(
@@ -36,19 +38,18 @@ def write_examples(
     Raises:
         TimbreflowError: the set, a triple or the timbre metric is missing.
     """
-    exam = Exam(testset, config, layout=layout, clips=0, device=device, only=triples)
-    rows = [name for name, weights in MODELS.items() if find_weights(layout, weights) is not None]
-    builders = {name: SYSTEMS[name].build for name in ("content_copied", *rows, "oracle")}
-    result, _ = exam.listen(builders, log=ignore_metrics, examples=len(triples))
-    figures = {(row["triple_id"], row["system"]): row for row in result.rows}
+    evaluation = TestSetEvaluation(testset, config, layout=layout, device=device, only=triples)
+    models = [name for name, spec in SYSTEMS.items() if spec.kind == "model" and find_weights(layout, name)]
+    made = evaluation.run(["content_copied", *models, "oracle"], examples=len(triples))
+    rows = {triple: own.set_index("system") for triple, own in made.table.groupby("triple_id")}
     sentences = []
-    for example in result.examples:
+    for example in made.examples:
         save_sounds(out / example.triple_id, example, suffix=".ogg")
         save_panels(out / f"{example.triple_id}.png", example)
-        told = (
-            f"{SYSTEMS[name].label} {figures[example.triple_id, name]['lsd']:.1f} dB, "
-            f"{figures[example.triple_id, name]['timbre_mfcc']:.3f}"
-            for name in builders
+        own = rows[example.triple_id]
+        figures = (
+            f"{SYSTEMS[str(name)].label} {row.lsd:.1f} dB, {BY_NAME['timbre_mfcc'].text(row.timbre_mfcc)}"
+            for name, row in own.iterrows()
         )
-        sentences.append(f"{example.triple_id}, {example.description}: {'; '.join(told)}")
+        sentences.append(f"{example.triple_id}, {own['description'].iloc[0]}: {'; '.join(figures)}")
     return sentences

@@ -2,65 +2,61 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import pandas as pd
-
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.baselines.per_clip import (
-    LSD_TOLERANCE,
-    ClipScores,
-    agrees,
-    compare,
-    read_scores,
-    scores_path,
-    write_scores,
+from timbreflow.evaluation.baselines.stored import (
+    StoredRow,
+    read_stored,
+    stored_path,
+    write_stored,
 )
 from timbreflow.evaluation.config import EvaluationConfig
-from timbreflow.evaluation.systems import SYSTEMS, System, SystemContext
-from timbreflow.evaluation.table import LABELS, ROWS, SLOW
+from timbreflow.evaluation.evaluate import VOCODER
+from timbreflow.evaluation.storage import TABLE, read_table
+from timbreflow.evaluation.systems import COMPUTED, SYSTEMS
 from timbreflow.files import read_json
 from timbreflow.models.bundle import weights_sha256
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.report import MetricLogger, ignore_metrics
-from timbreflow.testsets.exam import (
-    MODELS,
-    VOCODER,
-    Exam,
-    features_and_vocoder,
-    read_per_clip,
-    require_weights,
-    results_folder,
-)
+from timbreflow.stages.result import MetricLogger, ignore_metrics
+from timbreflow.testsets.evaluate import TestSetEvaluation, is_stored, require_system
+from timbreflow.testsets.weights import features_and_vocoder, require_weights
+
+LSD_TOLERANCE = 0.05
+"""dB by which the mean LSD of clips computed again may differ from the stored one."""
 
 
 @dataclass(frozen=True)
 class Recomputed:
-    """A row computed again beside what was stored of it.
+    """The LSD of a row computed again beside the stored one.
 
     Args:
         system: the row.
-        comparison: of `per_clip.compare`: one row a metric.
+        clips: how many were compared.
+        stored: mean LSD that was stored, in dB.
+        recomputed: mean LSD of now, in dB.
+        largest: largest difference on one clip, in dB.
     """
 
     system: str
-    comparison: pd.DataFrame
+    clips: int
+    stored: float
+    recomputed: float
+    largest: float
 
     @property
     def reproduced(self) -> bool:
-        """Whether the mean LSD agrees within `per_clip.LSD_TOLERANCE`."""
-        return agrees(self.comparison)
+        """Whether the means agree within `LSD_TOLERANCE`."""
+        return abs(self.recomputed - self.stored) <= LSD_TOLERANCE
 
     @property
     def sentence(self) -> str:
         """The same for people."""
-        lsd = self.comparison.set_index("metric").loc["lsd"]
         verdict = "reproduced" if self.reproduced else "NOT reproduced"
         return (
-            f"{LABELS[self.system]}: LSD {lsd['recomputed']:.3f} now, {lsd['stored']:.3f} stored, difference "
-            f"{lsd['difference']:+.3f} dB over {lsd['clips']:.0f} clips (largest of one clip {lsd['largest']:.3f}): "
-            f"{verdict} within {LSD_TOLERANCE} dB."
+            f"{SYSTEMS[self.system].label}: LSD {self.recomputed:.3f} now, {self.stored:.3f} stored, difference "
+            f"{self.recomputed - self.stored:+.3f} dB over {self.clips} clips (largest of one clip "
+            f"{self.largest:.3f}): {verdict} within {LSD_TOLERANCE} dB."
         )
 
 
@@ -76,11 +72,11 @@ def recompute(
     log: MetricLogger = ignore_metrics,
     say: Callable[[str], None] = print,
 ) -> Recomputed:
-    """Compute a row again on the first clips and hold its LSD against what is stored of it.
+    """Compute a row again on the first clips and compare its LSD with what is stored of it.
 
     Args:
         testset: artificial, seen or real.
-        system: a slow baseline, held against released/baselines, or another row, held against results/testsets.
+        system: a stored baseline, compared with released/baselines, or another row, compared with results/testsets.
         config: section `evaluate`.
         layout: paths.
         clips: how many triples, in the order of their ids.
@@ -94,15 +90,34 @@ def recompute(
     """
     if clips < 1:
         raise TimbreflowError(f"{clips} clips cannot be recomputed; give 1 or more.")
-    _check(system)
-    if system in SLOW:
-        stored = read_scores(scores_path(layout.root, system, testset))
+    require_system(system)
+    if not is_stored(system, testset, layout):
+        stored = _from_table((layout.results("testsets") if out is None else out) / testset, testset, system, layout)
     else:
-        folder = results_folder(layout, out) / testset
-        stored = _from_table(folder, testset, system)
-        _require_same_weights(folder, testset, system, layout)
-    exam = Exam(testset, config, layout=layout, clips=clips, device=device)
-    return Recomputed(system, compare(_compute(exam, system, layout, log, say), stored, clips))
+        stored = read_stored(stored_path(layout.baselines, system, testset))
+    evaluation = TestSetEvaluation(testset, config, layout=layout, clips=clips, device=device)
+    return compare(_compute(evaluation, system, layout, log, say), stored, clips)
+
+
+def compare(recomputed: StoredRow, stored: StoredRow, clips: int) -> Recomputed:
+    """Compare the LSD of the first clips of a stored row with that computed again.
+
+    Raises:
+        TimbreflowError: the metrics are others, or a triple was not recomputed.
+    """
+    if recomputed.metric_digest != stored.metric_digest:
+        raise TimbreflowError(
+            f"the stored row of {stored.system} on {stored.set} has metric_digest {stored.metric_digest[:12]} and the "
+            f"present one is {recomputed.metric_digest[:12]}: its figures belong to other metrics; compute it again."
+        )
+    before = stored.table.set_index("triple_id")["lsd"].sort_index().iloc[:clips]
+    now = recomputed.table.set_index("triple_id")["lsd"]
+    missing = before.index.difference(now.index)
+    if len(missing):
+        raise TimbreflowError(f"the triple {missing[0]} was not recomputed; compute the first {clips} of the set.")
+    now = now.loc[before.index]
+    largest = float((now - before).abs().max())
+    return Recomputed(stored.system, len(before), float(before.mean()), float(now.mean()), largest)
 
 
 def store(
@@ -115,11 +130,11 @@ def store(
     log: MetricLogger = ignore_metrics,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Compute a slow baseline on the whole set, which takes hours, and write its file below released/baselines.
+    """Compute a stored baseline on the whole set, which takes hours, and write its file below released/baselines.
 
     Args:
         testset: artificial, seen or real.
-        system: one of `SLOW`.
+        system: a stored baseline.
         config: section `evaluate`.
         layout: paths.
         device: auto, cpu or cuda.
@@ -132,67 +147,43 @@ def store(
     Raises:
         TimbreflowError: the row is not stored but computed with every table, or the set is missing.
     """
-    _check(system)
-    if system not in SLOW:
-        raise TimbreflowError(f"{system} is computed with every table; stored are {', '.join(SLOW)}.")
-    exam = Exam(testset, config, layout=layout, clips=0, device=device)
-    path = scores_path(layout.root, system, testset)
-    write_scores(path, _compute(exam, system, layout, log, say))
+    require_system(system)
+    if system in COMPUTED and system != "vqvae-2021":
+        others = ", ".join(name for name in SYSTEMS if name not in COMPUTED)
+        raise TimbreflowError(f"{system} is computed with every table; stored are {others} and vqvae-2021.")
+    evaluation = TestSetEvaluation(testset, config, layout=layout, device=device)
+    path = stored_path(layout.baselines, system, testset)
+    write_stored(path, _compute(evaluation, system, layout, log, say))
     return path
 
 
-def _check(system: str) -> None:
-    if system not in ROWS:
-        raise TimbreflowError(f"There is no system {system!r}; choose from {', '.join(ROWS)}.")
+def _compute(
+    evaluation: TestSetEvaluation, system: str, layout: Layout, log: MetricLogger, say: Callable[[str], None]
+) -> StoredRow:
+    table = evaluation.run([system], log=log, say=say).table
+    stored = is_stored(system, evaluation.testset, layout)
+    metric_digest = evaluation.stored_metric_digest if stored else evaluation.metric_digest
+    return StoredRow(system, evaluation.testset, evaluation.test_digest, metric_digest, table)
 
 
-def _compute(exam: Exam, system: str, layout: Layout, log: MetricLogger, say: Callable[[str], None]) -> ClipScores:
-    if system in MODELS:
-        require_weights(layout, MODELS[system])
-    builder = _slow(system, layout, say) if system in SLOW else SYSTEMS[system].build
-    result, _ = exam.listen({system: builder}, log=log)
-    metric_digest = exam.slow_metric_digest if system in SLOW else exam.metric_digest
-    return ClipScores(system, exam.testset, exam.test_digest, metric_digest, pd.DataFrame(result.rows))
-
-
-def _slow(system: str, layout: Layout, say: Callable[[str], None]) -> Callable[[SystemContext], System]:
-    """How a slow baseline is built; transcribe and re-render gets all training fonts, or its figures would move."""
-    # They load FluidSynth, which the other rows do not need.
-    from timbreflow.testsets.baselines import BASELINES, transcribe_and_render
-
-    if system == "transcribe_and_render":
-        from timbreflow.testsets.sources import require_training_fonts
-
-        require_training_fonts(layout, say=say)
-        return partial(transcribe_and_render, soundfonts=layout.soundfonts, cache=layout.root / ".scratch" / "patches")
-    return BASELINES[system].build
-
-
-def _require_same_weights(folder: Path, testset: str, system: str, layout: Layout) -> None:
-    """Of other weights no figure can be reproduced: say so before anything is computed."""
-    if system not in (*MODELS, "oracle"):
-        return
-    stored = read_json(folder / "metrics.json").get("weights", {})
-    places = {VOCODER: features_and_vocoder(layout)[1]}
-    if system in MODELS:
-        places[system] = require_weights(layout, MODELS[system])
-    for name, place in places.items():
-        here, then = weights_sha256(place) if place else "", str(stored.get(name, ""))
-        if here != then:
-            raise TimbreflowError(
-                f"The stored row of {LABELS[system]} is of weights of {name} with sha256 {then[:12] or 'unknown'} and "
-                f"{place or 'this checkout'} holds {here[:12] or 'none'}; bring those weights back, or run "
-                f"`timbreflow evaluate --testset {testset}` for a new table."
-            )
-
-
-def _from_table(folder: Path, testset: str, system: str) -> ClipScores:
-    """A row of an earlier table."""
-    if not (folder / "per_clip.csv").is_file():
-        raise TimbreflowError(
-            f"{folder / 'per_clip.csv'} is missing: nothing is stored of {system}; evaluate {testset}."
-        )
-    table = read_per_clip(folder / "per_clip.csv")
-    digests = read_json(folder / "metrics.json")
+def _from_table(folder: Path, testset: str, system: str, layout: Layout) -> StoredRow:
+    """A row of an earlier table, if it is of the weights that are here: of others no figure can be reproduced."""
+    if not (folder / TABLE).is_file():
+        raise TimbreflowError(f"{folder / TABLE} is missing: nothing is stored of {system}; evaluate {testset}.")
+    metrics = read_json(folder / "metrics.json")
+    spec = SYSTEMS[system]
+    if spec.kind in ("model", "ceiling"):
+        places = {VOCODER: features_and_vocoder(layout)[1]}
+        if spec.kind == "model":
+            places[system] = require_weights(layout, system)
+        for name, place in places.items():
+            here, then = weights_sha256(place) if place else "", str(metrics.get("weights", {}).get(name, ""))
+            if here != then:
+                raise TimbreflowError(
+                    f"The stored row of {spec.label} is of weights of {name} with sha256 {then[:12] or 'unknown'} and "
+                    f"{place or 'this checkout'} holds {here[:12] or 'none'}; bring those weights back, or run "
+                    f"`timbreflow evaluate --testset {testset}` for a new table."
+                )
+    table = read_table(folder)
     rows = table[table["system"] == system].reset_index(drop=True)
-    return ClipScores(system, testset, str(digests["test_digest"]), str(digests["metric_digest"]), rows)
+    return StoredRow(system, testset, str(metrics["test_digest"]), str(metrics["metric_digest"]), rows)

@@ -95,7 +95,7 @@ def require_training_fonts(layout: Layout, *, say: Say) -> None:
             f"The training fonts {', '.join(missing)} are missing and could not be fetched "
             f"({next(iter(missing.values()))}); run `timbreflow corpus fetch {' '.join(missing)}`."
         )
-    released = read_checksums(layout.root / "released" / "testsets")["seen"].sources
+    released = read_checksums(layout.released_testsets)["seen"].sources
     check_sources({name: released[name] for name in TRAINING_FONTS if name in released}, layout, say=say)
 
 

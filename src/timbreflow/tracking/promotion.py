@@ -15,8 +15,8 @@ from timbreflow.evaluation.gate import (
     require_measured,
     row,
 )
-from timbreflow.inference.catalogue import KnownModel, is_bundle, known_model
 from timbreflow.inference.vocoding import identity, vocoder_beside
+from timbreflow.models.catalogue import GATED, KnownModel, is_bundle, known_model
 from timbreflow.tracking.connection import clear_errors, connect, has_store
 from timbreflow.tracking.registry import CHALLENGER, CHAMPION, alias_version, bundle_folder, figures_of
 
@@ -95,7 +95,7 @@ def promote(name: str, gate: GateConfig, *, root: Path, evaluate: Evaluate | Non
         TimbreflowError: there is no challenger, it is the champion already, its files are not what was evaluated, or
             figures cannot be compared.
     """
-    model = known_model(name)
+    model = known_model(name, GATED)
     client = _client(model, root)
     challenger = alias_version(client, model.registered, CHALLENGER)
     if challenger is None:
@@ -109,15 +109,15 @@ def promote(name: str, gate: GateConfig, *, root: Path, evaluate: Evaluate | Non
         )
     opponent = _opponent(client, model, champion, root)
     figures, weights = figures_of(challenger), _identity(bundle_folder(client, challenger))
-    require_measured(figures, model.system, weights, f"Version {challenger.version} of {model.registered}")
+    require_measured(figures, model.name, weights, f"Version {challenger.version} of {model.registered}")
     if opponent.folder is not None and _identity(opponent.folder) == weights:
         opponent = replace(opponent, description=f"{opponent.description}, the same weights", metrics=figures)
     if opponent.folder is None:
-        decision = decide(row(figures, model.system, gate), None, gate)
+        decision = decide(row(figures, model.name, gate), None, gate)
     else:
         if not comparable(figures, opponent.metrics):
             figures, opponent = _measure_again(client, model, challenger, opponent, figures, evaluate)
-        decision = decide(row(figures, model.system, gate), row(opponent.metrics, model.system, gate), gate)
+        decision = decide(row(figures, model.name, gate), row(opponent.metrics, model.name, gate), gate)
     if decision.passed:
         # The note comes first: without it a crash between the two calls would leave a champion that cannot go back.
         client.set_model_version_tag(
@@ -136,7 +136,7 @@ def rollback(name: str, *, root: Path) -> str:
     """
     from mlflow.exceptions import MlflowException
 
-    model = known_model(name)
+    model = known_model(name, GATED)
     client = _client(model, root)
     champion = alias_version(client, model.registered, CHAMPION)
     if champion is None:
@@ -173,7 +173,7 @@ def _opponent(client: "MlflowClient", model: KnownModel, champion: "ModelVersion
     released = root / "released" / model.name
     if champion is not None:
         folder, figures = bundle_folder(client, champion), figures_of(champion)
-        known = of_these_weights(figures, model.system, _identity(folder))
+        known = of_these_weights(figures, model.name, _identity(folder))
         return _Opponent(f"the champion, version {champion.version}", folder, figures if known else {})
     if is_bundle(released):
         return _Opponent(f"the released model ({released})", released, {})

@@ -16,8 +16,16 @@ from typing import TYPE_CHECKING, Any
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.gate import require_measured
 from timbreflow.files import read_json
-from timbreflow.inference.catalogue import MODEL_FILES, MODELS, Candidate, KnownModel, is_bundle, known_model
 from timbreflow.inference.vocoding import identity, vocoder_beside
+from timbreflow.models.catalogue import (
+    GATED,
+    MODEL_FILES,
+    TRANSFER_MODELS,
+    Candidate,
+    KnownModel,
+    is_bundle,
+    known_model,
+)
 from timbreflow.tracking.connection import (
     StoreUnavailable,
     clear_errors,
@@ -86,12 +94,12 @@ def register_bundle(
     Raises:
         TimbreflowError: the folder is no bundle or not the one that was evaluated, or MLflow refuses.
     """
-    model = known_model(name)
+    model = known_model(name, GATED)
     folder = Path(folder)
     if not is_bundle(folder):
         raise TimbreflowError(f"{folder} lacks {' or '.join(MODEL_FILES)}; train the model with `dvc repro`.")
     digests = identity(folder, vocoder_beside(folder))
-    require_measured(evaluation, model.system, digests, str(folder))
+    require_measured(evaluation, model.name, digests, str(folder))
     client = connect(root)
     facts = _facts(model, evaluation, root) | digests | dict(tags or {})
     found = _version_of(client, model.registered, digests)
@@ -119,8 +127,8 @@ def resolve(wanted: str, *, root: Path) -> ResolvedModel:
     """Find the bundle that somebody means.
 
     Args:
-        wanted: "vqvae" or "glow" (the registry's champion, else the released model, else the last one trained here);
-            `models:/NAME@ALIAS` or `models:/NAME/VERSION`; or the path of a bundle's folder.
+        wanted: name of a transfer model (the registry's champion, else the released model, else the last one trained
+            here); `models:/NAME@ALIAS` or `models:/NAME/VERSION`; or the path of a bundle's folder.
         root: the checkout.
 
     Raises:
@@ -128,14 +136,14 @@ def resolve(wanted: str, *, root: Path) -> ResolvedModel:
     """
     if wanted.startswith("models:/"):
         return _from_registry(wanted, root)
-    if wanted in {name for model in MODELS for name in (model.name, model.registered)}:
+    if wanted in {name for model in TRANSFER_MODELS for name in (model.name, model.registered)}:
         return _by_name(known_model(wanted), root)
     folder = Path(wanted).expanduser()
     if is_bundle(folder):
         return ResolvedModel(folder, f"the model in {folder}")
     if folder.exists():
         raise TimbreflowError(f"{folder} is not a model: it lacks {' or '.join(MODEL_FILES)}; name a bundle's folder.")
-    names = ", ".join(model.name for model in MODELS)
+    names = ", ".join(model.name for model in TRANSFER_MODELS)
     raise TimbreflowError(f"There is no model {wanted!r}; give {names}, a model's folder, or models:/NAME@ALIAS.")
 
 
@@ -198,7 +206,7 @@ def _by_name(model: KnownModel, root: Path) -> ResolvedModel:
     released = root / "released" / model.name
     if is_bundle(released):
         return ResolvedModel(released, f"the released {model.name} ({released}); {reason}")
-    trained = root / "data" / "models" / model.trained
+    trained = root / "data" / "models" / model.name
     if is_bundle(trained):
         return ResolvedModel(
             trained, f"the {model.name} last trained here ({trained}); {reason}, and there is no released one"
@@ -249,7 +257,7 @@ def _from_registry(uri: str, root: Path) -> ResolvedModel:
 def _facts(model: KnownModel, evaluation: Mapping[str, Any], root: Path) -> dict[str, str]:
     facts = {
         EVALUATION_TAG: json.dumps(evaluation, sort_keys=True, allow_nan=False),
-        "system": model.system,
+        "system": model.name,
     } | lineage(root)
     for name in ("metric_digest", "test_digest"):
         if name in evaluation:

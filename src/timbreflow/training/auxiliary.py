@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from timbreflow.errors import TimbreflowError
+from timbreflow.models.content import ContentCode
 from timbreflow.parallel import gather
 
 
@@ -42,12 +43,9 @@ class AuxiliaryWeights:
 
 def auxiliary_terms(
     weights: AuxiliaryWeights,
+    content: ContentCode,
     *,
-    commitment_loss: Tensor,
-    perplexity: Tensor,
-    roll_logits: Tensor | None,
     roll: Tensor,
-    encoded: Tensor,
     target_encoded: Tensor | None,
     style_tokens: Tensor,
     target_tokens: Tensor | None,
@@ -57,23 +55,20 @@ def auxiliary_terms(
 
     Args:
         weights: what each counts.
-        commitment_loss: scalar.
-        perplexity: scalar, drawn as a curve only.
-        roll_logits: [B, 128, T], None where the model has no note head.
+        content: codes of the content clips; their perplexity is drawn as a curve only.
         roll: [B, 128, T] bool, the true notes.
-        encoded: [B, D, t] of the contents, before quantisation.
-        target_encoded: the same of the targets. None leaves the invariance term out.
+        target_encoded: [B, D, t] of the targets, before quantisation. None leaves the invariance term out.
         style_tokens: [B, K, D] of the style clips.
         target_tokens: [B, K, D] of the targets: the same timbres, other notes. None leaves the contrastive term out.
         timbre: [B] int64.
     """
-    terms = {"vq/commitment_loss": commitment_loss, "vq/perplexity": perplexity.detach()}
-    total = weights.commitment * commitment_loss
-    if roll_logits is not None and weights.roll:
-        terms["roll/bce"] = roll_loss(roll_logits, roll, pos_weight=weights.roll_pos_weight)
+    terms = {"vq/commitment_loss": content.commitment_loss, "vq/perplexity": content.perplexity.detach()}
+    total = weights.commitment * content.commitment_loss
+    if content.pianoroll_logits is not None and weights.roll:
+        terms["roll/bce"] = roll_loss(content.pianoroll_logits, roll, pos_weight=weights.roll_pos_weight)
         total = total + weights.roll * terms["roll/bce"]
     if target_encoded is not None and weights.invariance:
-        terms["content/invariance"] = invariance_loss(encoded, target_encoded)
+        terms["content/invariance"] = invariance_loss(content.encoded, target_encoded)
         total = total + weights.invariance * terms["content/invariance"]
     if target_tokens is not None and weights.contrastive:
         terms["style/contrastive"] = contrastive_loss(

@@ -6,7 +6,7 @@ from typing import Literal
 from timbreflow.data.triples import Pairs
 from timbreflow.errors import TimbreflowError
 from timbreflow.models.glow.model import GlowConfig
-from timbreflow.models.triplet import TripletConfig
+from timbreflow.models.timbre_metric import TripletConfig
 from timbreflow.models.vqvae import VQVAEConfig
 from timbreflow.training.auxiliary import AuxiliaryWeights
 from timbreflow.training.fit_config import FitConfig

@@ -118,7 +118,7 @@ def fit(
     """
     device = torch.device(device)
     # All processes compute in one precision, that of the first one's device.
-    precision = parallel.told(choose_precision(config.precision, device))
+    precision = parallel.broadcast(choose_precision(config.precision, device))
     config = dataclasses.replace(config, precision=precision)
     place_model(model, config, device)
     ema = copy.deepcopy(model).requires_grad_(False)
@@ -129,7 +129,7 @@ def fit(
     )
     state, best = load_checkpoint(workdir, model=model, ema=ema, optimizer=optimizer, identity=identity)
     resumed_at = state.step
-    if parallel.told(resumed_at) != resumed_at:
+    if parallel.broadcast(resumed_at) != resumed_at:
         raise TimbreflowError(f"Not all processes of torchrun see the checkpoints in {workdir}; let them share it.")
     leads = parallel.rank() == 0
 
@@ -156,7 +156,7 @@ def fit(
                     with parallel.alone():
                         figures = validate(ema, objective, validation_batches, config, device=device)
                     log(state.step, {f"val/{name}": value for name, value in figures.items()})
-                figures, asked = parallel.told((figures, (workdir / STOP_FILE).exists()))
+                figures, asked = parallel.broadcast((figures, (workdir / STOP_FILE).exists()))
             best = judge(state, figures, objective.criterion, config, ema=ema, best=best, asked_to_stop=asked)
         if leads and (state.stopped or state.step % config.checkpoint_every == 0):
             with watch("checkpoint"):

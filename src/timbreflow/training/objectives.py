@@ -6,9 +6,9 @@ from torch import Tensor
 
 from timbreflow.data.triples import TripleBatch
 from timbreflow.models.glow.model import Glow, GlowOutput
-from timbreflow.models.triplet import TripletNetwork
+from timbreflow.models.timbre_metric import TripletNetwork
 from timbreflow.models.vqvae import VQVAE, VQVAEOutput
-from timbreflow.parallel import drawn_like
+from timbreflow.parallel import draw_like
 from timbreflow.training.auxiliary import AuxiliaryWeights, auxiliary_terms
 from timbreflow.training.triplets import TripletBatch
 
@@ -42,11 +42,8 @@ class VQVAEObjective:
         reconstruction = error(output.prediction.float(), batch.target)
         terms = auxiliary_terms(
             self.weights,
-            commitment_loss=output.commitment_loss,
-            perplexity=output.perplexity,
-            roll_logits=output.roll_logits,
+            output.content,
             roll=batch.content_roll,
-            encoded=output.content_encoded,
             target_encoded=model.content_path.encoder(batch.target) if self.weights.invariance else None,
             style_tokens=output.style_tokens,
             target_tokens=model.style_encoder(batch.target) if self.weights.contrastive else None,
@@ -107,22 +104,19 @@ class GlowObjective:
         terms = self._terms(model, batch, output)
         terms["l1"] = F.l1_loss(model.sample(output.conditions, temperature=0.0), batch.target)
         wrong = model(noisy, batch.content, batch.style.roll(1, dims=0))
-        terms["glow/style_gain"] = wrong.bits_per_dim.mean() - terms["glow/bits_per_dim"]
+        terms["glow/style_gain"] = wrong.likelihood.bits_per_dim.mean() - terms["glow/bits_per_dim"]
         return terms
 
     def _noisy(self, target: Tensor) -> Tensor:
         # Silence is not masked: the noise bounds its likelihood too, and a flow that never saw it could not end a note.
-        return target + self.noise * drawn_like(torch.randn_like, target)
+        return target + self.noise * draw_like(torch.randn_like, target)
 
     def _terms(self, model: Glow, batch: TripleBatch, output: GlowOutput) -> dict[str, Tensor]:
-        likelihood = output.bits_per_dim.mean()
+        likelihood = output.likelihood.bits_per_dim.mean()
         terms = auxiliary_terms(
             self.weights,
-            commitment_loss=output.commitment_loss,
-            perplexity=output.perplexity,
-            roll_logits=output.roll_logits,
+            output.content,
             roll=batch.content_roll,
-            encoded=output.content_encoded,
             target_encoded=model.content_path.encoder(batch.target) if self.weights.invariance else None,
             style_tokens=output.style_tokens,
             target_tokens=model.style_encoder(batch.target) if self.weights.contrastive else None,

@@ -15,8 +15,7 @@ from timbreflow import parallel
 from timbreflow.audio.features import FeatureConfig, Normalizer
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_file, read_json, stable_hash, write_json
-from timbreflow.models.build import kind_of
-from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle, weights_sha256
+from timbreflow.models.bundle import ModelBundle, kind_of, load_bundle, save_bundle, weights_sha256
 from timbreflow.training.fit import FitResult, Objective, fit
 from timbreflow.training.fit_config import FitConfig
 from timbreflow.training.placing import BatchT, ModelT

@@ -15,7 +15,7 @@ from timbreflow.data.sampling import StepSampler
 from timbreflow.data.shards import AudioShards
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import stable_hash
-from timbreflow.models.timbre_embedder import SAMPLE_RATE, TimbreCoefficients
+from timbreflow.models.timbre_metric import SAMPLE_RATE, TimbreCoefficients
 
 DRAWS = 64
 """Triplets drawn from each triple before an epoch ends: as many negatives for one pair."""

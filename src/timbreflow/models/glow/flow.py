@@ -1,44 +1,13 @@
-"""The flow proper: steps, levels and the multi-scale whole."""
+"""The multi-scale flow: levels of invertible layers, and the Gaussian that its latents are compared with."""
 
-from collections.abc import Sequence
-from typing import cast
+import math
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from timbreflow.models.glow.actnorm import ActNorm
-from timbreflow.models.glow.context import FlowContext
-from timbreflow.models.glow.coupling import AffineCoupling, CouplingConfig
-from timbreflow.models.glow.invertible_conv import InvertibleConv
-from timbreflow.models.glow.squeeze import Split, Squeeze
-
-
-class FlowStep(nn.Module):
-    """Actnorm, invertible 1x1 convolution, affine coupling."""
-
-    def __init__(self, channels: int, config: CouplingConfig) -> None:
-        super().__init__()
-        self.actnorm = ActNorm(channels)
-        self.mix = InvertibleConv(channels)
-        self.coupling = AffineCoupling(channels, config)
-
-    @torch.no_grad()
-    def initialize(self, x: Tensor, context: FlowContext) -> Tensor:
-        """Data-dependent start of the actnorm; returns this step's output, [B, C, t]."""
-        x = self.actnorm.initialize(x, context)
-        x, _ = self.mix(x, context)
-        return self.coupling(x, context)[0]
-
-    def forward(self, x: Tensor, context: FlowContext) -> tuple[Tensor, Tensor]:
-        """[B, C, t] -> z [B, C, t], log_det [B]."""
-        x, first = self.actnorm(x, context)
-        x, second = self.mix(x, context)
-        x, third = self.coupling(x, context)
-        return x, first + second + third
-
-    def inverse(self, z: Tensor, context: FlowContext) -> Tensor:
-        """[B, C, t] -> x."""
-        return self.actnorm.inverse(self.mix.inverse(self.coupling.inverse(z, context), context), context)
+from timbreflow.models.base import Noise
+from timbreflow.models.glow.layers import FlowContext, InvertibleLayer, InvertibleSequence, Squeeze
 
 
 class Flow(nn.Module):
@@ -46,14 +15,21 @@ class Flow(nn.Module):
 
     z is a list with one tensor a level. With M bins and T frames, level i = 1..L works on [B, 2 M, T / 2**i] and
     leaves [B, M, T / 2**i] behind, the last one all of its 2 M channels.
+
+    Args:
+        n_features: bins M.
+        make_step: builds one step of so many channels.
+        n_levels: L.
+        n_steps: K.
     """
 
-    def __init__(self, n_features: int, coupling: CouplingConfig, *, n_levels: int, n_steps: int) -> None:
+    def __init__(
+        self, n_features: int, make_step: Callable[[int], InvertibleLayer], *, n_levels: int, n_steps: int
+    ) -> None:
         super().__init__()
-        self.squeeze = Squeeze()
-        self.split = Split()
         self.levels = nn.ModuleList(
-            nn.ModuleList(FlowStep(2 * n_features, coupling) for _ in range(n_steps)) for _ in range(n_levels)
+            InvertibleSequence(squeeze=Squeeze(), **{str(i): make_step(2 * n_features) for i in range(n_steps)})
+            for _ in range(n_levels)
         )
 
     @property
@@ -63,38 +39,63 @@ class Flow(nn.Module):
 
     @torch.no_grad()
     def initialize(self, x: Tensor, contexts: Sequence[FlowContext]) -> None:
-        """Data-dependent start of every actnorm, in the order of the flow; x: [B, M, T] one real batch."""
-        for i, (steps, context) in enumerate(zip(self._steps(), contexts, strict=True)):
-            x = self.squeeze(x)
-            for step in steps:
-                x = step.initialize(x, context)
-            if i < len(self.levels) - 1:
-                x, _ = self.split(x)
+        """Data-dependent start of every layer, in the order of the flow; x: [B, M, T] one real batch."""
+        for level, context in self._with(contexts):
+            x = level.initialize(x, context).chunk(2, dim=1)[0]
 
     def forward(self, x: Tensor, contexts: Sequence[FlowContext]) -> tuple[list[Tensor], Tensor]:
         """[B, M, T] -> z (one a level), log_det [B]."""
-        log_det = x.new_zeros(x.shape[0])
-        latents = []
-        for i, (steps, context) in enumerate(zip(self._steps(), contexts, strict=True)):
-            x = self.squeeze(x)
-            for step in steps:
-                x, change = step(x, context)
-                log_det = log_det + change
-            if i < len(self.levels) - 1:
-                x, done = self.split(x)
-                latents.append(done)
-        return [*latents, x], log_det
+        total = x.new_zeros(len(x))
+        latents: list[Tensor] = []
+        for level, context in self._with(contexts):
+            if latents:
+                x, latents[-1] = latents[-1].chunk(2, dim=1)
+            for layer in level:  # one running sum over all levels, as released likelihoods were computed
+                x, log_det = layer(x, context)
+                total = total + log_det
+            latents.append(x)
+        return latents, total
 
     def inverse(self, z: Sequence[Tensor], contexts: Sequence[FlowContext]) -> Tensor:
         """Z (one a level) -> [B, M, T]."""
-        x = z[-1]
-        for i, (steps, context) in reversed(list(enumerate(zip(self._steps(), contexts, strict=True)))):
-            if i < len(self.levels) - 1:
-                x = self.split.inverse(x, z[i])
-            for step in reversed(steps):
-                x = step.inverse(x, context)
-            x = self.squeeze.inverse(x)
+        x = z[-1][:, :0]  # no channels go on to the last level
+        for (level, context), latent in zip(reversed(self._with(contexts)), reversed(z), strict=True):
+            x = level.inverse(torch.cat([x, latent], dim=1), context)
         return x
 
-    def _steps(self) -> list[list[FlowStep]]:
-        return [list(cast(nn.ModuleList, steps)) for steps in self.levels]  # type: ignore[arg-type]
+    def _with(self, contexts: Iterable[FlowContext]) -> list[tuple[InvertibleSequence, FlowContext]]:
+        return list(zip(self.levels, contexts, strict=True))  # type: ignore[arg-type]
+
+
+def gaussian_log_prob(z: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
+    """Log-density of z, [B, C, t], under N(mean, exp(log_sigma)), summed over channels and frames: [B], in nats."""
+    density = -0.5 * (math.log(2 * math.pi) + ((z - mean) * (-log_sigma).exp()) ** 2) - log_sigma
+    return density.sum((1, 2))
+
+
+def sample_gaussians(
+    means: Sequence[Tensor], log_sigmas: Sequence[Tensor], temperature: float, noise: Noise
+) -> list[Tensor]:
+    """Mean + temperature x sigma x noise for each level; a temperature of 0 is the mean itself and draws nothing.
+
+    Args:
+        means: [B, C, t] each.
+        log_sigmas: of the same shapes.
+        temperature: 0 or more.
+        noise: one source for all, or one for each clip, which then gets the same noise alone and in any batch.
+    """
+    if temperature == 0:
+        return list(means)
+    if noise is None or isinstance(noise, Generator):
+        drawn = [_draw(mean, noise) for mean in means]
+    else:
+        clips = [[_draw(mean[i : i + 1], source) for mean in means] for i, source in enumerate(noise)]
+        drawn = [torch.cat(level) for level in zip(*clips, strict=True)]
+    return [
+        mean + temperature * log_sigma.exp() * x for mean, log_sigma, x in zip(means, log_sigmas, drawn, strict=True)
+    ]
+
+
+def _draw(like: Tensor, source: Generator | None) -> Tensor:
+    device = like.device if source is None else source.device
+    return torch.randn(like.shape, generator=source, device=device, dtype=like.dtype).to(like.device)

@@ -1,25 +1,24 @@
-"""Content code and style tokens -> the conditions of every level of the flow and of its priors."""
+"""Content code and style tokens -> the contexts of the flow's levels and the priors of its latents."""
 
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from timbreflow.models.blocks import ResidualBlock, StyleAttention, change_rate, pad_frames
-from timbreflow.models.glow.context import FlowContext, coarser
-from timbreflow.models.glow.prior import ConditionalPrior
+from timbreflow.models.blocks import ResidualBlock, StyleAttention, change_rate, full_precision, pad_frames
+from timbreflow.models.glow.layers import FlowContext, soft_clamp
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Everything that the flow needs to know about one batch.
+    """All that the flow is conditioned on for one batch; one entry a level, the finest first.
 
     Attributes:
-        contexts: one a level, the finest first.
-        means: one a level, mean of the prior.
-        log_sigmas: one a level, log-deviation of the prior.
+        contexts: of the layers.
+        means: [B, C, t] each, mean of the prior.
+        log_sigmas: [B, C, t] each, log-deviation of the prior.
         frames: T before padding.
-        prediction: [B, M, T] what is taken from the features before the flow; None where there is no decoder.
+        prediction: [B, M, T] subtracted from the features before the flow; None where there is no decoder.
     """
 
     contexts: list[FlowContext]
@@ -29,10 +28,31 @@ class Conditions:
     prediction: Tensor | None = None
 
 
-class ConditionNetwork(nn.Module):
-    """Residual convolutions over the code; each frame then asks the style tokens; coarser levels by stride 2.
+class ConditionalPrior(nn.Module):
+    """N(mean(c), sigma(c)) for each channel and frame of one level, c from the content only.
 
-    Where there is a prediction of the features, the flow's layers see it too; the priors do not, as it has the timbre.
+    The mean carries the notes; the style may enter z only through the layers. Starts as the standard normal.
+    Kim et al. 2020, *Glow-TTS*, for the idea.
+    """
+
+    def __init__(self, channels: int, context_channels: int, *, max_log_scale: float) -> None:
+        super().__init__()
+        self.max_log_scale = max_log_scale
+        self.hidden = nn.Conv1d(context_channels, context_channels, 3, padding=1)
+        self.out_proj = nn.Conv1d(context_channels, 2 * channels, 1)
+        nn.init.zeros_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)  # type: ignore[arg-type]
+
+    def forward(self, content: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, C, t] -> mean, log_sigma, each [B, channels, t] in float32."""
+        mean, raw = full_precision(self.out_proj(F.gelu(self.hidden(content)))).chunk(2, dim=1)
+        return mean, soft_clamp(raw, self.max_log_scale)
+
+
+class ConditionNetwork(nn.Module):
+    """Residual convolutions over the code; each frame attends to the style tokens; coarser levels by stride 2.
+
+    A prediction of the features conditions the layers too, not the priors, because it carries the timbre.
     """
 
     def __init__(
@@ -46,13 +66,13 @@ class ConditionNetwork(nn.Module):
         n_blocks: int,
         n_levels: int,
         downsample: int,
-        bound: float,
+        max_log_scale: float,
         sees_prediction: bool,
     ) -> None:
         super().__init__()
         self.n_levels = n_levels
         self.downsample = downsample
-        self.inlet = nn.Conv1d(code_dim, width, 3, padding=1)
+        self.in_proj = nn.Conv1d(code_dim, width, 3, padding=1)
         self.blocks = nn.ModuleList(ResidualBlock(width, dilation=2 ** (i % 3)) for i in range(n_blocks))
         self.strides = nn.ModuleList(nn.Conv1d(width, width, 4, stride=2, padding=1) for _ in range(n_levels - 1))
         self.attentions = nn.ModuleList(StyleAttention(width, token_dim) for _ in range(n_levels))
@@ -62,27 +82,25 @@ class ConditionNetwork(nn.Module):
             nn.Conv1d(n_features, width, 4, stride=2, padding=1) for _ in range(n_levels if sees_prediction else 0)
         )
         self.priors = nn.ModuleList(
-            ConditionalPrior(n_features if level < n_levels - 1 else 2 * n_features, width, bound=bound)
+            ConditionalPrior(n_features if level < n_levels - 1 else 2 * n_features, width, max_log_scale=max_log_scale)
             for level in range(n_levels)
         )
 
-    def forward(
-        self, code: Tensor, tokens: Tensor, *, frames: int, mask: Tensor | None, prediction: Tensor | None
-    ) -> Conditions:
+    def forward(self, code: Tensor, tokens: Tensor, *, frames: int, prediction: Tensor | None) -> Conditions:
         """Make the conditions.
 
         Args:
             code: [B, D, ceil(T / downsample)] content code.
             tokens: [B, K, D'] style tokens.
             frames: T of the features.
-            mask: [B, 1, P] 1 where a frame counts, P = T padded to a multiple of 2 ** n_levels; None counts all P.
             prediction: [B, M, T] of the features; None where the network was built without.
         """
         padded = -(-frames // 2**self.n_levels) * 2**self.n_levels
         style = self.style(tokens)
         # The strides need two frames, which the shortest clips do not have at the coarsest level: crop afterwards.
-        code = pad_frames(change_rate(code, self.downsample, 2), 1, minimum=max(padded // 2, 2**self.n_levels))
-        content = self.inlet(code[..., : max(padded // 2, 2**self.n_levels)])
+        length = max(padded // 2, 2**self.n_levels)
+        code = pad_frames(change_rate(code, self.downsample, 2), 1, minimum=length)
+        content = self.in_proj(code[..., :length])
         for block in self.blocks:
             content = block(content)
         contexts, means, log_sigmas = [], [], []
@@ -95,10 +113,8 @@ class ConditionNetwork(nn.Module):
             if prediction is not None:
                 seen = F.avg_pool1d(pad_frames(prediction, 2**self.n_levels), 2**level)
                 features = features + self.prediction[level](seen)
-            features = F.gelu(features)
+            contexts.append(FlowContext(F.gelu(features), style))
             mean, log_sigma = self.priors[level](F.gelu(content[..., :length]))
-            mask = None if mask is None else coarser(mask)
-            contexts.append(FlowContext(features, style, mask))
             means.append(mean)
             log_sigmas.append(log_sigma)
         return Conditions(contexts, means, log_sigmas, frames, prediction)

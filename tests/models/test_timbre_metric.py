@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.models.triplet import TripletConfig, TripletNetwork
+from timbreflow.models.timbre_metric import TripletConfig, TripletNetwork
 
 
 @pytest.mark.parametrize("frames", [1, 60, 128, 256, 300])

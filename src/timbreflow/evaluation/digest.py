@@ -1,0 +1,38 @@
+"""The digest of metrics: figures with different ones are not compared."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from timbreflow.errors import TimbreflowError
+from timbreflow.evaluation.config import EvaluationConfig
+from timbreflow.files import sha256_file
+from timbreflow.metrics.transcription import network_file
+
+METRIC_VERSION = 1
+"""Raised with every change of a metric that moves its figures; a metric that is added moves none."""
+MOVING = ("temperature", "contrast", "seed", "batch_size", "griffin_lim_iterations", "griffin_lim_momentum")
+"""Settings of `EvaluationConfig` that move figures: what is drawn and how it is inverted (noise goes by batches)."""
+OF_MODELS = ("temperature", "contrast")
+"""Those of them that move models only."""
+
+
+def digest_of_metrics(timbre_weights: Path, config: EvaluationConfig, *, drawn: bool = True) -> str:
+    """sha256 that changes with all that moves a figure of given weights on given clips.
+
+    That is the metric code's version, the timbre metric's weights, the transcriber's, and the settings `MOVING`; which
+    triples of which sets is in the digest of the clips.
+
+    Args:
+        timbre_weights: of the timbre metric.
+        config: section `evaluate`.
+        drawn: whether the figures may be of models that draw, at a temperature and a contrast; baselines have neither.
+
+    Raises:
+        TimbreflowError: the weights are missing.
+    """
+    if not timbre_weights.is_file():
+        raise TimbreflowError(f"{timbre_weights} is missing; run `dvc repro train_timbre_metric`.")
+    settings = {name: getattr(config, name) for name in MOVING if drawn or name not in OF_MODELS}
+    parts = [METRIC_VERSION, sha256_file(timbre_weights), sha256_file(network_file()), settings]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,97 @@
+"""The models of timbreflow and their names: the one table.
+
+A model has one name: of its folders below data/models/ and released/, of its row in tables, for `--model`, and, after
+`timbreflow-`, in MLflow's registry.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from timbreflow.errors import TimbreflowError
+
+MODEL_FILES = ("config.json", "weights.safetensors")
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """One model.
+
+    Attributes:
+        name: the name.
+        kind: of its bundle, as `models.bundle` has them.
+        section: of params.yaml that trains it, such as "train_vqvae.base"; its results lie below results/ likewise.
+        gated: whether register_models registers it and the gate can make it champion.
+    """
+
+    name: str
+    kind: str
+    section: str
+    gated: bool = False
+
+    @property
+    def registered(self) -> str:
+        """Name in MLflow's registry."""
+        return f"timbreflow-{self.name}"
+
+    @property
+    def stage(self) -> str:
+        """Stage that trains it."""
+        return self.section.split(".", maxsplit=1)[0]
+
+    @property
+    def run_file(self) -> Path:
+        """Its run.json, below results/."""
+        return Path(*self.section.split(".")) / "run.json"
+
+
+CATALOGUE = (
+    KnownModel("vqvae", "vqvae", "train_vqvae.base", gated=True),
+    KnownModel("vqvae-2021", "vqvae", "train_vqvae.paper"),
+    KnownModel("glow", "glow", "train_glow", gated=True),
+    KnownModel("timbre_metric", "triplet", "train_timbre_metric"),
+    KnownModel("vocoder", "vocoder", "train_vocoder"),
+)
+TRANSFER_MODELS = tuple(model for model in CATALOGUE if model.kind in ("vqvae", "glow"))
+GATED = tuple(model for model in CATALOGUE if model.gated)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trained model together with what is known of it, ready for the registry.
+
+    Attributes:
+        model: which one it is.
+        folder: its bundle.
+        evaluation: {"metric_digest", "test_digest", "weights": {name: hashes}, set: {name: {metric: figure}}}, the
+            shape of metrics.json.
+        tags: further facts, such as the data's digest.
+    """
+
+    model: KnownModel
+    folder: Path
+    evaluation: Mapping[str, Any]
+    tags: Mapping[str, str]
+
+
+def known_model(name: str, among: tuple[KnownModel, ...] = CATALOGUE) -> KnownModel:
+    """Find a model by its name or its name in the registry.
+
+    Raises:
+        TimbreflowError: there is none.
+    """
+    for model in among:
+        if name in (model.name, model.registered):
+            return model
+    raise TimbreflowError(f"There is no model {name!r}; choose one of {', '.join(model.name for model in among)}.")
+
+
+def trained_by(section: str) -> KnownModel:
+    """The model that a section of params.yaml, such as "train_vqvae.base", trains."""
+    return next(model for model in CATALOGUE if model.section == section)
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder holds the two files of a bundle."""
+    return all((folder / file).is_file() for file in MODEL_FILES)

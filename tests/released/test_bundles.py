@@ -1,0 +1,56 @@
+"""Every released bundle loads, under the model's one name, and computes what it computed when it was released."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from timbreflow.models.bundle import load_bundle
+from timbreflow.models.catalogue import CATALOGUE
+
+RELEASED = Path(__file__).resolve().parents[2] / "released"
+
+
+def drawn(rows: int, frames: int, seed: int) -> Tensor:
+    return torch.randn(2, rows, frames, generator=torch.Generator().manual_seed(seed))
+
+
+def prediction(model: Any) -> Tensor:
+    rows = model.config.n_features
+    found: Tensor = model(drawn(rows, 37, 1), drawn(rows, 21, 2)).prediction
+    return found
+
+
+def flow(model: Any) -> Tensor:
+    """A sample at temperature 0, and the likelihood of a third clip."""
+    content, style, x = drawn(128, 37, 1), drawn(128, 21, 2), drawn(128, 37, 3)
+    output = model(x, content, style)
+    return torch.cat([model.sample(output.conditions, temperature=0.0).flatten(), output.likelihood.nll_per_dim])
+
+
+# The flattened output at every quarter of its length, computed by the code of the release.
+EXPECTED: dict[str, tuple[Callable[[Any], Tensor], list[float]]] = {
+    "vqvae": (prediction, [0.05455, 0.46971, 0.27967, 0.43391, -0.61322]),
+    "vqvae-2021": (prediction, [-0.21403, 0.18263, 0.94995, -0.11466, -0.12216]),
+    "glow": (flow, [-0.01935, 0.40555, 0.14605, 0.48196, 6.77857]),
+    "timbre_metric": (lambda model: model(drawn(12, 50, 6)).cumsum(-1), [0.0, 2.55116, 0.0, 2.62339, 3.63534]),
+    "vocoder": (lambda model: model(drawn(128, 7, 4)), [0.01079, -0.00105, -0.02185, 0.02412, -0.01365]),
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_released_model_computes_what_it_did(name: str) -> None:
+    compute, expected = EXPECTED[name]
+    with torch.no_grad():
+        found = compute(load_bundle(RELEASED / name).model).flatten()
+    places = torch.tensor([0, len(found) // 4, len(found) // 2, 3 * len(found) // 4, len(found) - 1])
+    torch.testing.assert_close(found[places], torch.tensor(expected), rtol=1e-3, atol=1e-3)
+
+
+def test_every_model_of_the_catalogue_is_released() -> None:
+    for model in CATALOGUE:
+        assert load_bundle(RELEASED / model.name).kind == model.kind
+    assert set(EXPECTED) == {model.name for model in CATALOGUE}
