@@ -7,7 +7,7 @@ from prefect import flow
 from flows import ROOT
 from flows.orchestration import entry, load, publish, run_stage
 from timbreflow.stages import register_models as stage
-from timbreflow.tracking.registry import register_candidate
+from timbreflow.tracking.registry import register
 
 
 @flow(name="register_models", flow_run_name="register_models")
@@ -16,7 +16,7 @@ def register_models() -> None:
     params, layout = load()
     publish(
         "register_models",
-        run_stage(stage, params.register_models, layout=layout, register=partial(register_candidate, root=ROOT)),
+        run_stage(stage, params.register_models, layout=layout, register=partial(register, root=ROOT)),
     )
 
 

@@ -194,7 +194,7 @@ def _lay_over(base: Any, changes: Mapping[str, Any], preset: str) -> None:
     for key, value in changes.items():
         if key not in base:
             raise TimbreflowError(f"Preset {preset} sets {key}, which default.yaml does not have.")
-        # Keys of a mapping that is empty by default, such as the fractions of sources, are free; an empty one clears it.
+        # A mapping that is empty by default, such as fractions, takes any keys; an empty one clears it.
         if isinstance(value, Mapping) and value and base[key]:
             _lay_over(base[key], value, preset)
         else:

@@ -22,7 +22,7 @@ def register(*, released: bool = False) -> None:
     from timbreflow.stages.evaluate import evaluate_again
     from timbreflow.stages.layout import Layout
     from timbreflow.stages.register_models import candidates, released_candidates
-    from timbreflow.tracking.registry import register_candidate
+    from timbreflow.tracking import registry
 
     root = project_root()
     params, layout = load_params(root / "params.yaml"), Layout(root)
@@ -33,7 +33,7 @@ def register(*, released: bool = False) -> None:
         else candidates(params.register_models, layout=layout)
     )
     for candidate in found:
-        print(register_candidate(candidate, root=root))
+        print(registry.register(candidate, root=root))
 
 
 @app.command
