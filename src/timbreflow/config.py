@@ -37,7 +37,7 @@ OLD_NAMES = {
     "roll_hint": "pianoroll_channels",
     "roll_width": "pianoroll_head_width",
 }
-"""Former names of parameters, for people whose params.yaml still has them."""
+"""Former names of parameters, for error messages."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +202,7 @@ def _lay_over(base: Any, changes: Mapping[str, Any], preset: str) -> None:
 
 
 def _require_plain(value: Any, place: tuple[str, ...], source: str) -> None:
-    """YAML also knows dates, binary data and sets, which no parameter is."""
+    """Refuse dates, binary data and sets, which YAML has and no parameter is."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             _require_plain(inner, (*place, str(key)), source)
@@ -220,7 +220,7 @@ def _require_plain(value: Any, place: tuple[str, ...], source: str) -> None:
 
 
 def _cross_check(params: Params, source: str) -> None:
-    """What no section can check alone."""
+    """Check what concerns several sections."""
     if params.audio.kind != "log_mel":
         raise TimbreflowError(f"{source}: audio.kind must be log_mel, the features that extract_mels stores.")
     if params.render_triples.sample_rate != params.audio.sample_rate:
