@@ -142,6 +142,15 @@ def preset_text(name: str) -> str:
     return stream.getvalue()
 
 
+def preset_params(name: str) -> Params:
+    """A preset, checked like a file.
+
+    Raises:
+        TimbreflowError: there is no such preset.
+    """
+    return parse_params(_plain(preset_text(name)), source=f"preset {name}")
+
+
 def write_preset(name: str, path: Path, *, force: bool = False) -> None:
     """Rewrite params.yaml from a preset, after checking it.
 
@@ -153,15 +162,14 @@ def write_preset(name: str, path: Path, *, force: bool = False) -> None:
     Raises:
         TimbreflowError: there is no such preset; the file has settings of the user's own.
     """
-    text = preset_text(name)
-    parse_params(_plain(text), source=f"preset {name}")
+    preset_params(name)
     if not force and path.is_file() and (own := _own_settings(path)):
         raise TimbreflowError(
             f"{path} would lose your own {own}; copy what you want to keep, then replace it by `timbreflow preset "
             f"{name} --force`."
         )
     with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(preset_text(name), encoding="utf-8")
 
 
 def _own_settings(path: Path) -> str:

@@ -110,11 +110,9 @@ def fetch(*names: str, preset: str | None = None) -> None:
 
 
 def _needs(preset: str) -> list[str]:
-    """Names of the music and SoundFonts of a preset that are no paths of the user's own."""
-    from ruamel.yaml import YAML
+    """Names of the music and SoundFonts that a preset needs."""
+    from timbreflow.config import preset_params
 
-    from timbreflow.config import parse_params, preset_text
-
-    params = parse_params(YAML(typ="safe", pure=True).load(preset_text(preset)), source=f"preset {preset}")
+    params = preset_params(preset)
     music = (source.partition("/")[0] for source in params.collect_midi.sources)
     return [*music, *(font.name for font in params.render_triples.soundfonts)]
