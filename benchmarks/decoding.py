@@ -1,4 +1,4 @@
-"""Temperature and contrast, chosen on instruments that no training and no test set uses.
+"""Temperature and variance scale, chosen on instruments that no training and no test set uses.
 
 Recordings of five instruments (npm packages `tonejs-instrument-*-mp3`) play notes of the validation triples in
 data/audio through the sampler, in the octave that the instrument has. Half of the contents are the rendered clips, the
@@ -65,10 +65,10 @@ def main() -> int:
         triples = draw(sampler, options.root / "data" / "audio", options.triples, np.random.default_rng(options.seed))
         for model in options.models:
             first = None
-            for temperature, contrast in itertools.product(options.temperatures, options.contrasts):
-                found = measure(open_system(options.root, model, temperature, contrast), triples)
+            for temperature, scale in itertools.product(options.temperatures, options.variance_scales):
+                found = measure(open_system(options.root, model, temperature, scale), triples)
                 first = found if first is None else first
-                line = {"model": model, "temperature": temperature, "contrast": contrast}
+                line = {"model": model, "temperature": temperature, "variance_scale": scale}
                 print(json.dumps(line | summary(found, first)), flush=True)
     except TimbreflowError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -129,14 +129,14 @@ def in_reach(sampler: Sampler, name: str, notes: Notes) -> tuple[Notes | None, i
     return None, 0
 
 
-def open_system(root: Path, model: str, temperature: float, contrast: float) -> ModelSystem:
+def open_system(root: Path, model: str, temperature: float, variance_scale: float) -> ModelSystem:
     """A released model with a setting."""
     context = SystemContext(
         features=load_params(root / "params.yaml").audio,
         model_folder=lambda name: root / "released" / name,
         device=torch.device("cpu"),
         temperature=temperature,
-        contrast=contrast,
+        variance_scale=variance_scale,
         inverter=lambda features: open_inverter(features, root / "released" / "vocoder"),
     )
     return ModelSystem(context, model)
@@ -173,12 +173,16 @@ def summary(found: Mapping[str, NDArray[np.float64]], first: Mapping[str, NDArra
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Temperature and contrast on instruments that nothing else uses.")
+    parser = argparse.ArgumentParser(
+        description="Temperature and variance scale on instruments that nothing else uses."
+    )
     parser.add_argument("--triples", type=int, default=48, help="how many (%(default)s)")
     parser.add_argument("--seed", type=int, default=7, help="of the drawing (%(default)s)")
     parser.add_argument("--models", nargs="+", default=["vqvae", "glow"], help="folders of released/")
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.25], help="the first is compared with")
-    parser.add_argument("--contrasts", type=float, nargs="+", default=[1.0, 1.05], help="the first is compared with")
+    parser.add_argument(
+        "--variance-scales", type=float, nargs="+", default=[1.0, 1.05], help="the first is compared with"
+    )
     return with_places(parser)
 
 

@@ -93,16 +93,16 @@ def measure(folder: Path, *, seconds: float, repeats: int) -> dict[str, Any]:
     for turn in range(repeats + 1):
         for name, session in sessions.items():
             ways: dict[str, Callable[..., Tensor]] = {
-                "ours": session.invert,
+                "ours": session.synthesizer.invert,
                 "librosa": LibrosaInverter(session.bundle.features),
             }
             for way, inverter in ways.items():
-                session.invert = inverter
+                session.synthesizer.invert = inverter
                 began = time.perf_counter()
                 session.transfer_file(content, style, folder / f"{name}-{way}.wav")
                 if turn:  # the first of each compiles and caches
                     taken.setdefault(f"{name}/{way}", []).append(time.perf_counter() - began)
-            session.invert = ways["ours"]
+            session.synthesizer.invert = ways["ours"]
         print(f"turn {turn} of {repeats}", file=sys.stderr, flush=True)
     factor = {key: seconds / statistics.median(times) for key, times in taken.items()}
     return {
@@ -111,7 +111,7 @@ def measure(folder: Path, *, seconds: float, repeats: int) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "device": str(resolve_device()),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "inverter": type(sessions["vqvae"].invert).__name__,
+        "inverter": type(sessions["vqvae"].synthesizer.invert).__name__,
         "real_time_factor": {key: round(value, 2) for key, value in factor.items()},
         "speedup_over_librosa": {
             name: round(factor[f"{name}/ours"] / factor[f"{name}/librosa"], 2) for name in sessions

@@ -7,6 +7,7 @@ import sys
 from cyclopts import App, CycloptsError
 
 from timbreflow.commands import house, models, sources, testsets, transfer
+from timbreflow.commands.common import PIPELINE
 from timbreflow.errors import TimbreflowError
 
 app = App(
@@ -36,6 +37,11 @@ def main() -> None:
         sys.exit(_fail(f"{error}; see `timbreflow --help`."))
     except TimbreflowError as error:
         sys.exit(_fail(str(error)))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("timbreflow"):
+            raise
+        command = " ".join(["timbreflow", *sys.argv[1:2]])
+        sys.exit(_fail(f"`{command}` needs the pipeline ({error.name} is not installed): {PIPELINE}."))
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:

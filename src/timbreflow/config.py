@@ -30,6 +30,7 @@ PRESETS = resources.files("timbreflow") / "presets"
 
 OLD_NAMES = {
     "bound": "max_log_scale",
+    "contrast": "variance_scale",
     "counterparts": "complete_squares",
     "hidden": "hidden_channels",
     "on_the_fly": "online_triples",

@@ -76,8 +76,7 @@ def part(n: int) -> slice:
     """
     if n % size():
         raise TimbreflowError(
-            f"A batch of {n} cannot be shared equally by {size()} processes; change fit.batch_size in params.yaml or "
-            "--nproc-per-node."
+            f"A batch of {n} cannot be shared equally by {size()} processes; change fit.batch_size or --nproc-per-node."
         )
     share = n // size()
     return slice(rank() * share, (rank() + 1) * share)

@@ -1,4 +1,4 @@
-"""Choosing temperature and contrast: notes stay in reach, and settings are compared clip by clip."""
+"""Choosing temperature and variance scale: notes stay in reach, and settings are compared clip by clip."""
 
 from pathlib import Path
 

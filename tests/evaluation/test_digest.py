@@ -14,7 +14,7 @@ CONFIG = EvaluationConfig(
     systems=("vqvae", "glow"),
     max_triples=0,
     temperature=0.667,
-    contrast=1.05,
+    variance_scale=1.05,
     seed=0,
     griffin_lim_iterations=8,
     griffin_lim_momentum=0.99,
@@ -25,7 +25,7 @@ CONFIG = EvaluationConfig(
 )
 MOVED: dict[str, Any] = {
     "temperature": 0.5,
-    "contrast": 1.0,
+    "variance_scale": 1.0,
     "seed": 1,
     "griffin_lim_iterations": 9,
     "griffin_lim_momentum": 0.5,
@@ -55,11 +55,17 @@ def test_the_digest_changes_with_every_setting_that_moves_figures_and_no_other(n
     assert same == (name in STAYS)
 
 
-def test_temperature_and_contrast_are_no_part_of_the_digest_of_rows_that_do_not_draw(weights: Path) -> None:
+def test_temperature_and_variance_scale_are_no_part_of_the_digest_of_rows_that_do_not_draw(weights: Path) -> None:
     for name, value in MOVED.items():
         changed = replace(CONFIG, **{name: value})
         same = digest_of_metrics(weights, changed, drawn=False) == digest_of_metrics(weights, CONFIG, drawn=False)
-        assert same == (name in ("temperature", "contrast"))
+        assert same == (name in ("temperature", "variance_scale"))
+
+
+def test_a_renamed_setting_leaves_stored_digests_as_they_were(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("timbreflow.evaluation.scores.network_file", lambda: weights)
+    # Made before `contrast` became `variance_scale`.
+    assert digest_of_metrics(weights, CONFIG) == "c796c3ffa5ae6ce40133a256e00615aa869885641a35731d4dd4fbb4e9d00971"
 
 
 def test_the_digest_changes_with_the_weights(weights: Path) -> None:

@@ -1,6 +1,7 @@
 """Models as rows of the table: what is done to their features before they become sound."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ from tests.inference import tiny
 from timbreflow.audio.features import FeatureConfig, Normalizer
 from timbreflow.config import load_params
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.systems import ModelSystem, SystemContext
-from timbreflow.inference.decoding import DEFAULT_CONTRAST, DEFAULT_TEMPERATURE
+from timbreflow.evaluation.systems import ModelSystem, Oracle, SystemContext
+from timbreflow.inference.synthesis import DEFAULT_TEMPERATURE, DEFAULT_VARIANCE_SCALE
 from timbreflow.inference.transfer import TimbreTransfer
 from timbreflow.models.bundle import ModelBundle, save_bundle
 
@@ -28,16 +29,16 @@ class Shown:
         return features.flatten(1)
 
 
-def raw(folder: Path, contrast: float) -> Tensor:
+def raw(folder: Path, scale: float) -> Tensor:
     """Raw features [1, M * T] that the row gives to the inversion."""
     context = SystemContext(
-        tiny.FEATURES, lambda name: folder, torch.device("cpu"), 0.0, contrast, lambda features: Shown()
+        tiny.FEATURES, lambda name: folder, torch.device("cpu"), 0.0, scale, lambda features: Shown()
     )
     return ModelSystem(context, "model").transfer(CONTENT, STYLE, CONTENT, seed=0)
 
 
 @pytest.mark.parametrize("kind", ["vqvae", "glow"])
-def test_contrast_moves_log_mels_away_from_the_mean(tmp_path: Path, kind: str) -> None:
+def test_the_variance_scale_moves_log_mels_away_from_the_mean(tmp_path: Path, kind: str) -> None:
     folder = tiny.save_bundles(tmp_path)[kind]
     plain, more = raw(folder, 1.0), raw(folder, 1.5)
     torch.testing.assert_close(more + 1.0, 1.5 * (plain + 1.0))  # the tiny models' mean is -1
@@ -49,10 +50,12 @@ def test_spectra_of_other_kinds_stay(tmp_path: Path) -> None:
     torch.testing.assert_close(raw(tmp_path / "stft", 1.5), raw(tmp_path / "stft", 1.0))
 
 
-def test_transfers_have_the_contrast_that_is_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["vqvae", "glow"])
+def test_what_is_measured_is_what_ships(tmp_path: Path, kind: str) -> None:
+    """A clip as a row of the table and as a transfer: the same features become sound, limited to full scale."""
     evaluate = load_params(Path("params.yaml")).evaluate
-    assert (evaluate.temperature, evaluate.contrast) == (DEFAULT_TEMPERATURE, DEFAULT_CONTRAST)
-    folder = tiny.save_bundles(tmp_path)["vqvae"]
+    assert (evaluate.temperature, evaluate.variance_scale) == (DEFAULT_TEMPERATURE, DEFAULT_VARIANCE_SCALE)
+    folder = tiny.save_bundles(tmp_path)[kind]
     transfer = TimbreTransfer.load(folder)
     given: list[Tensor] = []
 
@@ -60,17 +63,28 @@ def test_transfers_have_the_contrast_that_is_evaluated(tmp_path: Path, monkeypat
         given.append(features)
         return torch.zeros(len(features), features.shape[-1] * tiny.FEATURES.hop_length)
 
-    transfer.invert = invert
-    session = (CONTENT[0].numpy(), STYLE[0].numpy())
-    with monkeypatch.context() as patch:
-        patch.setattr("timbreflow.inference.transfer.DEFAULT_CONTRAST", 1.0)
-        transfer.transfer(*session)
-    transfer.transfer(*session)
-    plain, more = given
-    torch.testing.assert_close(more + 1.0, DEFAULT_CONTRAST * (plain + 1.0))
+    transfer.synthesizer.invert = invert
+    content, style = (torch.from_numpy(tiny.melody(8.0, 16000, seed=seed))[None] for seed in (1, 2))
+    # The level of the training clips, to which transfers bring their recordings, and which test clips have.
+    content, style = (sound * 10 ** (-23 / 20) / sound.square().mean().sqrt() for sound in (content, style))
+    transfer.transfer(content[0].numpy(), style[0].numpy(), temperature=0.0)
+    context = SystemContext(
+        tiny.FEATURES, lambda name: folder, torch.device("cpu"), 0.0, DEFAULT_VARIANCE_SCALE, lambda features: Shown()
+    )
+    row = ModelSystem(context, "model").transfer(content, style, content, seed=0)
+    torch.testing.assert_close(given[0].flatten(1), row, atol=1e-3, rtol=0)
 
 
-def test_a_contrast_below_nothing_is_refused() -> None:
+@pytest.mark.parametrize("row", ["model", "oracle"])
+def test_no_row_is_louder_than_full_scale(tmp_path: Path, row: str) -> None:
+    folder = tiny.save_bundles(tmp_path)["vqvae"]
+    context = SystemContext(tiny.FEATURES, lambda name: folder, torch.device("cpu"), 0.0, 1e6, lambda features: Shown())
+    system = ModelSystem(context, "model") if row == "model" else Oracle(context)
+    loudest = float(system.transfer(CONTENT, STYLE, 1e6 * CONTENT, seed=0).max())
+    assert loudest == pytest.approx(math.log(tiny.FEATURES.win_length / 2))
+
+
+def test_a_variance_scale_below_nothing_is_refused() -> None:
     evaluate = load_params(Path("params.yaml")).evaluate
-    with pytest.raises(TimbreflowError, match=r"evaluate.contrast is -0.1; set it to 0 or more"):
-        dataclasses.replace(evaluate, contrast=-0.1)
+    with pytest.raises(TimbreflowError, match=r"evaluate.variance_scale is -0.1; set it to 0 or more"):
+        dataclasses.replace(evaluate, variance_scale=-0.1)

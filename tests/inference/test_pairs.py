@@ -11,9 +11,9 @@ import torch
 
 from tests.inference.tiny import melody
 from timbreflow.errors import TimbreflowError
-from timbreflow.inference.batches import Lane, Lanes
-from timbreflow.inference.decoding import Voice
 from timbreflow.inference.pairs import read_pairs
+from timbreflow.inference.streaming.batches import StreamBatches, TransferStream
+from timbreflow.inference.synthesis import DecodeRequest
 from timbreflow.inference.transfer import TimbreTransfer
 
 
@@ -142,7 +142,7 @@ def test_pairs_share_batches_and_sound_as_alone(
     session = TimbreTransfer.load(bundles["glow"])
     sizes: list[int] = []
     decode = session._decode
-    monkeypatch.setattr(session, "_decode", lambda chunks, voices: sizes.append(len(chunks)) or decode(chunks, voices))
+    monkeypatch.setattr(session, "_decode", lambda chunks, asked: sizes.append(len(chunks)) or decode(chunks, asked))
     rows = "".join(f"{name},{name}.wav,{'a.wav' if number % 2 else 'b.flac'}\n" for number, name in enumerate(names))
     session.transfer_pairs(table(folder, f"id,content,style\n{rows}"), folder / "out", temperature=0.8, **asked)
     # The long one's chunks are of another length than the short ones, which go four at a time.
@@ -164,16 +164,20 @@ def test_a_content_that_breaks_in_the_middle_fails_alone() -> None:
     def whole(n: int) -> Iterator[np.ndarray]:
         return iter([np.full(4, 10.0, np.float32)] * n)
 
-    voice = Voice(torch.zeros(1, 2, 3), 0.0, 0, torch.Generator())
-    lanes = Lanes(
+    request = DecodeRequest(torch.zeros(1, 2, 3), 0.0, 0, torch.Generator())
+    streams = StreamBatches(
         lambda chunks, _: list(chunks),
-        at_once=4,
-        coming=[Lane(whole(1), voice), Lane(chunks(2), voice), Lane(whole(9), voice)],
+        batch_size=4,
+        coming=[
+            TransferStream(whole(1), request),
+            TransferStream(chunks(2), request),
+            TransferStream(whole(9), request),
+        ],
     )
     heard: list[int | str] = []
-    for lane in lanes:
+    for stream in streams:
         try:
-            heard.append(len(list(lanes.run(lane))))
+            heard.append(len(list(streams.run(stream))))
         except TimbreflowError as error:
             heard.append(str(error))
     assert heard == [1, "the file ends too early.", 9]
@@ -185,14 +189,16 @@ def test_what_cannot_be_decoded_fails_alone_and_not_in_silence() -> None:
             raise TimbreflowError("NaN.")
         return list(chunks)
 
-    def lane(value: float) -> Lane:
-        return Lane(iter([np.full(4, value, np.float32)]), Voice(torch.zeros(1, 2, 3), 0.0, 0, torch.Generator()))
+    def stream(value: float) -> TransferStream:
+        return TransferStream(
+            iter([np.full(4, value, np.float32)]), DecodeRequest(torch.zeros(1, 2, 3), 0.0, 0, torch.Generator())
+        )
 
-    lanes = Lanes(decode, at_once=4, coming=[lane(1.0), lane(np.nan), lane(2.0)])
+    streams = StreamBatches(decode, batch_size=4, coming=[stream(1.0), stream(np.nan), stream(2.0)])
     heard: list[float | str] = []
-    for one in lanes:
+    for one in streams:
         try:
-            heard.append(float(np.concatenate(list(lanes.run(one)))[0]))
+            heard.append(float(np.concatenate(list(streams.run(one)))[0]))
         except TimbreflowError as error:
             heard.append(str(error))
     assert heard == [1.0, "NaN.", 2.0]

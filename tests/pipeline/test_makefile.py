@@ -32,7 +32,8 @@ def checkout(tmp_path: Path) -> Path:
     for name in ("Makefile", ".gitignore", "pyproject.toml", "requirements.lock"):
         shutil.copy(ROOT / name, root / name)
     venv.create(root / ".venv", with_pip=False)
-    (root / ".venv" / ".installed").touch()
+    for stamp in (".core", ".installed"):
+        (root / ".venv" / stamp).touch()
     return root
 
 

@@ -29,9 +29,8 @@ from timbreflow.evaluation.checks import (
     style_swap,
 )
 from timbreflow.evaluation.clips import EvaluationClips
-from timbreflow.inference.decoding import DEFAULT_CONTRAST, DEFAULT_TEMPERATURE
-from timbreflow.inference.style_fitting import fit_style
-from timbreflow.inference.styles import USUAL_NOISE
+from timbreflow.inference.style import DEFAULT_NOISE, fit_style
+from timbreflow.inference.synthesis import DEFAULT_TEMPERATURE, DecodeRequest, Synthesizer
 from timbreflow.inference.vocoding import open_inverter
 from timbreflow.models.bundle import ModelBundle, load_bundle
 from timbreflow.models.glow.model import Glow
@@ -100,21 +99,15 @@ class Subject:
 
     @property
     def noise(self) -> float:
-        return float(self.bundle.training.get("section", {}).get("noise", USUAL_NOISE))
+        return float(self.bundle.training.get("section", {}).get("noise", DEFAULT_NOISE))
 
     @torch.inference_mode()
     def sound(self, chosen: NDArray[np.int64], styles: NDArray[np.int64]) -> NDArray[np.float32]:
         """Contents `chosen` under the styles of other triples, as sound."""
-        normalizer = self.bundle.normalizer
-        assert normalizer is not None
-        made = self.model.transfer(
-            self.features["content"][chosen],
-            self.features["style"][styles],
-            temperature=DEFAULT_TEMPERATURE,
-            generator=torch.Generator().manual_seed(0),
-        )
         invert = open_inverter(self.bundle.features, ROOT / "released" / "vocoder")
-        return np.asarray(invert(normalizer.denormalize(DEFAULT_CONTRAST * made), seed=0).numpy(), np.float32)
+        noise = torch.Generator().manual_seed(0)
+        request = DecodeRequest(self.features["style"][styles], DEFAULT_TEMPERATURE, 0, noise)
+        return np.asarray(Synthesizer(self.bundle, invert)(self.features["content"][chosen], request), np.float32)
 
     def batches(self, function: Callable[..., Any], *roles: str) -> NDArray[np.float64]:
         """Results of a function of some roles' features, batch by batch."""

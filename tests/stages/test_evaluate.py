@@ -11,9 +11,6 @@ import pretty_midi
 import pytest
 import soundfile
 import torch
-from timbreflow.inference.catalogue import known_model
-from timbreflow.models.encoders import ContentConfig, StyleConfig
-from timbreflow.models.triplet import TripletConfig, TripletNetwork
 
 from timbreflow.audio.features import FeatureConfig, FeatureExtractor, Normalizer
 from timbreflow.audio.files import encode_flac
@@ -22,12 +19,16 @@ from timbreflow.data.shards import write_shard
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.models.bundle import ModelBundle, save_bundle, weights_sha256
+from timbreflow.models.catalogue import known_model
+from timbreflow.models.content import ContentConfig
 from timbreflow.models.glow.model import Glow, GlowConfig
 from timbreflow.models.quantizer import QuantizerConfig
+from timbreflow.models.style import StyleConfig
+from timbreflow.models.timbre_metric import TripletConfig, TripletNetwork
 from timbreflow.models.vqvae import VQVAE, VQVAEConfig
 from timbreflow.stages.evaluate import evaluate_again, run
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.result import run as tell
+from timbreflow.stages.report import run as tell
 
 RATE = 16_000
 FEATURES = FeatureConfig("log_mel", RATE, 1024, 1000, 500, 40, 20.0, 8000.0, 0.01)
@@ -36,7 +37,7 @@ CONFIG = EvaluationConfig(
     systems=("content_copied", "style_copied", "vqvae-2021", "vqvae", "glow", "oracle"),
     max_triples=0,
     temperature=0.667,
-    contrast=1.05,
+    variance_scale=1.05,
     seed=1,
     griffin_lim_iterations=8,
     griffin_lim_momentum=0.99,
@@ -163,8 +164,11 @@ def test_metrics_are_plain_figures_of_every_row(evaluated: Layout) -> None:
     assert re.fullmatch("[0-9a-f]{64}", metrics["test_digest"])
     assert "real_time" not in json.dumps(metrics)
     assert metrics["weights"] == {
-        system: weights_sha256(evaluated.model(name))
-        for system, name in (("vqvae-2021", "vqvae-2021"), ("vqvae", "vqvae"), ("glow", "glow"))
+        **{
+            name: {"weights_sha256": weights_sha256(evaluated.model(name)), "vocoder_sha256": ""}
+            for name in ("vqvae-2021", "vqvae", "glow")
+        },
+        "timbre_metric": {"weights_sha256": weights_sha256(evaluated.model("timbre_metric"))},
     }
 
 

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from timbreflow.models.triplet import TripletConfig, TripletNetwork
 from tiny_params import tiny
 
 from benchmarks.train_family import run as train_family
@@ -23,13 +22,14 @@ from timbreflow.data.manifest import read_manifest, write_clip_notes, write_mani
 from timbreflow.data.shards import AudioShards, write_shard
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.baselines.stored import COLUMNS, StoredRow, stored_path, write_stored
-from timbreflow.evaluation.clips import digest_of_clips
+from timbreflow.evaluation.clips import EvaluationClips, digest_of_clips
 from timbreflow.evaluation.summary import Summary
 from timbreflow.evaluation.systems import Oracle
 from timbreflow.inference.vocoding import VERDICT
 from timbreflow.metrics.family import FamilyConfig, load_family_classifier
 from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle, weights_sha256
 from timbreflow.models.glow.model import Glow
+from timbreflow.models.timbre_metric import TripletConfig, TripletNetwork
 from timbreflow.models.vocoder import Vocoder
 from timbreflow.models.vqvae import VQVAE
 from timbreflow.stages.layout import Layout
@@ -415,3 +415,27 @@ def test_a_missing_set_a_stray_row_and_a_stray_name_are_refused(layout: Layout, 
         recompute("real", "musaicing", CONFIG, layout=layout, device="cpu")
     with pytest.raises(TimbreflowError, match="1 or more"):
         recompute("artificial", "musaicing", CONFIG, layout=layout, clips=0, device="cpu")
+
+
+def test_another_programs_files_are_a_row_of_the_table(layout: Layout, tmp_path: Path) -> None:
+    """The targets themselves, as files, must score as well as a perfect system does; the content as content copied."""
+    clips = EvaluationClips(layout.root / "data" / "testsets" / "real", "real", sample_rate=RATE, max_triples=0)
+    for batch in clips.batches(1):
+        for role in ("target", "content"):
+            (tmp_path / role).mkdir(exist_ok=True)
+            sound = np.pad(getattr(batch, role)[0], (0, 800))
+            soundfile.write(tmp_path / role / f"{batch.triple_ids[0]}.wav", sound, RATE, "PCM_16")
+    shared = {"layout": layout, "systems": ["oracle"], "device": "cpu"}
+    made = run("real", CONFIG, outputs=tmp_path / "target", name="mine", out=tmp_path / "out", **shared)
+    figures = {key.removeprefix("testset/real/"): value for key, value in made.metrics.items()}
+    assert figures["mine/lsd"] < 0.5 < figures["oracle/lsd"]
+    assert f"Cut to 2 s: {TRIPLES} of {TRIPLES} outputs in {tmp_path / 'target'}, by 0.05 s at most." in made.summary
+    costs = [line for line in made.summary.splitlines() if line.startswith("mine ")][-1]
+    assert costs.split()[-2:] == ["-", "-"], "neither speed nor size is known"
+    assert "mine" in (tmp_path / "out" / "real" / "table.md").read_text(encoding="utf-8")
+    before = sorted(layout.root.rglob("*"))
+    copied = run("real", CONFIG, outputs=tmp_path / "content", **shared).metrics
+    assert copied["testset/real/content/lsd"] == pytest.approx(copied["testset/real/content_copied/lsd"], abs=0.02)
+    assert sorted(layout.root.rglob("*")) == before, "a table with another program's row is not the project's"
+    with pytest.raises(TimbreflowError, match="has a row glow already"):
+        run("real", CONFIG, outputs=tmp_path / "content", name="glow", **shared)

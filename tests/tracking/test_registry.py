@@ -166,7 +166,7 @@ def test_a_vocoder_that_won_goes_with_the_version_and_a_new_one_makes_a_new_vers
         assert (found.parent / "vocoder").is_dir() == bool(won)
         if won:
             assert weights_sha256(beside) == weights_sha256(tmp_path / "models" / "vocoder")
-            assert isinstance(TimbreTransfer.load(found).invert, VocoderInverter)
+            assert isinstance(TimbreTransfer.load(found).synthesizer.invert, VocoderInverter)
     assert connect(root).get_model_version("timbreflow-glow", "1").tags["vocoder_sha256"] == ""
 
 

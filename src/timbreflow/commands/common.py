@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from timbreflow.config import Params
     from timbreflow.stages.layout import Layout
 
+PIPELINE = "type `make setup` in a checkout, or pip install 'timbreflow[pipeline]'"
+"""How to install what `transfer` does not need."""
+
 
 def project_root() -> Path:
     """The checkout: the nearest folder upwards that holds dvc.yaml, else the one this package was installed from."""

@@ -1,18 +1,27 @@
 """`timbreflow transfer`."""
 
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from timbreflow.commands.common import progress_bar, project_root, say
+from timbreflow.commands.common import PIPELINE, progress_bar, project_root, say
 from timbreflow.errors import TimbreflowError
+
+if TYPE_CHECKING:
+    from timbreflow.inference.synthesis import TransferOptions
+    from timbreflow.inference.transfer import TimbreTransfer
 
 app = App()
 
 
 @app.command(
-    help_epilogue="""For example
+    help_epilogue="""Which model? On the test sets both are about equal. vqvae is quicker and always gives the same sound;
+glow gives variants (--seed, --temperature), preserves more of the playing with --mode convert, and adapts to STYLE with
+--fit-style. Neither is made for drums or mixes of many instruments.
+
+For example
 
     timbreflow transfer melody.wav cello.wav -o out.wav
     timbreflow transfer melody.wav cello.wav -o out.wav --model models:/timbreflow-glow@champion
@@ -28,7 +37,7 @@ def transfer(
     pairs: Path | None = None,
     model: str = "vqvae",
     temperature: float | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     mode: Literal["sample", "convert"] = "sample",
     fit_style: int = 0,
 ) -> None:
@@ -42,28 +51,37 @@ def transfer(
         style: half a second or more of the instrument to sound like.
         out: sound file to write; with --pairs, the folder that gets ID.wav for each row.
         pairs: CSV file with the columns id, content, style, as spreadsheets write it.
-        model: vqvae, vqvae-2021, glow, a folder of weights, or models:/NAME@ALIAS.
-        temperature: spread of the flow's samples, 0 for its most likely one; the VQ-VAE has none.
-        seed: seed of everything drawn; the same seed gives the same samples.
-        mode: what a flow does: sample from the notes, or convert the content's own latents, which keeps more of how it
-            was played.
-        fit_style: steps by which a flow fits its idea of STYLE to the recording first, 0 for none; 30 to 100 do.
+        model: vqvae, glow, a folder of weights, or models:/NAME@ALIAS.
+        temperature: glow only: spread of the samples, useful from 0 (most likely sound, keeps most notes) to 0.5
+            (nearer to the timbre, fewer notes); 0.25 by default.
+        seed: of all random draws, 0 by default; the same seed gives the same samples.
+        mode: glow only: sample draws the sound from the notes; convert re-encodes the content itself, which preserves
+            more of its articulation and noise.
+        fit_style: glow only: gradient steps that fit the style tokens to STYLE before the transfer, 30 to 100; 0 is
+            none.
     """
     one = content is not None and style is not None and pairs is None
     many = content is None and style is None and pairs is not None
     if not one and not many:
         raise TimbreflowError("Give CONTENT and STYLE, or --pairs PAIRS.csv; see `timbreflow transfer --help`.")
 
+    folder, description = _find(model)
+    say(f"model: {description}")
+
+    from timbreflow.inference.synthesis import DEFAULT_TEMPERATURE, TransferOptions
     from timbreflow.inference.transfer import TimbreTransfer
     from timbreflow.models.devices import resolve_device
-    from timbreflow.tracking.registry import resolve
 
-    resolved = resolve(model, root=project_root())
-    say(f"model: {resolved.description}")
-    session = TimbreTransfer.load(resolved.folder, device=resolve_device())
+    session = TimbreTransfer.load(folder, device=resolve_device())
+    options = TransferOptions(
+        DEFAULT_TEMPERATURE if temperature is None else temperature, 0 if seed is None else seed, mode, fit_style
+    )
+    given = [name for name, value in (("temperature", temperature), ("seed", seed)) if value is not None]
+    if given:
+        _say_what_has_no_effect(session, given, options)
     if pairs is not None:
         written = session.transfer_pairs(
-            pairs, out, temperature=temperature, seed=seed, mode=mode, fit_style=fit_style, report=say
+            pairs, out, temperature=options.temperature, seed=options.seed, mode=mode, fit_style=fit_style, report=say
         )
         say(f"wrote {len(written)} files to {out}")
     elif content is not None and style is not None:
@@ -72,10 +90,45 @@ def transfer(
                 content,
                 style,
                 out,
-                temperature=temperature,
-                seed=seed,
+                temperature=options.temperature,
+                seed=options.seed,
                 mode=mode,
                 fit_style=fit_style,
                 progress=progress,
             )
         say(" ".join([f"wrote {result.path}.", *result.notes]))
+
+
+def _find(wanted: str) -> tuple[Path, str]:
+    """Folder of a model, and where it was found; the registry is asked only where there can be one."""
+    try:
+        root = project_root()
+    except TimbreflowError:
+        root = None
+    if root is not None and find_spec("mlflow"):
+        from timbreflow.tracking.registry import resolve
+
+        found = resolve(wanted, root=root)
+        return found.folder, found.description
+    if wanted.startswith("models:/"):
+        missing = f"needs the pipeline: {PIPELINE}" if root else "needs a checkout of timbreflow with a registry"
+        raise TimbreflowError(f"{wanted} {missing}.")
+
+    from timbreflow.inference.catalogue import is_bundle
+    from timbreflow.inference.released import released_folder
+
+    if is_bundle(Path(wanted).expanduser()):
+        return Path(wanted).expanduser(), f"the model in {wanted}"
+    if Path(wanted).exists():
+        raise TimbreflowError(f"{wanted} is not a model; name a folder with weights.safetensors and config.json.")
+    folder = released_folder(wanted)
+    return folder, f"the released {wanted} ({folder})"
+
+
+def _say_what_has_no_effect(session: "TimbreTransfer", given: list[str], options: "TransferOptions") -> None:
+    idle = [f"--{name}" for name in session.without_effect(options) if name in given]
+    if idle:
+        why = f"--mode {options.mode}" if options.mode == "convert" else f"this {session.bundle.kind}"
+        if session.bundle.kind == "glow" and options.mode == "sample":
+            why = "--temperature 0"
+        say(f"note: {' and '.join(idle)} {'have' if len(idle) > 1 else 'has'} no effect: {why} draws no samples.")

@@ -17,8 +17,8 @@ class EvaluationConfig:
         systems: rows of the table, names of `systems.COMPUTED`.
         max_triples: triples taken of each set, in the order of their ids; 0 takes all.
         temperature: of models that sample.
-        contrast: what normalised log-mels that a model made are multiplied by; more than 1 draws them away from the
-            mean. Models that minimise an error vary too little (Toda and Tokuda 2007: "global variance").
+        variance_scale: factor on the normalised log-mels that a model made; above 1 it raises their variance. Models
+            that minimise an error vary too little (Toda and Tokuda 2007: "global variance").
         seed: of sampling, of the phases that Griffin-Lim starts from and of the bootstrap.
         griffin_lim_iterations: iterations of Griffin-Lim for every row that is inverted.
         griffin_lim_momentum: momentum of fast Griffin-Lim, 0 to 1.
@@ -32,7 +32,7 @@ class EvaluationConfig:
     systems: tuple[str, ...]
     max_triples: int
     temperature: float
-    contrast: float
+    variance_scale: float
     seed: int
     griffin_lim_iterations: int
     griffin_lim_momentum: float
@@ -53,7 +53,7 @@ class EvaluationConfig:
         for name in ("batch_size", "bootstrap_samples", "griffin_lim_iterations"):
             if getattr(self, name) < 1:
                 raise TimbreflowError(f"evaluate.{name} is {getattr(self, name)}; set it to 1 or more in params.yaml.")
-        for name in ("max_triples", "temperature", "contrast", "seed", "examples", "worst_examples"):
+        for name in ("max_triples", "temperature", "variance_scale", "seed", "examples", "worst_examples"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise TimbreflowError(f"evaluate.{name} is {getattr(self, name)}; set it to 0 or more in params.yaml.")
         if not 0 <= self.griffin_lim_momentum < 1:

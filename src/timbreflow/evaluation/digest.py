@@ -11,10 +11,12 @@ from timbreflow.metrics.transcription import network_file
 
 METRIC_VERSION = 1
 """Raised with every change of a metric that moves its figures; a metric that is added moves none."""
-MOVING = ("temperature", "contrast", "seed", "batch_size", "griffin_lim_iterations", "griffin_lim_momentum")
+MOVING = ("temperature", "variance_scale", "seed", "batch_size", "griffin_lim_iterations", "griffin_lim_momentum")
 """Settings of `EvaluationConfig` that move figures: what is drawn and how it is inverted (noise goes by batches)."""
-OF_MODELS = ("temperature", "contrast")
+OF_MODELS = ("temperature", "variance_scale")
 """Those of them that move models only."""
+HASHED_AS = {"variance_scale": "contrast"}
+"""Former names of settings: digests of stored figures were made with them."""
 
 
 def digest_of_metrics(timbre_weights: Path, config: EvaluationConfig, *, drawn: bool = True) -> str:
@@ -26,13 +28,13 @@ def digest_of_metrics(timbre_weights: Path, config: EvaluationConfig, *, drawn: 
     Args:
         timbre_weights: of the timbre metric.
         config: section `evaluate`.
-        drawn: whether the figures may be of models that draw, at a temperature and a contrast; baselines have neither.
+        drawn: whether the figures may be of models, which have a temperature and a variance scale; baselines do not.
 
     Raises:
         TimbreflowError: the weights are missing.
     """
     if not timbre_weights.is_file():
         raise TimbreflowError(f"{timbre_weights} is missing; run `dvc repro train_timbre_metric`.")
-    settings = {name: getattr(config, name) for name in MOVING if drawn or name not in OF_MODELS}
+    settings = {HASHED_AS.get(name, name): getattr(config, name) for name in MOVING if drawn or name not in OF_MODELS}
     parts = [METRIC_VERSION, sha256_file(timbre_weights), sha256_file(network_file()), settings]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

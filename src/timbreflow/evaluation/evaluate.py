@@ -100,7 +100,7 @@ def open_context(
     inverter = partial(
         open_inverter, vocoder=vocoder, n_iter=config.griffin_lim_iterations, momentum=config.griffin_lim_momentum
     )
-    return SystemContext(features, model_folder, device, config.temperature, config.contrast, inverter)
+    return SystemContext(features, model_folder, device, config.temperature, config.variance_scale, inverter)
 
 
 def weights_of(systems: Sequence[str], model_folder: Callable[[str], Path], vocoder: Path | None) -> dict[str, str]:

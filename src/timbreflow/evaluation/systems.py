@@ -7,7 +7,7 @@ that evaluates them does not change.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from timbreflow.audio.features import FeatureConfig, FeatureExtractor
 from timbreflow.audio.inversion import Inverter
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import stable_hash
-from timbreflow.models.base import TransferModel
+from timbreflow.inference.synthesis import DecodeRequest, Synthesizer, to_sound
 from timbreflow.models.bundle import load_bundle
 
 Role = Literal["content", "style", "target"]
@@ -31,7 +31,7 @@ class SystemContext:
         model_folder: maps a model's name to the folder of its weights.
         device: where models run.
         temperature: of models that sample.
-        contrast: what normalised log-mels that a model made are multiplied by; other features stay.
+        variance_scale: factor on the normalised log-mels that a model made; other features stay.
         inverter: makes the one inversion that all rows of these features share.
     """
 
@@ -39,7 +39,7 @@ class SystemContext:
     model_folder: Callable[[str], Path]
     device: torch.device
     temperature: float
-    contrast: float
+    variance_scale: float
     inverter: Callable[[FeatureConfig], Inverter]
 
 
@@ -114,18 +114,18 @@ class Oracle:
     @torch.inference_mode()
     def transfer(self, content: Tensor, style: Tensor, target: Tensor, *, seed: int) -> Tensor:
         """The target [B, N], analysed and resynthesised."""
-        return self._invert(self._extract(target), seed=seed)
+        return to_sound(self._extract(target), self._extract.config, self._invert, seed=seed)
 
 
 class ModelSystem:
-    """A trained transfer model: features, normalisation, transfer, denormalisation, inversion.
+    """A trained transfer model, from sound to sound as `timbreflow transfer` does it.
 
     Args:
         context: features and inversion.
         name: model whose weights are loaded, such as vqvae.
 
     Raises:
-        TimbreflowError: the weights are missing, or work at another sample rate.
+        TimbreflowError: the weights are missing, work at another sample rate, or do not transfer timbre.
     """
 
     copies: Role | None = None
@@ -137,28 +137,21 @@ class ModelSystem:
                 f"the model {name} works at {bundle.features.sample_rate} Hz and the test clips are at "
                 f"{context.features.sample_rate} Hz; train it again with the present audio section of params.yaml."
             )
-        if bundle.normalizer is None or not isinstance(bundle.model, TransferModel):
-            raise TimbreflowError(f"the model {name} is a {bundle.kind} and does not transfer timbre; train it again.")
-        self._model: Any = bundle.model.to(context.device).eval()
-        self._normalizer = bundle.normalizer
-        self._extract = FeatureExtractor(bundle.features).to(context.device)
-        self._invert = context.inverter(bundle.features)
+        self._synthesizer = Synthesizer(
+            bundle,
+            context.inverter(bundle.features),
+            device=context.device,
+            variance_scale=context.variance_scale,
+        )
         self._temperature = context.temperature
-        self._contrast = context.contrast if bundle.features.kind == "log_mel" else 1.0
         self._device = context.device
         self.parameters = sum(parameter.numel() for parameter in bundle.model.parameters())
 
-    @torch.inference_mode()
     def transfer(self, content: Tensor, style: Tensor, target: Tensor, *, seed: int) -> Tensor:
         """The content [B, N] with the style's timbre; the target is not looked at."""
-        generator = torch.Generator(device=self._device).manual_seed(seed)
-        normalised = self._model.transfer(
-            self._normalizer.normalize(self._extract(content)),
-            self._normalizer.normalize(self._extract(style)),
-            temperature=self._temperature,
-            generator=generator,
-        )
-        return self._invert(self._normalizer.denormalize(self._contrast * normalised), seed=seed)
+        features = self._synthesizer.features
+        noise = torch.Generator(device=self._device).manual_seed(seed)
+        return self._synthesizer(features(content), DecodeRequest(features(style), self._temperature, seed, noise))
 
 
 def _model(name: str, label: str, description: str) -> dict[str, SystemSpec]:

@@ -18,7 +18,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.inference.decoding import DEFAULT_TEMPERATURE
+from timbreflow.inference.synthesis import DEFAULT_TEMPERATURE
 from timbreflow.inference.transfer import TimbreTransfer
 from timbreflow.models.devices import resolve_device
 

@@ -7,7 +7,6 @@ from typing import Literal, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from vector_quantize_pytorch import VectorQuantize
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.parallel import gather, own
@@ -86,6 +85,9 @@ class Quantizer(nn.Module):
         dead_code_threshold: float,
         kmeans_iters: int,
     ) -> None:
+        # Here, not above: it takes over a second, for which everything that only names a model would wait.
+        from vector_quantize_pytorch import VectorQuantize
+
         super().__init__()
         self.codebook_size = codebook_size
         self.code_dim = code_dim

@@ -77,10 +77,10 @@ def release(
         size = sum(file.stat().st_size for file in made.iterdir())
         _require_room(place, size, Path(scratch))
         changed = _store(made, place)
-    told = f", with figures of {', '.join(figures)}" if figures else ""
+    sources = f", with figures of {', '.join(figures)}" if figures else ""
     if not changed:
-        return f"{place} is up to date{told}."
-    return f"Released {name} in {place}: {size / 1e6:.1f} MB{told}; changed: {', '.join(changed)}. `git add {place}`"
+        return f"{place} is up to date{sources}."
+    return f"Released {name} in {place}: {size / 1e6:.1f} MB{sources}; changed: {', '.join(changed)}. `git add {place}`"
 
 
 def _store(made: Path, place: Path) -> list[str]:

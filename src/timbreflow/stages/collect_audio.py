@@ -29,7 +29,7 @@ from timbreflow.data.shards import write_shard
 from timbreflow.data.splits import piece_split
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_directory, link_or_copy, read_json, sha256_file, stable_hash, write_json
-from timbreflow.inference.recordings import open_recording
+from timbreflow.inference.streaming.recordings import open_recording
 from timbreflow.notes.sources.files import clean_text, files_below, is_music
 from timbreflow.notes.tables import REJECTS
 from timbreflow.rendering.config import SplitFractions

@@ -46,7 +46,7 @@ CHALLENGER = "challenger"
 CHAMPION = "champion"
 BUNDLE = "bundle"
 EVALUATION_TAG = "evaluation"
-REQUIREMENTS = ("mlflow", "numpy", "pandas", "safetensors", "scipy", "soundfile", "soxr", "torch")
+REQUIREMENTS = ("mlflow", "numpy", "pandas", "safetensors", "soundfile", "soxr", "torch")
 """Requirements of the pyfunc; without this list MLflow loads the model in a new process to infer them.
 
 timbreflow itself is not here, since it is on no package index: serve a version where timbreflow is installed, with

@@ -27,7 +27,7 @@ def scores(n: int = 30, *, shift: float = 0.0) -> StoredRow:
 
 def test_a_file_gives_back_what_was_written_to_six_digits(tmp_path: Path) -> None:
     path = stored_path(tmp_path, "musaicing", "test")
-    assert path == tmp_path / "released" / "baselines" / "musaicing" / "test.csv"
+    assert path == tmp_path / "musaicing" / "test.csv"
     written = scores()
     write_stored(path, written)
     read = read_stored(path, test_digest="a" * 64, metric_digest="b" * 64)

@@ -10,7 +10,7 @@ import torch
 
 from tests.inference.tiny import FEATURES, build, melody
 from timbreflow.errors import TimbreflowError
-from timbreflow.inference.style_fitting import LARGEST_MOVE, fit_style
+from timbreflow.inference.style import MAX_DISTANCE, fit_style
 from timbreflow.inference.transfer import TimbreTransfer
 from timbreflow.models.glow.model import Glow
 
@@ -33,7 +33,7 @@ def session(bundles: dict[str, Path]) -> TimbreTransfer:
     loaded = TimbreTransfer.load(bundles["glow"])
     torch.manual_seed(2)
     with torch.no_grad():
-        for parameter in cast(Glow, loaded.model).parameters():
+        for parameter in cast(Glow, loaded.synthesizer.model).parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return loaded
 
@@ -55,7 +55,7 @@ def test_the_fit_makes_the_reference_likelier_and_leaves_the_weights(flow: Glow)
     assert fitted.bits_per_dim_after < fitted.bits_per_dim_before - 1e-3
     assert fitted.tokens.shape == start.shape
     move = float((fitted.tokens - start).detach().square().mean().sqrt())
-    assert 0 < move <= LARGEST_MOVE * 1.001
+    assert 0 < move <= MAX_DISTANCE * 1.001
     assert not fitted.tokens.requires_grad
     assert all(torch.equal(value, before[name]) for name, value in flow.state_dict().items())
     assert all(parameter.grad is None for parameter in flow.parameters())
@@ -79,7 +79,7 @@ def test_steps_that_do_harm_are_taken_back_and_none_leaves_the_known_region(flow
     wild = fit_style(flow, reference(), steps=3, learning_rate=100.0, noise=0.1, generator=seeded())
     start = flow.style_encoder(reference()).detach()
     assert wild.bits_per_dim_after <= wild.bits_per_dim_before
-    assert float((wild.tokens - start).square().mean().sqrt()) <= LARGEST_MOVE * 1.001
+    assert float((wild.tokens - start).square().mean().sqrt()) <= MAX_DISTANCE * 1.001
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_style_that_pairs_share_is_fitted_once(
         calls.append(1)
         return fit_style(*args, **settings)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("timbreflow.inference.styles.fit_style", counting)
+    monkeypatch.setattr("timbreflow.inference.style.fit_style", counting)
     written = session.transfer_pairs(tmp_path / "pairs.csv", tmp_path / "out", fit_style=2)
     assert len(written) == 2
     assert len(calls) == 1
@@ -139,13 +139,15 @@ def test_converting_to_its_own_style_gives_the_content_back(
     session: TimbreTransfer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content, heard = melody(8, RATE), []
-    invert = session.invert
-    monkeypatch.setattr(session, "invert", lambda features, *, seed: heard.append(features) or invert(features))
+    invert = session.synthesizer.invert
+    monkeypatch.setattr(
+        session.synthesizer, "invert", lambda features, *, seed: heard.append(features) or invert(features)
+    )
     for style in (content, melody(2, RATE, seed=1)):
         session.transfer(content, style, mode="convert")
-    back, other = (session.normalizer.normalize(features) for features in heard)
+    back, other = (session.synthesizer.normalizer.normalize(features) for features in heard)
     gain = 10 ** (-23 / 20) / np.sqrt(np.mean(content**2))
-    was = session.normalizer.normalize(session.extract(torch.from_numpy(gain * content)[None]))
+    was = session.synthesizer.normalizer.normalize(session.synthesizer.extract(torch.from_numpy(gain * content)[None]))
     assert float((back - was).abs().max()) < 0.01
     assert float((other - was).abs().max()) > 0.1
 

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.signal import fftconvolve
 
 
 @dataclass(frozen=True)
@@ -144,13 +143,13 @@ def best_lag(tail: np.ndarray, head: np.ndarray) -> int:
         nothing is better than that.
     """
     max_lag = (len(head) - len(tail)) // 2
-    dot = fftconvolve(head.astype(np.float64), tail[::-1].astype(np.float64), mode="valid")
+    dot = np.correlate(head.astype(np.float64), tail.astype(np.float64), mode="valid")
     power = np.cumsum(np.concatenate(([0.0], head.astype(np.float64) ** 2)))
     energy = power[len(tail) :] - power[: -len(tail)]
     floor = 1e-12 * (1.0 + float(power[-1]))
     score = dot / np.sqrt(np.maximum(energy, floor))
     best = int(np.argmax(score))
-    # Rounding of the FFT must not move a chunk that fits where it is.
+    # Rounding must not move a chunk that fits where it is.
     if score[best] <= score[max_lag] * (1 + 1e-6) + 1e-9:
         return 0
     return best - max_lag

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from timbreflow.inference.chunks import ChunkPlan, best_lag, cross_fade, cut, overlap_add
+from timbreflow.inference.streaming.chunks import ChunkPlan, best_lag, cross_fade, cut, overlap_add
 
 
 @st.composite

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import soxr
+from numpy.typing import ArrayLike
 
-from timbreflow.audio.files import SILENCE_DBFS, audio_info, resample, stream_audio
+from timbreflow.audio.files import SILENCE_DBFS, audio_info, require_valid, resample, stream_audio
 from timbreflow.errors import TimbreflowError
 
 TRAINING_DBFS = -23.0
@@ -22,6 +23,8 @@ MOST_OVER = 64.0
 """Floating-point samples up to here (36 dB over full scale) are a recording that is too loud; larger ones are integers
 that a program stored as they were, in 16, 24 or 32 bits."""
 LOUDEST_PEAK = 0.99
+INTEGERS = {"int16": (0, 2**15), "int32": (0, 2**31), "uint8": (128, 2**7)}
+"""Middle and full scale of the integers that sound is stored as."""
 AUDIBLE_OFFSET = 0.01
 """A constant offset with this share of the power changes the level by .04 dB; smaller ones are left alone."""
 
@@ -107,6 +110,39 @@ def open_recording(path: str | Path, *, minimum_seconds: float = 0.0) -> Recordi
         lambda: stream_audio(path, block=BLOCK), info.sample_rate, name=str(path), minimum_seconds=minimum_seconds
     )
     return replace(recording, subtype=info.subtype, notes=info.notes + recording.notes)
+
+
+def from_array(audio: ArrayLike, sample_rate: int, *, name: str, minimum_seconds: float = 0.0) -> Recording:
+    """Measure a sound in memory; its notes and refusals are those of a file of the same samples.
+
+    Args:
+        audio: [N] or [C, N]; floating point in [-1, 1], int16, int32 or uint8.
+        sample_rate: in Hz.
+        name: what errors call it.
+        minimum_seconds: shorter ones are refused.
+
+    Raises:
+        TimbreflowError: another shape or type, or as `open_recording`.
+    """
+    samples = np.asarray(audio)
+    if samples.ndim not in (1, 2) or (samples.ndim == 2 and len(samples) > samples.shape[1]):
+        raise TimbreflowError(
+            f"{name} has shape {list(samples.shape)}; give [N], or [C, N] with the channels first (try audio.T)."
+        )
+    if not isinstance(sample_rate, int | np.integer) or sample_rate < 1:
+        raise TimbreflowError(
+            f"The sample rate of {name} is {sample_rate!r}; give a whole number of Hz, such as 44100."
+        )
+    if samples.dtype.name in INTEGERS:
+        middle, full_scale = INTEGERS[samples.dtype.name]
+        samples = (samples.astype(np.float64) - middle) / full_scale
+    elif not np.issubdtype(samples.dtype, np.floating):
+        raise TimbreflowError(f"{name} is {samples.dtype}; give floating point in [-1, 1], {', '.join(INTEGERS)}.")
+    with np.errstate(over="ignore"):
+        block = np.atleast_2d(samples).astype(np.float32)
+    if block.size:
+        require_valid(block, name)
+    return measure(lambda: [block], int(sample_rate), name=name, minimum_seconds=minimum_seconds)
 
 
 def measure(blocks: Blocks, sample_rate: int, *, name: str, minimum_seconds: float = 0.0) -> Recording:

@@ -11,7 +11,7 @@ import numpy as np
 
 from timbreflow.audio.files import FORMATS, SUBTYPES, AudioWriter
 from timbreflow.errors import TimbreflowError
-from timbreflow.inference.recordings import BLOCK, LOUDEST_PEAK, Recording
+from timbreflow.inference.streaming.recordings import BLOCK, LOUDEST_PEAK, Recording
 
 KNEE = 0.8
 """Peaks above it are bent below `LOUDEST_PEAK`: one odd sample must not make all of a recording quiet."""
