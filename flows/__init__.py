@@ -1,8 +1,8 @@
 """Prefect flows: one file, one DVC stage, one flow. No maths, no paths, no hyperparameters.
 
-Importing this package points Prefect at this checkout before Prefect is imported: its home is `.prefect/`, its API
-the server that `make ui` started or, when none answers, a temporary one on the same database, so that a plain
-`dvc repro` in any shell leaves its flow runs where the next `make ui` shows them.
+Importing this package configures Prefect for this checkout before Prefect is imported: its home is `.prefect/`, its API
+the server that `make ui` started or, where none answers, a temporary one on the same database, so that the next `make
+ui` also shows the flow runs of a plain `dvc repro`.
 """
 
 import os

@@ -2,15 +2,15 @@
 
 from prefect import flow
 
-from flows.orchestration import entry, load, publish, run_shards
+from flows.orchestration import entry, load, run_shards
 from timbreflow.stages import collect_midi as stage
 
 
 @flow(name="collect_midi", flow_run_name="collect_midi")
 def collect_midi() -> None:
     """One mapped task a shard."""
-    params, layout = load()
-    publish("collect_midi", run_shards(stage, params.collect_midi, layout=layout))
+    params = load()
+    run_shards(stage, params.collect_midi)
 
 
 if __name__ == "__main__":

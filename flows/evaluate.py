@@ -9,8 +9,8 @@ from timbreflow.stages import evaluate as stage
 @flow(name="evaluate", flow_run_name="evaluate")
 def evaluate() -> None:
     """One task; the table and a link to the report are its artifacts."""
-    params, layout = load()
-    run_tracked(stage, "evaluate", params.evaluate, params.evaluate, params.audio, layout=layout)
+    params = load()
+    run_tracked(stage, "evaluate", params.evaluate, params.evaluate, params.audio)
 
 
 if __name__ == "__main__":

@@ -2,15 +2,15 @@
 
 from prefect import flow
 
-from flows.orchestration import entry, load, publish, run_shards
+from flows.orchestration import entry, load, run_shards
 from timbreflow.stages import extract_mels as stage
 
 
 @flow(name="extract_mels", flow_run_name="extract_mels")
 def extract_mels() -> None:
     """One mapped task a shard."""
-    params, layout = load()
-    publish("extract_mels", run_shards(stage, params.extract_mels, params.audio, layout=layout))
+    params = load()
+    run_shards(stage, params.extract_mels, params.audio)
 
 
 if __name__ == "__main__":

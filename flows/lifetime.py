@@ -1,8 +1,8 @@
-"""How the process of a flow lives and dies: one at a time, never orphaned, and never Running in Prefect once dead.
+"""The process of a flow: one at a time, never orphaned, and never Running in Prefect after its end.
 
-A process can be killed with -9 at any moment: the stage's, or the `dvc` that started it. Nothing can be tidied then, so
-the next start does: it finds the flow runs whose process is gone and marks them as crashed. A stage whose `dvc` is gone
-ends itself, or the next `dvc repro` would find it still at work; so do the worker processes of a stage.
+A process can be killed with -9 at any moment: the stage's, or the `dvc` that started it. It cannot clean up then, so
+the next start marks flow runs without a process as crashed. A stage whose `dvc` is gone ends itself, since the next
+`dvc repro` would start it a second time; so do the worker processes of a stage.
 """
 
 import os
@@ -33,14 +33,14 @@ from timbreflow.network import ANSWER_SECONDS, within
 WATCH_SECONDS = 0.5
 SECONDS_TO_SEND = 10
 FOSTER_PARENTS = {"sh", "bash", "dash", "zsh", "init", "systemd"}
-"""What is left between an abandoned process and the first one."""
+"""Names of the processes that may be left between an orphaned process and the first one."""
 _RUN = ROOT / ".run"
 _SERVER_PID = _RUN / "temporary-server.pid"
 
 
 @contextmanager
 def alone(name: str) -> Iterator[None]:
-    """Hold this checkout's lock of a flow; waits, and says so, while another process holds it."""
+    """Hold this checkout's lock of a flow; waits, with a message, while another process holds it."""
     _RUN.mkdir(exist_ok=True)
     lock = FileLock(_RUN / f"{name}.lock")
     try:
@@ -55,7 +55,7 @@ def alone(name: str) -> Iterator[None]:
 
 
 def process_tag() -> str:
-    """Tag by which a later start finds out whether the process of a flow run is still there."""
+    """Tag by which a later start finds out whether the process of a flow run still exists."""
     return f"process:{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.0f}"
 
 
@@ -93,20 +93,22 @@ def end_with_dvc() -> None:
             if any(os.path.basename(word) == "dvc" for word in parent.cmdline()[:3]):
                 threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
                 return
-    # Killed while this process still imported, DVC leaves it, or the shell around it, to the first process.
+    # Where DVC was killed during this process's imports, its parent, or that of its shell, is the first process.
     if strangers <= 1:
         _end()
 
 
 def _end_with(process: psutil.Process) -> None:
-    # is_running compares creation times, so a new process with the old number is not mistaken for it.
+    # is_running compares creation times, so a new process with the same id does not count.
     while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
         time.sleep(WATCH_SECONDS)
     _end()
 
 
 def _end() -> None:
-    print("error: dvc was killed, so this stage ends too; `dvc repro` goes on from here.", file=sys.stderr, flush=True)
+    print(
+        "error: dvc was killed, so this stage ends too; `dvc repro` continues from here.", file=sys.stderr, flush=True
+    )
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             child.kill()
@@ -136,7 +138,7 @@ def server() -> Iterator[None]:
             yield
     finally:
         del os.environ["PREFECT_API_URL"]
-        # What they have not sent yet they would try to send for 80 s after the server is gone.
+        # Otherwise they would try to send the rest for 80 s after the server's end.
         for worker in (EventsWorker, APILogWorker):
             worker.drain_all(timeout=SECONDS_TO_SEND, at_exit=False)
         temporary.stop()
@@ -144,7 +146,7 @@ def server() -> Iterator[None]:
 
 
 def _require_answer(url: str) -> None:
-    """Ask a server what every flow asks first; where it fails, Prefect itself would try again for minutes."""
+    """Send one request to a server, without the minutes of retries that Prefect makes."""
 
     def ask() -> None:
         settings = {PREFECT_CLIENT_MAX_RETRIES: 0}
@@ -180,7 +182,7 @@ def _reason(error: Exception) -> str:
 
 
 def _end_forgotten_server() -> None:
-    """A flow that was killed leaves its temporary server behind, which holds the database."""
+    """End the temporary server of a flow that was killed, since it still uses the database."""
     with suppress(OSError, ValueError, psutil.Error):
         pid, owner = _SERVER_PID.read_text(encoding="utf-8").split()
         process = psutil.Process(int(pid))

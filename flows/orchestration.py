@@ -1,4 +1,4 @@
-"""What every flow shares: its parameters, its task runner, tracking, artifacts, and how it ends in a shell."""
+"""What every flow shares: parameters, task runner, tracking, artifacts, and errors in the shell."""
 
 import logging
 import os
@@ -33,59 +33,57 @@ from timbreflow.tracking.runs import open_run
 from timbreflow.workers import process_count, process_rank
 
 PARENT_RUN = "TIMBREFLOW_PARENT_RUN"
-"""Environment variable by which flows.pipeline tells its id to the flows that DVC starts."""
+"""Environment variable that holds the id of flows.pipeline for the flows that DVC starts."""
 PROGRESS_SECONDS = 2.0
+LAYOUT = Layout(ROOT)
 
 
 def plain_task(function: Callable[..., Any], **options: Any) -> Any:
-    """A Prefect task that keeps nothing: only DVC caches."""
+    """A Prefect task without caching, which is DVC's work."""
     return Task(function, cache_policy=NO_CACHE, persist_result=False, **options)
 
 
-def load() -> tuple[Params, Layout]:
-    """Parameters and paths of this checkout."""
-    return load_params(ROOT / "params.yaml"), Layout(ROOT)
+def load() -> Params:
+    """Parameters of this checkout."""
+    return load_params(LAYOUT.params)
 
 
-def run_shards(stage: ModuleType, *sections: Any, layout: Layout) -> StageResult:
-    """Plan a sharded stage, run its shards as tasks of the runner that the environment chooses, finish it."""
+def run_shards(stage: ModuleType, *sections: Any) -> None:
+    """Plan a sharded stage, run its shards as tasks of the chosen runner, finish it and publish its result."""
     name = stage.__name__.rpartition(".")[2]
     runner = chosen_runner()
-    shards = plain_task(stage.plan, name=f"plan {name}")(*sections, layout=layout)
+    shards = plain_task(stage.plan, name=f"plan {name}")(*sections, layout=LAYOUT)
     worker = plain_task(run_shard, name=f"{name} shard", task_run_name=f"{name} shard")
-    calls = [{"stage": name, "shard": shard, "sections": sections, "layout": layout} for shard in shards]
+    calls = [{"stage": name, "shard": shard, "sections": sections, "layout": LAYOUT} for shard in shards]
     run_all(worker, calls, runner=runner, done=_Progress(name, len(shards)).advance)
-    report: StageResult = plain_task(stage.finish, name=f"finish {name}")(*sections, layout=layout)
-    return report
+    _publish(name, plain_task(stage.finish, name=f"finish {name}")(*sections, layout=LAYOUT))
 
 
-def run_stage(stage: ModuleType, *arguments: Any, **keywords: Any) -> StageResult:
-    """Run a stage that is one piece of work as one task."""
+def run_stage(stage: ModuleType, *arguments: Any, results: str = "", **keywords: Any) -> StageResult:
+    """Run a stage without shards as one task, and publish its result under the name of its results folder."""
     name = stage.__name__.rpartition(".")[2]
-    report: StageResult = plain_task(stage.run, name=name)(*arguments, **keywords)
+    report: StageResult = plain_task(stage.run, name=name)(*arguments, layout=LAYOUT, **keywords)
+    _publish(results or name, report)
     return report
 
 
-def run_tracked(
-    stage: ModuleType, results: str, section: Any, *arguments: Any, layout: Layout, steps: int | None = None
-) -> None:
-    """Run a stage as one task inside an MLflow run, with a progress artifact, and publish its report.
+def run_tracked(stage: ModuleType, results: str, section: Any, *arguments: Any) -> None:
+    """Run a stage as `run_stage` does, inside an MLflow run; a training also shows its progress as an artifact.
 
     Of the processes of a torchrun the first one does so; the others only compute.
 
     Args:
         stage: module of the stage; its `run` gets `arguments`, `layout` and `log`.
-        results: name of the results folder, such as `train_vqvae/base`; the run is named by it.
+        results: name of the results folder, such as `train_vqvae/base`; the run has the same name.
         section: the stage's section of params.yaml, logged under the same dotted names.
         arguments: of the stage.
-        layout: paths of the checkout.
-        steps: length of the training; None where there is none.
     """
     if process_rank() > 0:
-        stage.run(*arguments, layout=layout, log=ignore_metrics)
+        stage.run(*arguments, layout=LAYOUT, log=ignore_metrics)
         return
     with open_run(results, {results.replace("/", "."): as_mapping(section)}, root=ROOT) as run:
-        run.dataset("data", read_json(layout.results("validate_data") / "passed.json")["digest"])
+        run.dataset("data", read_json(LAYOUT.results("validate_data") / "passed.json")["digest"])
+        steps = section.fit.steps if hasattr(section, "fit") else 0
         progress = _Progress(results, steps) if steps else None
 
         def log(step: int, values: Mapping[str, float]) -> None:
@@ -93,14 +91,13 @@ def run_tracked(
             if progress:
                 progress.show(step)
 
-        report = run_stage(stage, *arguments, layout=layout, log=log)
+        report = run_stage(stage, *arguments, results=results, log=log)
         if progress:
-            progress.show(steps or 0, done=True)
+            progress.show(steps, done=True)
         run.log_params(report.facts)
         for path in report.files.values():
             run.artifact(path)
-        run.write_run_json(layout.results(results) / "run.json")
-    publish(results, report)
+        run.write_run_json(LAYOUT.results(results) / "run.json")
 
 
 class _Progress:
@@ -110,7 +107,7 @@ class _Progress:
         self._id: Any = create_progress_artifact(progress=0.0, key=f"{_key(stage)}-progress", description=stage)
 
     def advance(self) -> None:
-        """One step more."""
+        """Count a finished step."""
         self._step += 1
         self.show(self._step, done=self._step == self._steps)
 
@@ -121,8 +118,8 @@ class _Progress:
             update_progress_artifact(artifact_id=self._id, progress=min(100.0, 100.0 * step / self._steps))
 
 
-def publish(stage: str, report: StageResult) -> None:
-    """Show a stage's report as Prefect artifacts: a sentence with its numbers, its tables, links to its files."""
+def _publish(stage: str, report: StageResult) -> None:
+    """Show a stage's result as Prefect artifacts: a sentence with its numbers, its tables, links to its files."""
     get_run_logger().info(report.summary)
     numbers = "\n".join(f"| {name} | {value:.5g} |" for name, value in report.metrics.items())
     table = f"\n\n| metric | value |\n|---|---|\n{numbers}" if numbers else ""
@@ -134,14 +131,14 @@ def publish(stage: str, report: StageResult) -> None:
 
 
 def entry(flow: Flow[Any, Any], *arguments: Any, sharded: bool = False, shared: bool = False) -> None:
-    """Run a flow as a command: tagged with its parent; errors, also the system's, as one sentence and code 2.
+    """Run a flow as a command, tagged with its parent; errors, also the system's, become one sentence and exit code 2.
 
     Args:
         flow: the flow.
         arguments: its arguments.
-        sharded: whether it has shards, so that a wrong choice of their runner is said before a server is started.
+        sharded: whether it has shards, so that a wrong runner is an error before a server is started.
         shared: whether several processes of `torchrun` may share it. The first one runs the flow, the others its
-            function, so that there is one flow run and one MLflow run in all.
+            function, so that there is one flow run and one MLflow run.
     """
     parent = os.environ.get(PARENT_RUN)
     marks = [lifetime.process_tag(), *([f"pipeline:{parent}"] if parent else [])]
@@ -165,17 +162,17 @@ def entry(flow: Flow[Any, Any], *arguments: Any, sharded: bool = False, shared: 
 
 
 def _refused(error: OSError | SafetensorError) -> str:
-    """What the system refused, most often room on the disk, in one sentence."""
+    """One sentence for an error of the system, most often a full disk."""
     place = getattr(error, "filename", None) or "A file"
     reason = " ".join((getattr(error, "strerror", None) or str(error)).split())
     return (
-        f"{place} cannot be written or read ({reason}); make room on the disk or mend its permissions, and run again: "
-        "what was finished is kept."
+        f"{place} cannot be written or read ({reason}); make room on the disk or correct its permissions, and run "
+        "again: finished work is kept."
     )
 
 
 def _joined() -> AbstractContextManager[None]:
-    """Together with the other processes of torchrun."""
+    """Join the other processes of torchrun."""
     from timbreflow.models.devices import resolve_device
     from timbreflow.parallel import joined
 
@@ -192,13 +189,13 @@ def profiled_arguments() -> list[str]:
 
 
 def _one_sentence(record: logging.LogRecord) -> bool:
-    """Log what a person can mend without the traceback that Prefect adds to every exception."""
+    """Log a TimbreflowError without the traceback that Prefect adds to every exception."""
     if record.exc_info and isinstance(record.exc_info[1], TimbreflowError):
         record.exc_info = None
     return True
 
 
-# What stages say on the way, such as the step they resumed at and the time that is left, is shown in the shell too.
+# Messages of stages, such as the step of a training and the time that is left, are shown in the shell too.
 logging.getLogger("timbreflow").setLevel(logging.INFO)
 
 for _logger in ("prefect.flow_runs", "prefect.task_runs"):

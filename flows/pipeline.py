@@ -19,16 +19,15 @@ from timbreflow.errors import TimbreflowError
 def _run(*command: str) -> None:
     environment = {**os.environ, PARENT_RUN: str(runtime.flow_run.root_flow_run_id)}
     if subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=environment, check=False).returncode:
-        raise TimbreflowError(f"`{' '.join(command)}` failed; its reason stands above.")
+        raise TimbreflowError(f"`{' '.join(command)}` failed; see its error above.")
 
 
 @flow(name="pipeline", flow_run_name="pipeline")
 def pipeline() -> None:
-    """One task a stage, then one that makes sure of the challengers."""
+    """One task a stage, then one that registers what a skipped stage did not."""
     stages = list(YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
     for stage in stages:
         plain_task(_run, name=stage)("dvc", "repro", "--single-item", stage)
-    # A stage that DVC skips registers nothing.
     plain_task(_run, name="register")("timbreflow.cli", "register")
 
 

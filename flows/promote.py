@@ -1,4 +1,4 @@
-"""Challenger to champion, if it passes the gate: no stage, since it decides about shared state."""
+"""Make a challenger the champion if it passes the gate; not a DVC stage, since the registry is shared state."""
 
 import sys
 from functools import partial
@@ -7,7 +7,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows import ROOT
-from flows.orchestration import entry, load, plain_task
+from flows.orchestration import LAYOUT, entry, load, plain_task
 from timbreflow.errors import TimbreflowError
 from timbreflow.stages.evaluate import evaluate_again
 from timbreflow.tracking import promotion
@@ -15,9 +15,9 @@ from timbreflow.tracking import promotion
 
 @flow(name="promote", flow_run_name="promote-{name}")
 def promote(name: str) -> None:
-    """One task; the criteria with both figures are its artifact. A refusal fails the run."""
-    params, layout = load()
-    evaluate = partial(evaluate_again, params.evaluate, params.audio, layout=layout)
+    """One task; the criteria with both figures are its artifact. A refused challenger fails the run."""
+    params = load()
+    evaluate = partial(evaluate_again, params.evaluate, params.audio, layout=LAYOUT)
     result = plain_task(promotion.promote)(name, params.register_models.gate, root=ROOT, evaluate=evaluate)
     create_markdown_artifact(
         markdown=f"```\n{result.table()}\n```", key="promotion", description=f"Promotion of {name}"

@@ -5,19 +5,16 @@ from functools import partial
 from prefect import flow
 
 from flows import ROOT
-from flows.orchestration import entry, load, publish, run_stage
+from flows.orchestration import entry, load, run_stage
 from timbreflow.stages import register_models as stage
-from timbreflow.tracking.registry import register_candidate
+from timbreflow.tracking.registry import register
 
 
 @flow(name="register_models", flow_run_name="register_models")
 def register_models() -> None:
     """One task; a version whose weights are registered already is kept."""
-    params, layout = load()
-    publish(
-        "register_models",
-        run_stage(stage, params.register_models, layout=layout, register=partial(register_candidate, root=ROOT)),
-    )
+    params = load()
+    run_stage(stage, params.register_models, register=partial(register, root=ROOT))
 
 
 if __name__ == "__main__":

@@ -2,15 +2,15 @@
 
 from prefect import flow
 
-from flows.orchestration import entry, load, publish, run_shards
+from flows.orchestration import entry, load, run_shards
 from timbreflow.stages import render_triples as stage
 
 
 @flow(name="render_triples", flow_run_name="render_triples")
 def render_triples() -> None:
     """One mapped task a shard."""
-    params, layout = load()
-    publish("render_triples", run_shards(stage, params.render_triples, layout=layout))
+    params = load()
+    run_shards(stage, params.render_triples)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Where the shards of a stage run: threads, processes, Dask or Ray, and what happens when workers or schedulers die.
 
-A shard depends on nothing but its arguments and is moved into place when it is whole, so one that was lost is simply
-run again, by whichever worker, and none is ever half there.
+A shard depends on its arguments alone and is moved into place when it is complete, so a lost one is run again, by any
+worker, and never left incomplete.
 """
 
 import logging
@@ -24,10 +24,10 @@ DASK_ADDRESS = "TIMBREFLOW_DASK_ADDRESS"
 RAY_ADDRESS = "TIMBREFLOW_RAY_ADDRESS"
 
 MOST_FRUITLESS = 3
-"""Rounds in a row that may lose workers without finishing a shard: the shards that are left kill them."""
+"""After so many rounds in a row that lost workers and finished no shard, the shards themselves must be the cause."""
 
 _RAY_STORE = 128 << 20
-"""Bytes of Ray's object store, by default a third of the memory: shards give nothing back."""
+"""Bytes of Ray's object store, by default a third of the memory; shards return nothing."""
 
 logger = logging.getLogger("timbreflow.runners")
 
@@ -41,7 +41,7 @@ class Runner:
         address: of the scheduler; empty where this process starts its own workers.
         variable: that holds the address.
         make: a task runner, not yet started.
-        lost: what a future raises when its worker or the scheduler is gone, rather than the shard wrong.
+        lost: errors of a future that mean that its worker or the scheduler died, not that the shard failed.
     """
 
     name: str
@@ -55,20 +55,20 @@ class Runner:
         """A task runner that takes tasks.
 
         Raises:
-            TimbreflowError: the scheduler does not answer or does not know the code, or the workers do not start.
+            TimbreflowError: the scheduler does not answer or cannot import the code, or the workers do not start.
         """
         with ExitStack() as stack:
             try:
                 pool = stack.enter_context(self.make())
-                # Dask connects when it is first asked for its client, and its scheduler unpickles tasks.
+                # Dask connects at the first access to its client, and its scheduler must import what tasks use.
                 if (client := getattr(pool, "client", None)) and self.address:
                     client.run_on_scheduler(import_module, __name__)
             except ModuleNotFoundError as error:
                 raise TimbreflowError(
-                    f"The {self.name} scheduler at {self.variable}={self.address} does not know this checkout; start "
+                    f"The {self.name} scheduler at {self.variable}={self.address} cannot import this checkout; start "
                     "it and its workers with PYTHONPATH set to the checkout's folder."
                 ) from error
-            # Ray raises a plain Exception where its own processes are slow to start.
+            # Ray raises a plain Exception where its processes start slowly.
             except Exception as error:
                 raise TimbreflowError(self._no_start(error)) from error
             yield pool
@@ -121,7 +121,7 @@ def _dask(workers: int) -> Runner:
     from prefect_dask.task_runners import DaskTaskRunner
 
     address = os.environ.get(DASK_ADDRESS, "")
-    # One thread each: effects hold Python's lock. No dashboard, which would listen on all of the machine's addresses.
+    # One thread each, since effects hold Python's global lock. The dashboard would listen on all addresses.
     cluster = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
 
     def make() -> TaskRunner[Any]:
@@ -146,7 +146,7 @@ def _ray(workers: int) -> Runner:
 
 
 def run_all(task: Task[..., Any], calls: Iterable[dict[str, Any]], *, runner: Runner, done: Callable[[], None]) -> None:
-    """Run a task once for each of its calls; those that are lost with their workers are run again.
+    """Run a task once for each of its calls; calls that are lost with their workers are run again.
 
     Args:
         task: what each call runs.

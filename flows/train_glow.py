@@ -1,4 +1,4 @@
-"""Train the Glow whose couplings are conditioned on content and style; `--profile` tells where the time goes."""
+"""Train the Glow whose couplings are conditioned on content and style; `--profile` reports its times."""
 
 from prefect import flow
 
@@ -9,10 +9,9 @@ from timbreflow.stages import train_glow as stage
 @flow(name="train_glow", flow_run_name="train_glow")
 def train_glow() -> None:
     """One task, with its curves in MLflow."""
-    params, layout = load()
+    params = load()
     section = params.train_glow
-    inputs = (section, params.audio, params.render_triples)
-    run_tracked(stage, "train_glow", section, *inputs, layout=layout, steps=section.fit.steps)
+    run_tracked(stage, "train_glow", section, section, params.audio, params.render_triples)
 
 
 if __name__ == "__main__":

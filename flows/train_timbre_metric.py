@@ -1,4 +1,4 @@
-"""Train the triplet network that judges timbre; its weights are frozen before any model is compared."""
+"""Train the triplet network that measures timbre; its weights are frozen before any model is compared."""
 
 from prefect import flow
 
@@ -9,9 +9,9 @@ from timbreflow.stages import train_timbre_metric as stage
 @flow(name="train_timbre_metric", flow_run_name="train_timbre_metric")
 def train_timbre_metric() -> None:
     """One task, with its curves in MLflow."""
-    params, layout = load()
+    params = load()
     section = params.train_timbre_metric
-    run_tracked(stage, "train_timbre_metric", section, section, params.audio, layout=layout, steps=section.fit.steps)
+    run_tracked(stage, "train_timbre_metric", section, section, params.audio)
 
 
 if __name__ == "__main__":

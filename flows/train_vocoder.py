@@ -1,4 +1,4 @@
-"""Train the vocoder that makes sound of log-mels where it beats Griffin-Lim."""
+"""Train the vocoder, which inverts log-mels where it beats Griffin-Lim."""
 
 from prefect import flow
 
@@ -9,9 +9,9 @@ from timbreflow.stages import train_vocoder as stage
 @flow(name="train_vocoder", flow_run_name="train_vocoder")
 def train_vocoder() -> None:
     """One task, with its curves in MLflow."""
-    params, layout = load()
+    params = load()
     section = params.train_vocoder
-    run_tracked(stage, "train_vocoder", section, section, params.audio, layout=layout, steps=section.fit.steps)
+    run_tracked(stage, "train_vocoder", section, section, params.audio)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train one variant of the VQ-VAE: `python -m flows.train_vqvae base`, or `paper`; `--profile` tells the time."""
+"""Train one variant of the VQ-VAE: `python -m flows.train_vqvae base`, or `paper`; `--profile` reports its times."""
 
 from prefect import flow
 
@@ -9,11 +9,9 @@ from timbreflow.stages import train_vqvae as stage
 @flow(name="train_vqvae", flow_run_name="train_vqvae-{variant}")
 def train_vqvae(variant: str) -> None:
     """One task, with its curves in MLflow."""
-    params, layout = load()
+    params = load()
     section = getattr(params.train_vqvae, variant)
-    results = f"train_vqvae/{variant}"
-    inputs = (variant, section, params.audio, params.render_triples)
-    run_tracked(stage, results, section, *inputs, layout=layout, steps=section.fit.steps)
+    run_tracked(stage, f"train_vqvae/{variant}", section, variant, section, params.audio, params.render_triples)
 
 
 if __name__ == "__main__":

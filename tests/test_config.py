@@ -8,10 +8,13 @@ import pytest
 from ruamel.yaml import YAML
 from tiny_params import dump, tiny
 
+from timbreflow.commands import house
 from timbreflow.config import Params, as_mapping, load_params, parse_params, preset_names, preset_text, write_preset
 from timbreflow.errors import TimbreflowError
 from timbreflow.models.glow.model import Glow
+from timbreflow.models.vocoder import Vocoder
 from timbreflow.models.vqvae import VQVAE
+from timbreflow.training.products import begin_with
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -47,6 +50,63 @@ def test_a_preset_may_lie_on_another() -> None:
     assert gpu.render_triples.soundfonts == base.render_triples.soundfonts
     assert gpu.train_glow.model == base.train_glow.model
     assert gpu.train_glow.fit.batch_size > base.train_glow.fit.batch_size
+
+
+def test_a_preset_may_clear_a_mapping_of_the_one_below() -> None:
+    clear, base = (YAML(typ="safe").load(preset_text(name))["collect_midi"] for name in ("fine-tune", "cpu-long"))
+    assert base["fractions"]
+    assert clear["fractions"] == {}
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "own"),
+    [
+        ("collect_midi", "sources", ["music21", "~/midi"], "collect_midi.sources"),
+        ("train_glow", "l1", 0.25, "train_glow.l1"),
+        ("collect_midi", "fractions", {"~/midi": 0.5}, "collect_midi.fractions.~/midi"),
+    ],
+)
+def test_a_preset_replaces_settings_of_ones_own_only_when_asked(
+    section: str, key: str, value: Any, own: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "params.yaml"
+    write_preset("cpu-long", path)
+    write_preset("gpu", path)
+    values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    values[section][key] = value
+    path.write_text(before := dump(values))
+    with pytest.raises(TimbreflowError) as caught:
+        write_preset("default", path)
+    assert f"would lose your own {own}; " in str(caught.value)
+    assert "timbreflow preset default --force" in str(caught.value)
+    assert path.read_text() == before
+    write_preset("default", path, force=True)
+    assert path.read_text() == preset_text("default")
+
+
+def test_a_params_file_that_cannot_be_read_is_replaced_only_when_asked(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("collect_midi: [~/midi")
+    with pytest.raises(TimbreflowError, match="cannot be read"):
+        write_preset("default", path)
+    path.write_text("")
+    write_preset("default", path)
+    assert load_params(path)
+
+
+def test_what_each_preset_takes_is_told() -> None:
+    rows = {row[0]: row for row in house.PRESETS[1:]}
+    assert set(rows) == set(preset_names())
+    table = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    for row in rows.values():
+        assert f"| {' | '.join(row)} |" in table
+
+
+def test_released_weights_fit_the_preset_that_trains_them_on() -> None:
+    params = parse_params(YAML(typ="safe").load(preset_text("fine-tune")), source="fine-tune")
+    base, glow, vocoder = params.train_vqvae.base, params.train_glow, params.train_vocoder
+    for section, kind in ((base, VQVAE), (glow, Glow), (vocoder, Vocoder)):
+        assert begin_with(kind(section.model), ROOT / section.init_from, params.audio)[1]
 
 
 def test_unknown_preset(tmp_path: Path) -> None:

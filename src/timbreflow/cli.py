@@ -1,4 +1,4 @@
-"""The `timbreflow` command. Heavy imports stand inside the commands, so that help is there at once."""
+"""The `timbreflow` command. Heavy imports are inside the commands, so that help is quick."""
 
 import io
 import os
@@ -25,10 +25,10 @@ for group in (transfer, sources, testsets, models, house):
 
 
 def main() -> None:
-    """Entry point: errors that a person can mend become one sentence and exit code 2."""
+    """Entry point: errors that the user can correct become one sentence and exit code 2."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     for stream in (sys.stdout, sys.stderr):
-        # Names of files need not be letters of the terminal; they are shown by their numbers then.
+        # File names may hold bytes that are no text of the terminal's encoding; they are escaped.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -47,13 +47,13 @@ def main() -> None:
     except OSError as error:
         if not isinstance(error, BrokenPipeError):
             sys.exit(_fail(_os_error_sentence(error)))
-        # The reader, `head` for instance, has seen enough; what Python flushes at exit goes nowhere.
+        # The reader, such as `head`, has closed the pipe; Python's flush at exit must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 
 def _os_error_sentence(error: OSError) -> str:
-    """What the system refused, with the file where it names one."""
+    """One sentence for an error of the system, with the file where there is one."""
     place = error.filename or "A file"
     if error.filename2:
         place = f"{place} -> {error.filename2}"

@@ -37,7 +37,7 @@ OLD_NAMES = {
     "roll_hint": "pianoroll_channels",
     "roll_width": "pianoroll_head_width",
 }
-"""Former names of parameters, for people whose params.yaml still has them."""
+"""Former names of parameters, for error messages."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ def load_params(path: Path) -> Params:
     if not text.strip():
         raise TimbreflowError(f"{path} is empty; write it anew with `timbreflow preset default`.")
     try:
-        values = YAML(typ="safe", pure=True).load(text)
+        values = _plain(text)
     except DuplicateKeyError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         key = str(error.problem).removeprefix("found duplicate key ").split(" with value")[0]
@@ -142,27 +142,75 @@ def preset_text(name: str) -> str:
     return stream.getvalue()
 
 
-def write_preset(name: str, path: Path) -> None:
-    """Rewrite params.yaml from a preset, after checking it."""
-    text = preset_text(name)
-    parse_params(YAML(typ="safe", pure=True).load(text), source=f"preset {name}")
+def preset_params(name: str) -> Params:
+    """A preset, checked like a file.
+
+    Raises:
+        TimbreflowError: there is no such preset.
+    """
+    return parse_params(_plain(preset_text(name)), source=f"preset {name}")
+
+
+def write_preset(name: str, path: Path, *, force: bool = False) -> None:
+    """Rewrite params.yaml from a preset, after checking it.
+
+    Args:
+        name: of the preset.
+        path: of params.yaml.
+        force: also where the file has settings that no preset has, such as sources of the user's own.
+
+    Raises:
+        TimbreflowError: there is no such preset; the file has settings of the user's own.
+    """
+    preset_params(name)
+    if not force and path.is_file() and (own := _own_settings(path)):
+        raise TimbreflowError(
+            f"{path} would lose your own {own}; copy what you want to keep, then replace it by `timbreflow preset "
+            f"{name} --force`."
+        )
     with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(preset_text(name), encoding="utf-8")
+
+
+def _own_settings(path: Path) -> str:
+    """Which settings of params.yaml the preset that is nearest to it does not have, in words; empty where none."""
+    try:
+        flat = _flat(_plain(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, YAMLError, ValueError):
+        return "settings, which cannot be read"
+    presets = (_flat(_plain(preset_text(name))) for name in preset_names())
+    own = min(([key for key, value in flat.items() if preset.get(key) != value] for preset in presets), key=len)
+    return ", ".join(own[:5]) + (f" and {len(own) - 5} more" if len(own) > 5 else "")
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted names and values; a list is one value."""
+    if not isinstance(values, Mapping):
+        return {prefix: values} if prefix else {}
+    return {
+        name: inner
+        for key, value in values.items()
+        for name, inner in (_flat(value, f"{prefix}.{key}".lstrip(".")) or {f"{prefix}.{key}".lstrip("."): {}}).items()
+    }
+
+
+def _plain(text: str) -> Any:
+    return YAML(typ="safe", pure=True).load(text)
 
 
 def _lay_over(base: Any, changes: Mapping[str, Any], preset: str) -> None:
     for key, value in changes.items():
         if key not in base:
             raise TimbreflowError(f"Preset {preset} sets {key}, which default.yaml does not have.")
-        # What is empty by default, such as the fractions of sources, has keys of the user's own.
-        if isinstance(value, Mapping) and base[key]:
+        # A mapping that is empty by default, such as fractions, takes any keys; an empty one clears it.
+        if isinstance(value, Mapping) and value and base[key]:
             _lay_over(base[key], value, preset)
         else:
             base[key] = value
 
 
 def _require_plain(value: Any, place: tuple[str, ...], source: str) -> None:
-    """YAML also knows dates, binary data and sets, which no parameter is."""
+    """Refuse dates, binary data and sets, which YAML has and no parameter is."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             _require_plain(inner, (*place, str(key)), source)
@@ -180,7 +228,7 @@ def _require_plain(value: Any, place: tuple[str, ...], source: str) -> None:
 
 
 def _cross_check(params: Params, source: str) -> None:
-    """What no section can check alone."""
+    """Check what concerns several sections."""
     if params.audio.kind != "log_mel":
         raise TimbreflowError(f"{source}: audio.kind must be log_mel, the features that extract_mels stores.")
     if params.render_triples.sample_rate != params.audio.sample_rate:

@@ -1,8 +1,8 @@
-"""The one exception family that timbreflow shows to people."""
+"""The exception of every error that is shown to users."""
 
 
 class TimbreflowError(Exception):
-    """Something a person can mend.
+    """An error that the user can correct.
 
     The message is one sentence that says what is wrong, with which file, and what to do.
     The command line prints it without a traceback and exits with code 2.

@@ -1,4 +1,4 @@
-"""Atomic writes, digests and stable hashes: what every package needs and no library gives in one line."""
+"""Atomic writes, digests and stable hashes."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from timbreflow.errors import TimbreflowError
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of `path` with the same suffix, renamed onto it on success and removed on failure.
 
-    A link is written through. An old file's permissions stay; a new file gets those that the umask leaves.
+    Links are followed. An old file keeps its permissions; a new one gets those of the umask.
     """
     path, mode = _written(Path(path))
     if mode is not None and not path.is_file():
@@ -51,7 +51,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         if mode is not None:
             temporary.chmod(mode)
         if path.exists():
-            # Renaming takes an instant, deleting does not: a kill never leaves half a folder under this name.
+            # Renaming is quick, deleting is not: a kill never leaves half a folder under this name.
             with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name[:40]}-old-") as old:
                 os.replace(path, Path(old) / path.name)
                 os.replace(temporary, path)
@@ -62,14 +62,14 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 def _written(path: Path) -> tuple[Path, int | None]:
-    """The place that a path leads to, and the permissions of what stands there."""
+    """The path behind links, and the permissions of the file or folder that is there."""
     place = Path(os.path.realpath(path))
     return place, stat.S_IMODE(place.stat().st_mode) if place.exists() else None
 
 
 def _temporary_name(path: Path) -> Path:
     """A new hidden name beside a path; `tempfile` would make it readable by nobody else."""
-    # A name may have 255 bytes, and a letter four.
+    # Names are limited to 255 bytes, and a character may take four.
     return path.with_name(f".{path.stem[:40]}-{secrets.token_hex(4)}{path.suffix}")
 
 

@@ -1,4 +1,4 @@
-"""Servers, here and elsewhere: loopback is never asked through a proxy, and no answer is awaited for ever."""
+"""Requests to servers: loopback never goes through a proxy, and every wait has a limit."""
 
 import os
 from collections.abc import Callable
@@ -10,19 +10,19 @@ from typing import TypeVar
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 ANSWER_SECONDS = 10
-"""A server that somebody names is given up after this long."""
+"""A server named by the user must answer within this time."""
 
 R = TypeVar("R")
 
 
 def bypass_proxy_for_loopback() -> None:
-    """Except loopback from the user's proxy, in this process and those that it starts.
+    """Exclude loopback from the user's proxy, in this process and those that it starts.
 
-    `socks://`, which desktops write and the HTTP libraries below Prefect and MLflow refuse, becomes `socks5://`.
+    `socks://`, which desktops set and the HTTP libraries of Prefect and MLflow refuse, becomes `socks5://`.
     """
     proxies = {name: value for name in PROXIES if (value := os.environ.get(name))}
     if not proxies:
-        # A no_proxy on its own would hide the proxies of macOS's system settings from Python.
+        # With no_proxy alone, Python would ignore the proxies of macOS's system settings.
         return
     for name, value in proxies.items():
         if value.startswith("socks://"):
@@ -35,9 +35,9 @@ def bypass_proxy_for_loopback() -> None:
 
 
 def within(seconds: float, function: Callable[[], R]) -> R:
-    """What a function returns or raises, in a thread that is left behind when it takes longer.
+    """Run a function in a thread and return its result; a thread that takes longer is abandoned.
 
-    Time limits of sockets count from byte to byte: a server that sends a byte now and then holds them off for ever.
+    Time limits of sockets count from byte to byte, so a server that sends a byte now and then never reaches them.
 
     Raises:
         TimeoutError: it takes longer.

@@ -116,7 +116,7 @@ def test_a_scheduler_that_does_not_know_the_checkout_is_told_what_it_needs() -> 
         return DaskPool(lambda number, round_: None, 0)
 
     runner = Runner("dask", "tcp://10.0.0.1:8786", "TIMBREFLOW_DASK_ADDRESS", make, ())
-    with pytest.raises(TimbreflowError, match="does not know this checkout.*PYTHONPATH"), runner.started():
+    with pytest.raises(TimbreflowError, match="cannot import this checkout.*PYTHONPATH"), runner.started():
         pass
 
 

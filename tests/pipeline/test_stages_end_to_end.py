@@ -33,7 +33,7 @@ from timbreflow.stages import (
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import ignore_metrics
 from timbreflow.tracking.promotion import promote, rollback
-from timbreflow.tracking.registry import register_candidate, resolve
+from timbreflow.tracking.registry import register, resolve
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def layout(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Layout:
     train_vocoder.run(params.train_vocoder, params.audio, layout=layout, log=ignore_metrics)
     evaluate.run(params.evaluate, params.audio, layout=layout)
     report.run(params.evaluate, layout=layout)
-    register_models.run(params.register_models, layout=layout, register=partial(register_candidate, root=layout.root))
+    register_models.run(params.register_models, layout=layout, register=partial(register, root=layout.root))
     return layout
 
 

@@ -247,7 +247,7 @@ def test_the_command_tells_recordings_from_notes(
     assert not any(map(holds_recordings, (str(midi), str(midi / "a.mid"), "music21", str(tmp_path / "missing"))))
     shutil.copy(Path(__file__).parents[2] / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(TimbreflowError, match="collect them apart"):
+    with pytest.raises(TimbreflowError, match="collect them separately"):
         sources.collect(str(folder), "music21", out=tmp_path / "out")
     long = tmp_path / "long"
     for seed in (1, 2):

@@ -100,7 +100,7 @@ def test_other_features_do_not_reuse_shards(layout: Layout) -> None:
 def test_faults_stop_the_stage_and_leave_no_output(layout: Layout, tmp_path: Path) -> None:
     with pytest.raises(TimbreflowError, match="is at 8000 Hz, not 16000"):
         run_all(extract_mels, CONFIG, dataclasses.replace(FEATURES, sample_rate=16000), layout=layout)
-    with pytest.raises(TimbreflowError, match="it goes on from here"):
+    with pytest.raises(TimbreflowError, match="it continues from here"):
         extract_mels.finish(CONFIG, FEATURES, layout=layout)
     tar = layout.audio / "test" / "shard-00000.tar"
     tar.write_bytes(tar.read_bytes()[:2000])

@@ -20,7 +20,7 @@ from timbreflow.models.vqvae import VQVAE
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.register_models import candidates, released_candidates, run
 from timbreflow.tracking.connection import connect
-from timbreflow.tracking.registry import register_candidate
+from timbreflow.tracking.registry import register
 
 CONFIG = RegisterConfig(
     gate=GateConfig(
@@ -68,8 +68,8 @@ def write(layout: Layout, stage: str, name: str, value: object) -> None:
 
 
 def test_both_models_become_challengers_and_the_results_repeat(layout: Layout) -> None:
-    register = partial(register_candidate, root=layout.root)
-    report = run(CONFIG, layout=layout, register=register)
+    registered = partial(register, root=layout.root)
+    report = run(CONFIG, layout=layout, register=registered)
     path = layout.results("register_models") / "metrics.json"
     first = path.read_bytes()
     assert json.loads(first) == {
@@ -83,7 +83,7 @@ def test_both_models_become_challengers_and_the_results_repeat(layout: Layout) -
         version = connect(layout.root).get_model_version_by_alias(name, "challenger")
         assert version.tags["data_digest"] == "d" * 64
 
-    again = run(CONFIG, layout=layout, register=register)
+    again = run(CONFIG, layout=layout, register=registered)
     assert again.summary.count("was registered already") == 2
     assert path.read_bytes() == first
 
@@ -127,7 +127,7 @@ def test_noise_in_place_of_the_evaluated_weights_is_refused(layout: Layout) -> N
     model = layout.model("vqvae")
     save_bundle(model, replace(load_bundle(model), model=VQVAE(load_bundle(model).model.config)))
     with pytest.raises(TimbreflowError, match=r"vqvae does not hold the weights"):
-        run(CONFIG, layout=layout, register=partial(register_candidate, root=layout.root))
+        run(CONFIG, layout=layout, register=partial(register, root=layout.root))
 
 
 def test_a_missing_model_or_evaluation_is_refused(layout: Layout) -> None:
@@ -161,7 +161,7 @@ def test_released_models_are_registered_with_figures_of_their_own(layout: Layout
         "test": {"glow": METRICS["test"]["glow"]},
         "weights": {"glow": hashes["glow"]},
     }
-    assert "is the challenger" in register_candidate(found, root=layout.root)
+    assert "is the challenger" in register(found, root=layout.root)
     version = connect(layout.root).get_model_version_by_alias("timbreflow-glow", "challenger")
     assert version.tags["released"] == "yes"
     assert version.tags["run_id"] == ""

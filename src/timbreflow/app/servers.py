@@ -1,7 +1,7 @@
 """Start, find and stop this checkout's Prefect and MLflow servers, on 127.0.0.1 only.
 
-Which server belongs to which checkout is written in `.run/<name>.json` (process id and port), so that two checkouts on
-one machine never show their runs in each other's pages. Neither prefect nor mlflow is imported here.
+`.run/<name>.json` holds the process id and port of this checkout's server, so that two checkouts on one machine do not
+show their runs in each other's pages. Neither prefect nor mlflow is imported here.
 """
 
 import json
@@ -31,7 +31,7 @@ STARTUP_SECONDS = 180
 
 @dataclass(frozen=True)
 class Server:
-    """One kind of server: how it is named, where it listens, how it is asked whether it is well."""
+    """One kind of server: name, port, and the path of its health check."""
 
     name: str
     default_port: int
@@ -63,14 +63,14 @@ SERVERS = (PREFECT, MLFLOW)
 OF_ELSEWHERE = re.compile(
     r"PREFECT_(?!_|CLIENT_|CLOUD_|LOGGING_|API_(URL|KEY|AUTH_STRING|SSL_CERT_FILE|TLS_INSECURE_SKIP_VERIFY)$)"
 )
-"""Prefect's variables that are not the checkout's to obey, such as another project's database, home or profile: all but
-those that reach the server of PREFECT_API_URL, those of logging, and those that Prefect sets itself."""
+"""Prefect's variables that are ignored, since they may be another project's (database, home, profile): all but those
+that reach the server of PREFECT_API_URL, those of logging, and those that Prefect sets itself."""
 
 
 def prefect_environment(root: Path) -> dict[str, str]:
-    """This process's environment with Prefect bound to this checkout; to be taken on before prefect is imported.
+    """This process's environment with Prefect's settings of this checkout, to be set before prefect is imported.
 
-    A PREFECT_API_URL that the caller has set stays, so that a lab's own server is used.
+    A PREFECT_API_URL of the user stays, so that a lab's own server is used.
     """
     bypass_proxy_for_loopback()
     kept = {name: value for name, value in os.environ.items() if not OF_ELSEWHERE.match(name)}
@@ -82,7 +82,7 @@ def prefect_environment(root: Path) -> dict[str, str]:
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        # What stages say, such as the time that is left of a training, belongs to the flow run's log.
+        # Messages of stages, such as the time that is left of a training, go to the flow run's log.
         "PREFECT_LOGGING_EXTRA_LOGGERS": "timbreflow",
         "DO_NOT_TRACK": "1",
     }
@@ -137,7 +137,7 @@ def _wait(processes: "Mapping[Server, subprocess.Popen[bytes]]", root: Path) -> 
         log = root / ".run" / f"{server.name}.log"
         while running_url(server, root) is None:
             if process.poll() is not None:
-                raise TimbreflowError(f"The {server.name} server stopped while starting; its last words are in {log}.")
+                raise TimbreflowError(f"The {server.name} server stopped while starting; see {log}.")
             if time.monotonic() > deadline:
                 raise TimbreflowError(f"The {server.name} server did not answer in {STARTUP_SECONDS} s; see {log}.")
             time.sleep(0.5)
@@ -216,7 +216,7 @@ def _state(server: Server, root: Path) -> dict[str, int] | None:
 
 def _alive(pid: int) -> bool:
     try:
-        # A child of ours that has ended stays a zombie until it is waited for.
+        # A child process that has ended stays a zombie until it is waited for.
         if os.waitpid(pid, os.WNOHANG) != (0, 0):
             return False
     except ChildProcessError:
@@ -229,12 +229,12 @@ def _alive(pid: int) -> bool:
 
 
 def _is_ours(server: Server, pid: int) -> bool:
-    """After a restart of the machine another program may have the number in the state file."""
+    """Whether the process is that server: after a restart of the machine its id may be another program's."""
     return f"-m {server.name} server" in _command_line(pid)
 
 
 def _command_line(pid: int) -> str:
-    """Words of a process, joined by blanks; empty where they cannot be had."""
+    """Command line of a process, joined by blanks; empty where it cannot be read."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
@@ -264,5 +264,5 @@ def _healthy(url: str) -> bool:
 
 
 if __name__ == "__main__":
-    # `make stop`, which needs none of the libraries.
+    # For `make stop`, which needs no installed library.
     print("stopped: " + (", ".join(stop(Path.cwd())) or "nothing was running"))

@@ -1,1 +1,1 @@
-"""What `timbreflow` can be told to do, by subject. Heavy imports stand inside the commands."""
+"""The commands of `timbreflow`, by subject. Heavy imports are inside the commands."""

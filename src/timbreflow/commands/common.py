@@ -4,11 +4,16 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from timbreflow.errors import TimbreflowError
 
+if TYPE_CHECKING:
+    from timbreflow.config import Params
+    from timbreflow.stages.layout import Layout
+
 PIPELINE = "type `make setup` in a checkout, or pip install 'timbreflow[pipeline]'"
-"""How to get what transfer does without."""
+"""How to install what `transfer` does not need."""
 
 
 def project_root() -> Path:
@@ -18,6 +23,15 @@ def project_root() -> Path:
         if (folder / "dvc.yaml").is_file() and (folder / "params.yaml").is_file():
             return folder
     raise TimbreflowError(f"{Path.cwd()} is not in a timbreflow checkout; change to the folder that holds params.yaml.")
+
+
+def project() -> "tuple[Params, Layout]":
+    """Parameters and paths of the checkout."""
+    from timbreflow.config import load_params
+    from timbreflow.stages.layout import Layout
+
+    layout = Layout(project_root())
+    return load_params(layout.params), layout
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -42,5 +56,5 @@ def progress_bar() -> Iterator[Callable[[float], None]]:
 
 
 def say(sentence: str) -> None:
-    """What is not the result itself goes to standard error."""
+    """Print a message, which is not the result itself, to standard error."""
     print(sentence, file=sys.stderr)

@@ -2,25 +2,40 @@
 
 from cyclopts import App
 
-from timbreflow.commands.common import project_root
+from timbreflow.commands.common import print_table, project_root
 
 app = App()
 
+PRESETS = (
+    ("preset", "for", "time", "memory", "disk"),
+    ("default", "a laptop without a GPU", "20 to 30 min", "~3 GB", "~1.5 GB"),
+    ("fine-tune", "the released models on your own MIDI", "~1.5 h", "~4 GB", "~2 GB"),
+    ("cpu-long", "two CPU cores and a night", "~9 h", "~6 GB", "~12 GB"),
+    ("gpu", "one GPU with 6 GB or more", "~8 h", "~12 GB", "~12 GB"),
+    ("gpu-short", "a quarter of an hour on a large GPU", "15 min", "~32 GB", "~12 GB"),
+    ("paper", "comparison with the 2021 paper", "~20 h on a GPU", "~12 GB", "~60 GB"),
+)
+"""What each preset takes; ~ marks an estimate from the cost of a step and of a clip (docs/training.md)."""
+
 
 @app.command
-def preset(name: str | None = None) -> None:
-    """Rewrite params.yaml from a preset; without a name, list the presets.
+def preset(name: str | None = None, *, force: bool = False) -> None:
+    """Rewrite params.yaml from a preset; without a name, list the presets and what they take.
+
+    A file with settings of your own, such as your sources, is only replaced with --force.
 
     Args:
         name: such as default, gpu or paper.
+        force: give up your own settings.
     """
-    from timbreflow.config import preset_names, write_preset
+    from timbreflow.config import write_preset
 
     if name is None:
-        print("\n".join(preset_names()))
+        print_table(PRESETS[0], PRESETS[1:])
+        print("~ is an estimate; see docs/training.md.")
         return
     path = project_root() / "params.yaml"
-    write_preset(name, path)
+    write_preset(name, path, force=force)
     print(f"Wrote preset {name} to {path}; `git diff params.yaml` shows what changed.")
 
 

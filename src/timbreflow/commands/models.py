@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cyclopts import App
 
-from timbreflow.commands.common import project_root
+from timbreflow.commands.common import project, project_root
 
 app = App()
 
@@ -18,14 +18,11 @@ def register(*, released: bool = False) -> None:
     Args:
         released: register the models below released/ instead, after evaluating them on this checkout's test clips.
     """
-    from timbreflow.config import load_params
     from timbreflow.stages.evaluate import evaluate_again
-    from timbreflow.stages.layout import Layout
     from timbreflow.stages.register_models import candidates, released_candidates
-    from timbreflow.tracking.registry import register_candidate
+    from timbreflow.tracking import registry
 
-    root = project_root()
-    params, layout = load_params(root / "params.yaml"), Layout(root)
+    params, layout = project()
     evaluate = partial(evaluate_again, params.evaluate, params.audio, layout=layout)
     found = (
         released_candidates(params.register_models, evaluate, layout=layout)
@@ -33,7 +30,7 @@ def register(*, released: bool = False) -> None:
         else candidates(params.register_models, layout=layout)
     )
     for candidate in found:
-        print(register_candidate(candidate, root=root))
+        print(registry.register(candidate, root=layout.root))
 
 
 @app.command
@@ -41,8 +38,8 @@ def average(folder: Path, other: Path, out: Path, *, parts: list[str] | None = N
     """Store the weighted mean of the weights of two trainings of one model.
 
     Args:
-        folder: the base weights, which keep everything that is not averaged.
-        other: the other weights, such as those that the training started from.
+        folder: the base weights; what is not averaged is taken from here.
+        other: the other weights.
         out: folder to make.
         parts: average only this part, such as flow; repeat the option for several. All parts by default.
         share: weight of the other weights in the mean, 0 to 1; 1 copies them.
@@ -70,12 +67,9 @@ def release(name: str, folder: Path, *, cost: str = "") -> None:
         folder: of the trained weights; or released/NAME itself, to bring new figures into its card.
         cost: what the training cost, such as "7 h on 2 CPU cores, 21 triples/s".
     """
-    from timbreflow.config import load_params
     from timbreflow.models.release import release as release_bundle
-    from timbreflow.stages.layout import Layout
 
-    layout = Layout(project_root())
-    params = load_params(layout.root / "params.yaml")
+    params, layout = project()
     print(
         release_bundle(
             name,
@@ -99,18 +93,15 @@ def promote(name: str, *, rollback: bool = False) -> None:
         name: vqvae or glow.
         rollback: make the previous champion the champion again.
     """
-    from timbreflow.config import load_params
     from timbreflow.stages.evaluate import evaluate_again
-    from timbreflow.stages.layout import Layout
     from timbreflow.tracking import promotion
 
-    root = project_root()
     if rollback:
-        print(promotion.rollback(name, root=root))
+        print(promotion.rollback(name, root=project_root()))
         return
-    params = load_params(root / "params.yaml")
-    evaluate = partial(evaluate_again, params.evaluate, params.audio, layout=Layout(root))
-    result = promotion.promote(name, params.register_models.gate, root=root, evaluate=evaluate)
+    params, layout = project()
+    evaluate = partial(evaluate_again, params.evaluate, params.audio, layout=layout)
+    result = promotion.promote(name, params.register_models.gate, root=layout.root, evaluate=evaluate)
     print(result.table())
     if not result.promoted:
         sys.exit(1)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cyclopts import App
 
-from timbreflow.commands.common import print_table, project_root, say
+from timbreflow.commands.common import print_table, project, project_root, say
 from timbreflow.errors import TimbreflowError
 
 app = App()
@@ -23,18 +23,17 @@ def collect(*sources: str, out: Path) -> None:
         out: folder for pieces*.parquet, tracks*.parquet, notes*.parquet and rejects*.parquet; of recordings, for
             clips, manifest.parquet and rejects.parquet.
     """
-    from timbreflow.config import load_params
     from timbreflow.stages import collect_audio
     from timbreflow.stages.collect_midi import collect as collect_sources
-    from timbreflow.stages.layout import Layout
 
     if not sources:
         raise TimbreflowError("Name at least one source, such as a folder of MIDI files or music21.")
-    root = project_root()
-    params = load_params(root / "params.yaml")
+    params, layout = project()
     recorded = [collect_audio.holds_recordings(source) for source in sources]
     if any(recorded) and not all(recorded):
-        raise TimbreflowError(f"{sources[recorded.index(True)]} holds recordings, others notes; collect them apart.")
+        raise TimbreflowError(
+            f"{sources[recorded.index(True)]} holds recordings, other sources hold notes; collect them separately."
+        )
     if any(recorded):
         render = params.render_triples
         cut = collect_audio.Cut(render.sample_rate, render.clip_seconds, params.validate_data.silent_rms_dbfs)
@@ -42,7 +41,7 @@ def collect(*sources: str, out: Path) -> None:
         for note in report.tables["notes"]:
             say(note["detail"])
     else:
-        report = collect_sources(sources, out, params.collect_midi, corpora=Layout(root).corpora)
+        report = collect_sources(sources, out, params.collect_midi, corpora=layout.corpora)
     for row in report.tables["rejects"]:
         print(f"{row['reason']}: {row['files']} files, such as {row['such as']}", file=sys.stderr)
     print(report.summary)
@@ -73,7 +72,7 @@ def list_sources() -> None:
 def fetch(*names: str, preset: str | None = None) -> None:
     """Get sources with the package manager that has them; Lakh MIDI only gets its download line.
 
-    What cannot be had is named in a sentence each, and the others are still fetched.
+    A source that cannot be fetched is reported, and the others are still fetched.
 
     Args:
         names: names of `timbreflow corpus list`.
@@ -111,11 +110,9 @@ def fetch(*names: str, preset: str | None = None) -> None:
 
 
 def _needs(preset: str) -> list[str]:
-    """Names of the music and SoundFonts of a preset that are no paths of the user's own."""
-    from ruamel.yaml import YAML
+    """Names of the music and SoundFonts that a preset needs."""
+    from timbreflow.config import preset_params
 
-    from timbreflow.config import parse_params, preset_text
-
-    params = parse_params(YAML(typ="safe", pure=True).load(preset_text(preset)), source=f"preset {preset}")
+    params = preset_params(preset)
     music = (source.partition("/")[0] for source in params.collect_midi.sources)
     return [*music, *(font.name for font in params.render_triples.soundfonts)]

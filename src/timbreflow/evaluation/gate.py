@@ -1,16 +1,21 @@
 """The gate of promotion: may a challenger take the champion's place?
 
-The challenger is held against an opponent (the champion, else the released model) on the same test clips with the
-same metric code, criterion by criterion; without an opponent, against absolute limits.
+The challenger is compared with an opponent (the champion, else the released model) on the same test clips with the
+same metric code, criterion by criterion; without an opponent, with absolute limits.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from timbreflow.errors import TimbreflowError
+from timbreflow.models.catalogue import KnownModel
 
 DIGESTS = ("metric_digest", "test_digest")
+
+Evaluate = Callable[[KnownModel, Path], Mapping[str, Any]]
+"""Measures the bundle in a folder on today's test clips: figures in the shape of results/evaluate/metrics.json."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +66,10 @@ class RegisterConfig:
 
 @dataclass(frozen=True)
 class Check:
-    """One criterion, judged.
+    """Result of one criterion.
 
     Args:
-        criterion: the demand in words, such as "lsd <= 14.28 (champion 14.00)".
+        criterion: the criterion in words, such as "lsd <= 14.28 (champion 14.00)".
         metric: name of the metric.
         challenger: the challenger's figure.
         opponent: the opponent's figure; None where an absolute limit was applied.
@@ -82,10 +87,14 @@ class Check:
 
 @dataclass(frozen=True)
 class Decision:
-    """All checks; passed when every one is."""
+    """All checks."""
 
-    passed: bool
     checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check was passed."""
+        return not self.failed
 
     @property
     def failed(self) -> tuple[Check, ...]:
@@ -94,7 +103,7 @@ class Decision:
 
 
 def decide(challenger: Mapping[str, float], opponent: Mapping[str, float] | None, gate: GateConfig) -> Decision:
-    """Judge a challenger.
+    """Compare a challenger's figures with the opponent's, or with absolute limits.
 
     Args:
         challenger: metric name to figure, the challenger's row of `gate.set` in metrics.json.
@@ -104,11 +113,12 @@ def decide(challenger: Mapping[str, float], opponent: Mapping[str, float] | None
     Raises:
         TimbreflowError: a figure is missing or not finite.
     """
-    checks = tuple(
-        _check(metric, criterion, _figure(challenger, metric, "challenger"), opponent)
-        for metric, criterion in sorted(gate.criteria.items())
+    return Decision(
+        tuple(
+            _check(metric, criterion, _figure(challenger, metric, "challenger"), opponent)
+            for metric, criterion in sorted(gate.criteria.items())
+        )
     )
-    return Decision(passed=all(check.passed for check in checks), checks=checks)
 
 
 def comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:

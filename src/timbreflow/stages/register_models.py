@@ -1,16 +1,14 @@
 """Stage register_models: the evaluated models become challengers in the registry.
 
-The registry is shared state that DVC knows nothing of. What this stage writes is therefore only what follows from its
-inputs: the figures that the gate will look at. `register` is idempotent, and `timbreflow register` calls it again for
-the same candidates where DVC skipped the stage.
+DVC does not track the registry, so this stage writes only what follows from its inputs: the figures that the gate
+compares. `register` is idempotent, and `timbreflow register` calls it again where DVC skipped the stage.
 """
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.gate import DIGESTS, RegisterConfig, decide, require_measured, row
+from timbreflow.evaluation.gate import DIGESTS, Evaluate, RegisterConfig, decide, require_measured, row
 from timbreflow.files import read_json, sha256_file, write_json
 from timbreflow.models.catalogue import GATED, MODEL_FILES, Candidate, KnownModel, is_bundle
 from timbreflow.stages.layout import Layout
@@ -18,8 +16,6 @@ from timbreflow.stages.result import StageResult
 
 Register = Callable[[Candidate], str]
 """Registers one model and says what it did."""
-Evaluate = Callable[[KnownModel, Path], Mapping[str, Any]]
-"""Measures the bundle in a folder on today's test clips: metrics in the shape of results/evaluate/metrics.json."""
 
 
 def candidates(config: RegisterConfig, *, layout: Layout) -> list[Candidate]:
@@ -35,24 +31,18 @@ def candidates(config: RegisterConfig, *, layout: Layout) -> list[Candidate]:
         folder = layout.model(model.name)
         if not is_bundle(folder):
             raise TimbreflowError(f"{folder} lacks {' or '.join(MODEL_FILES)}; run `dvc repro {model.stage}`.")
-        figures = row(metrics, model.name, config.gate)
-        missing = [name for name in DIGESTS if not metrics.get(name)]
-        if missing:
-            raise TimbreflowError(
-                f"results/evaluate/metrics.json lacks {', '.join(missing)}; run `dvc repro evaluate`."
-            )
-        evaluation = _evaluation(metrics, model, figures, config)
-        found.append(Candidate(model=model, folder=folder, evaluation=evaluation, tags=_data_tags(layout)))
+        found.append(Candidate(model, folder, _evaluation(metrics, model, config), _data_tags(layout)))
     timbre_metric = layout.model("timbre_metric") / MODEL_FILES[1]
     weights = {"weights_sha256": sha256_file(timbre_metric)}
     require_measured(metrics, "timbre_metric", weights, str(timbre_metric.parent))
     return found
 
 
-def _evaluation(
-    metrics: Mapping[str, Any], model: KnownModel, figures: Mapping[str, float], config: RegisterConfig
-) -> dict[str, Any]:
-    """What of metrics.json belongs to one model."""
+def _evaluation(metrics: Mapping[str, Any], model: KnownModel, config: RegisterConfig) -> dict[str, Any]:
+    """The part of metrics.json that belongs to one model."""
+    figures = row(metrics, model.name, config.gate)
+    if missing := [name for name in DIGESTS if not metrics.get(name)]:
+        raise TimbreflowError(f"results/evaluate/metrics.json lacks {', '.join(missing)}; run `dvc repro evaluate`.")
     weights = {model.name: metrics.get("weights", {}).get(model.name)}
     return {name: metrics[name] for name in DIGESTS} | {"weights": weights, config.gate.set: {model.name: figures}}
 
@@ -63,18 +53,15 @@ def released_candidates(config: RegisterConfig, evaluate: Evaluate, *, layout: L
     Raises:
         TimbreflowError: nothing is released; whatever `evaluate` raises.
     """
-    folders = {model: layout.released / model.name for model in GATED}
-    there = {model: folder for model, folder in folders.items() if is_bundle(folder)}
+    there = [model for model in GATED if is_bundle(layout.released / model.name)]
     if not there:
         raise TimbreflowError(f"Nothing is released in {layout.released}; run `timbreflow register` without it.")
     found = []
-    for model, folder in there.items():
-        metrics = evaluate(model, folder)
-        evaluation = _evaluation(metrics, model, row(metrics, model.name, config.gate), config)
-        # It was trained elsewhere: the run of this checkout's own training is not its run.
-        found.append(
-            Candidate(model=model, folder=folder, evaluation=evaluation, tags={"released": "yes", "run_id": ""})
-        )
+    for model in there:
+        folder = layout.released / model.name
+        # No run: it was trained in another checkout.
+        tags = {"released": "yes", "run_id": ""}
+        found.append(Candidate(model, folder, _evaluation(evaluate(model, folder), model, config), tags))
     return found
 
 
@@ -123,8 +110,6 @@ def run(config: RegisterConfig, *, layout: Layout, register: Register) -> StageR
 
 def _data_tags(layout: Layout) -> Mapping[str, str]:
     """Digest of the validated data, which validate_data wrote."""
-    path: Path = layout.results("validate_data") / "passed.json"
-    if not path.is_file():
-        return {}
-    digest = read_json(path).get("digest")
+    path = layout.results("validate_data") / "passed.json"
+    digest = read_json(path).get("digest") if path.is_file() else None
     return {"data_digest": str(digest)} if digest else {}

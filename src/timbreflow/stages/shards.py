@@ -1,4 +1,4 @@
-"""What a worker of any runner does: one shard of a sharded stage, in whatever process, on whatever machine."""
+"""Work of a worker of any runner: one shard of a stage, in any process, on any machine."""
 
 import multiprocessing
 import os
@@ -16,7 +16,7 @@ def run_shard(stage: str, shard: Any, *sections: Any, layout: Layout) -> None:
 
     Args:
         stage: name of the stage.
-        shard: one of those that its `plan` gave.
+        shard: one of those that its `plan` returned.
         sections: of params.yaml, as for `plan`.
         layout: paths of the checkout.
 
@@ -33,7 +33,7 @@ def run_shard(stage: str, shard: Any, *sections: Any, layout: Layout) -> None:
 
 
 def end_with_parent() -> None:
-    """In a worker process: end with the process that started it, which may be killed without a word to its workers."""
+    """In a worker process: end when the process that started it ends, also when that is killed."""
     parent = multiprocessing.parent_process()
     if parent is not None and not any(thread.name == "end with parent" for thread in threading.enumerate()):
         threading.Thread(target=_join, args=(parent,), name="end with parent", daemon=True).start()

@@ -1,4 +1,4 @@
-"""Unfinished work that the next run goes on with: that of a command, beside its output, and a stage's shards."""
+"""Unfinished work that the next run continues: that of a command, beside its output, and a stage's shards."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -13,13 +13,13 @@ from timbreflow.files import read_json, write_json
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turn what the system refuses while `folder` is written into one sentence."""
+    """Turn errors of the system while `folder` is written into one sentence."""
     try:
         yield
     except OSError as error:
         raise TimbreflowError(
-            f"{folder} cannot be written ({error.strerror or error}); make room on its disk and start again, "
-            "what was read is kept."
+            f"{folder} cannot be written ({error.strerror or error}); make room on its disk and start again; "
+            "finished work is kept."
         ) from error
 
 
@@ -29,7 +29,7 @@ def unfinished(out: Path, key: str) -> Iterator[Path]:
 
     Args:
         out: the folder to be made.
-        key: of the sources and limits; what was begun with others is removed.
+        key: hash of the sources and limits; unfinished work with another key is removed.
     """
     folder = out.with_name(f".{out.name}-unfinished")
     folder.mkdir(exist_ok=True)
@@ -63,6 +63,6 @@ def require_finished(stage: str, scratch: Path, finished: Sequence[Path]) -> int
     """
     for path in finished:
         if not path.exists():
-            raise TimbreflowError(f"{path} is missing; run {stage} again, it goes on from here.")
+            raise TimbreflowError(f"{path} is missing; run {stage} again, it continues from here.")
     plan = scratch / "plan.json"
     return int(read_json(plan)["reused"]) if plan.is_file() else 0

@@ -6,11 +6,11 @@ import os
 import re
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 from timbreflow.errors import TimbreflowError
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "timbreflow"
 NOT_CODE = (":(exclude)dvc.lock", ":(exclude)results")
-"""What a run itself changes in the checkout while it goes on."""
+"""Files that a run itself changes."""
 DATABASE_TROUBLE = ("sqlite3.", "psycopg2.", "sqlalchemy.exc.")
-"""MLflow passes on some errors of its database as the text of its own."""
+"""MLflow repeats some errors of its database as text of its own errors."""
 
 MIGRATION_SECONDS = 300
-"""MLflow makes the tables of a new database within this time."""
+"""Creating the tables of a new database takes MLflow less than this."""
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 P = ParamSpec("P")
@@ -43,13 +43,13 @@ class StoreUnavailable(TimbreflowError):
 
 
 def has_store(root: Path) -> bool:
-    """Whether there is anything to ask: looking for a model must not create an empty database."""
+    """Whether there is a store, since looking for a model must not create an empty database."""
     uri = tracking_uri(root)
     return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).is_file()
 
 
 def connect(root: Path) -> "MlflowClient":
-    """Point MLflow, and what it starts, at the project's store, which is created where it is missing.
+    """Point MLflow, and the processes it starts, at the project's store, which is created where it is missing.
 
     Raises:
         TimbreflowError: the store cannot be created.
@@ -59,49 +59,52 @@ def connect(root: Path) -> "MlflowClient":
     bypass_proxy_for_loopback()
     import mlflow
 
-    uri = tracking_uri(root)
-    if uri == _own_uri(root):
-        try:
-            _database(root).parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TimbreflowError(
-                f"{_database(root).parent} cannot be made ({error.strerror}); set MLFLOW_TRACKING_URI to another store."
-            ) from error
-    given = os.environ.get("MLFLOW_TRACKING_URI")
+    given, uri = os.environ.get("MLFLOW_TRACKING_URI"), tracking_uri(root)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     if given is None:
-        # MLflow writes the address into the environment, where another checkout would take it for the user's wish.
+        # MLflow writes the address into the environment, where another checkout would take it for the user's choice.
         os.environ.pop("MLFLOW_TRACKING_URI", None)
     if uri != _own_uri(root):
         return _connect_elsewhere(uri)
     from filelock import FileLock
 
-    # Two processes that make the tables at once break each other.
+    folder = _database(root).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TimbreflowError(
+            f"{folder} cannot be made ({error.strerror}); set MLFLOW_TRACKING_URI to another store."
+        ) from error
+    # Two processes that create the tables at the same time break each other.
     with FileLock(_database(root).with_suffix(".lock")):
         return _opened(uri)
 
 
 def _opened(uri: str) -> "MlflowClient":
-    """A client that has asked its first question, which makes the tables of a new database."""
+    """A client after its first request, which creates the tables of a new database."""
     import mlflow
 
     client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is not None and found.name != EXPERIMENT:
-        # MLflow reads an empty experiment out of any JSON.
+        # MLflow accepts any JSON as an experiment without a name.
         raise ValueError("what answers is not MLflow")
     return client
 
 
 def _connect_elsewhere(uri: str) -> "MlflowClient":
+    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
+
     parts = urlsplit(uri)
     database = parts.scheme not in ("http", "https")
+    # In place of eight tries of two minutes.
+    once = {MLFLOW_HTTP_REQUEST_MAX_RETRIES: 0, MLFLOW_HTTP_REQUEST_TIMEOUT: ANSWER_SECONDS}
     try:
         if database and parts.hostname and (port := parts.port or DATABASE_PORTS.get(parts.scheme.split("+")[0])):
-            # MLflow asks a database that is not there again for minutes.
+            # MLflow retries for minutes where no database listens.
             socket.create_connection((parts.hostname, port), timeout=ANSWER_SECONDS).close()
-        with _one_try():
+        with variables(once):
             return within(MIGRATION_SECONDS if database else ANSWER_SECONDS, lambda: _opened(uri))
     except Exception as error:
         raise StoreUnavailable(
@@ -111,14 +114,11 @@ def _connect_elsewhere(uri: str) -> "MlflowClient":
 
 
 @contextmanager
-def _one_try() -> Iterator[None]:
-    """MLflow asks a server once and waits ten seconds, in place of eight times two minutes."""
-    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
-
-    limits = {MLFLOW_HTTP_REQUEST_MAX_RETRIES: 0, MLFLOW_HTTP_REQUEST_TIMEOUT: ANSWER_SECONDS}
-    before = {variable: variable.get_raw() for variable in limits}
+def variables(values: Mapping[Any, Any]) -> Iterator[None]:
+    """Set environment variables of MLflow, objects of `mlflow.environment_variables`, for a while."""
+    before = {variable: variable.get_raw() for variable in values}
     try:
-        for variable, value in limits.items():
+        for variable, value in values.items():
             variable.set(value)
         yield
     finally:
@@ -127,12 +127,12 @@ def _one_try() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """Why a store cannot be used, in a few words: MLflow's own sentences repeat whole pages of what answered."""
+    """Why a store cannot be used, in a few words; MLflow's own messages repeat whole pages of the answer."""
     text = " ".join(str(error).split())
     if isinstance(error, TimeoutError) or "timed out" in text:
         return f"no answer in {ANSWER_SECONDS} s"
     if "401" in text or "403" in text:
-        return "it wants other credentials: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        return "wrong credentials: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
     if reason := re.search(
         r"Connection refused|Name or service not known|Failed to resolve|No module named [\w']+", text
     ):
@@ -150,23 +150,22 @@ def experiment_id(client: "MlflowClient", root: Path) -> str:
     """The project's experiment; in the local store its artifacts lie in <root>/.mlflow/artifacts."""
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(EXPERIMENT)
-    if found is not None:
-        return str(found.experiment_id)
     local = tracking_uri(root) == _own_uri(root)
     place = (_database(root).parent / "artifacts").as_uri() if local else None
-    try:
-        return str(client.create_experiment(EXPERIMENT, artifact_location=place))
-    except MlflowException:
-        # Another process was faster.
-        found = client.get_experiment_by_name(EXPERIMENT)
-        if found is None:
-            raise
-        return str(found.experiment_id)
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is None:
+        try:
+            return str(client.create_experiment(EXPERIMENT, artifact_location=place))
+        except MlflowException:
+            # Another process may have been faster.
+            found = client.get_experiment_by_name(EXPERIMENT)
+            if found is None:
+                raise
+    return str(found.experiment_id)
 
 
 def lineage(root: Path) -> dict[str, str]:
-    """Tags that tell from which code and data something was made; facts that are not to be had are left out.
+    """Tags that say from which code and data something was made; what is unknown is left out.
 
     git_commit, git_dirty ("true" where tracked files differ from it) and dvc_lock (`lock_digest`).
     """
@@ -174,7 +173,7 @@ def lineage(root: Path) -> dict[str, str]:
     commit = git_commit(root)
     if commit:
         tags["git_commit"] = commit
-        # Files that git does not know are no part of the commit; the figures and the lock are what a run writes.
+        # Untracked files are not part of the commit; results and the lock are written by the run itself.
         changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *NOT_CODE)
         if changed is not None:
             tags["git_dirty"] = "true" if changed else "false"
@@ -185,11 +184,11 @@ def lineage(root: Path) -> dict[str, str]:
 
 
 def lock_digest(lock: Path) -> str | None:
-    """md5 of what dvc.lock says of the trainings and the evaluation, or None where it says nothing of them.
+    """md5 of the entries of trainings and evaluation in dvc.lock, or None where it has none.
 
-    The file itself cannot be named: DVC writes the entry of a stage only after the stage, and so after its run and its
-    registration were tagged. The entries of the stages before are final by then, and a committed dvc.lock gives the
-    same digest:
+    A digest of the whole file would not do: DVC writes the entry of a stage after the stage, when its run and its
+    registration are tagged already. The entries of earlier stages are final by then, and the committed dvc.lock gives
+    the same digest:
 
         stages = {name: entry for name, entry in yaml["stages"].items()
                   if name == "evaluate" or name.startswith("train_")}
@@ -210,7 +209,7 @@ def lock_digest(lock: Path) -> str | None:
     if not stages:
         return None
     text = json.dumps(stages, sort_keys=True, separators=(",", ":"))
-    # md5, because that is what DVC itself calls things by; it protects nothing.
+    # md5 as DVC itself uses; not for security.
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -234,7 +233,7 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def clear_errors(function: Callable[P, R]) -> Callable[P, R]:
-    """Turn exceptions of MLflow, and of the database below it, into one sentence that names the store."""
+    """Turn exceptions of MLflow and of its database into one sentence that names the store."""
 
     @wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -243,7 +242,7 @@ def clear_errors(function: Callable[P, R]) -> Callable[P, R]:
         except Exception as error:
             given = os.environ.get("MLFLOW_TRACKING_URI")
             store = _without_password(given) if given else "the project's MLflow store (.mlflow/mlflow.db)"
-            # By name: importing mlflow only to name its exceptions would cost a second where it is not needed.
+            # Compared by name, since importing mlflow takes a second.
             families = {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__}
             reason = " ".join(str(error).split())
             if ("sqlalchemy", "SQLAlchemyError") in families or any(words in reason for words in DATABASE_TROUBLE):

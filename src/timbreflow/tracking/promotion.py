@@ -1,13 +1,14 @@
-"""Promotion: a challenger takes the champion's place when it passes the gate, and can be sent back."""
+"""Promotion: a challenger that passes the gate becomes the champion; a rollback brings the previous one back."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.gate import (
     Decision,
+    Evaluate,
     GateConfig,
     comparable,
     decide,
@@ -18,26 +19,22 @@ from timbreflow.evaluation.gate import (
 from timbreflow.inference.vocoding import identity, vocoder_beside
 from timbreflow.models.catalogue import GATED, KnownModel, is_bundle, known_model
 from timbreflow.tracking.connection import clear_errors, connect, has_store
-from timbreflow.tracking.registry import CHALLENGER, CHAMPION, alias_version, bundle_folder, figures_of
+from timbreflow.tracking.registry import CHALLENGER, CHAMPION, alias_version, bundle_folder, figures_of, found_or_none
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
 
 PREVIOUS_TAG = "previous_champion"
-
-Evaluate = Callable[[KnownModel, Path], Mapping[str, Any]]
-"""Evaluates the bundle in a folder on today's test set: metrics in the shape of results/evaluate/metrics.json."""
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """How a challenge went.
+    """Result of a promotion.
 
     Args:
         registered: name in the registry.
         version: the challenger's number.
-        opponent: whom it was held against, in words.
+        opponent: with what it was compared, in words.
         decision: the gate's checks.
     """
 
@@ -69,21 +66,14 @@ class Promotion:
         return "\n".join([f"{self.registered} version {self.version} against {self.opponent}", *lines, verdict])
 
 
-@dataclass(frozen=True)
-class _Opponent:
-    description: str
-    folder: Path | None
-    metrics: Mapping[str, Any]
-
-
 @clear_errors
-def promote(name: str, gate: GateConfig, *, root: Path, evaluate: Evaluate | None = None) -> Promotion:
-    """Hold the challenger against the champion, else the released model, else absolute limits.
+def promote(name: str, gate: GateConfig, *, root: Path, evaluate: Evaluate) -> Promotion:
+    """Compare the challenger with the champion, else the released model, else absolute limits.
 
     A challenger that passes becomes the champion.
 
     Args:
-        name: "vqvae", "glow" or their registered names.
+        name: a gated model, or its name in the registry.
         gate: criteria, from params.yaml.
         root: the checkout.
         evaluate: evaluates a bundle again where two were not measured by the same code on the same clips.
@@ -107,24 +97,41 @@ def promote(name: str, gate: GateConfig, *, root: Path, evaluate: Evaluate | Non
         raise TimbreflowError(
             f"Version {champion.version} of {model.registered} is the champion already; train another challenger first."
         )
-    opponent = _opponent(client, model, champion, root)
-    figures, weights = figures_of(challenger), _identity(bundle_folder(client, challenger))
-    require_measured(figures, model.name, weights, f"Version {challenger.version} of {model.registered}")
-    if opponent.folder is not None and _identity(opponent.folder) == weights:
-        opponent = replace(opponent, description=f"{opponent.description}, the same weights", metrics=figures)
-    if opponent.folder is None:
-        decision = decide(row(figures, model.name, gate), None, gate)
+    title = f"Version {challenger.version} of {model.registered}"
+    folder = bundle_folder(challenger)
+    figures: Mapping[str, Any] = figures_of(challenger)
+    require_measured(figures, model.name, _identity(folder), title)
+    released = root / "released" / model.name
+    if champion is not None:
+        opponent, against = f"the champion, version {champion.version}", bundle_folder(champion)
+    elif is_bundle(released):
+        opponent, against = f"the released model ({released})", released
     else:
-        if not comparable(figures, opponent.metrics):
-            figures, opponent = _measure_again(client, model, challenger, opponent, figures, evaluate)
-        decision = decide(row(figures, model.name, gate), row(opponent.metrics, model.name, gate), gate)
+        opponent, against = "the absolute limits of params.yaml (there is no champion and no released model)", None
+    others: Mapping[str, Any] | None = None
+    if against is not None:
+        others = figures_of(champion) if champion is not None else {}
+        weights = _identity(against)
+        if weights == _identity(folder):
+            opponent, others = f"{opponent}, the same weights", figures
+        if not of_these_weights(others, model.name, weights) or not comparable(figures, others):
+            opponent, others = f"{opponent}, evaluated again", evaluate(model, against)
+        if not comparable(figures, others):
+            figures = evaluate(model, folder)
+        if not comparable(figures, others):
+            raise TimbreflowError(
+                f"{title} and {opponent} still differ in metric code or test clips; run `dvc repro evaluate` and try "
+                "again."
+            )
+    limits = None if others is None else row(others, model.name, gate)
+    decision = decide(row(figures, model.name, gate), limits, gate)
     if decision.passed:
-        # The note comes first: without it a crash between the two calls would leave a champion that cannot go back.
+        # The tag comes first: without it a crash between the two calls would leave a champion that cannot go back.
         client.set_model_version_tag(
             model.registered, str(challenger.version), PREVIOUS_TAG, str(champion.version) if champion else ""
         )
         client.set_registered_model_alias(model.registered, CHAMPION, str(challenger.version))
-    return Promotion(model.registered, str(challenger.version), opponent.description, decision)
+    return Promotion(model.registered, str(challenger.version), opponent, decision)
 
 
 @clear_errors
@@ -134,8 +141,6 @@ def rollback(name: str, *, root: Path) -> str:
     Raises:
         TimbreflowError: there is no champion, or none before it.
     """
-    from mlflow.exceptions import MlflowException
-
     model = known_model(name, GATED)
     client = _client(model, root)
     champion = alias_version(client, model.registered, CHAMPION)
@@ -146,14 +151,13 @@ def rollback(name: str, *, root: Path) -> str:
         raise TimbreflowError(
             f"Version {champion.version} of {model.registered} is its first champion: there is none to go back to."
         )
-    try:
-        found = client.get_model_version(model.registered, previous)
-    except MlflowException as error:
+    found = found_or_none(client.get_model_version, model.registered, previous)
+    if found is None:
         raise TimbreflowError(
             f"Version {previous} of {model.registered}, the champion before, was deleted; "
             "set the alias champion by hand in the MLflow page (`make ui`)."
-        ) from error
-    if any(found.tags.get(name) != digest for name, digest in _identity(bundle_folder(client, found)).items()):
+        )
+    if any(found.tags.get(name) != digest for name, digest in _identity(bundle_folder(found)).items()):
         raise TimbreflowError(
             f"The files of version {previous} of {model.registered}, the champion before, were changed since they were "
             "registered; promote another version."
@@ -168,42 +172,5 @@ def _client(model: KnownModel, root: Path) -> "MlflowClient":
     return connect(root)
 
 
-def _opponent(client: "MlflowClient", model: KnownModel, champion: "ModelVersion | None", root: Path) -> _Opponent:
-    """Whom to beat; without figures, so that it is measured again, where there are none of these very weights."""
-    released = root / "released" / model.name
-    if champion is not None:
-        folder, figures = bundle_folder(client, champion), figures_of(champion)
-        known = of_these_weights(figures, model.name, _identity(folder))
-        return _Opponent(f"the champion, version {champion.version}", folder, figures if known else {})
-    if is_bundle(released):
-        return _Opponent(f"the released model ({released})", released, {})
-    return _Opponent("the absolute limits of params.yaml (there is no champion and no released model)", None, {})
-
-
 def _identity(folder: Path) -> dict[str, str]:
     return identity(folder, vocoder_beside(folder))
-
-
-def _measure_again(  # noqa: PLR0917
-    client: "MlflowClient",
-    model: KnownModel,
-    challenger: "ModelVersion",
-    opponent: _Opponent,
-    figures: Mapping[str, Any],
-    evaluate: Evaluate | None,
-) -> tuple[dict[str, Any], _Opponent]:
-    """Evaluate the opponent as of today, and the challenger too where it also was measured by other code or clips."""
-    if evaluate is None or opponent.folder is None:
-        raise TimbreflowError(
-            f"Version {challenger.version} of {model.registered} and {opponent.description} were measured on other "
-            "clips or by other metric code; evaluate both again with `dvc repro evaluate` and promote in the project."
-        )
-    opponent = _Opponent(f"{opponent.description}, evaluated again", opponent.folder, evaluate(model, opponent.folder))
-    if not comparable(figures, opponent.metrics):
-        figures = evaluate(model, bundle_folder(client, challenger))
-    if not comparable(figures, opponent.metrics):
-        raise TimbreflowError(
-            f"Version {challenger.version} of {model.registered} and {opponent.description} still differ in metric "
-            "code or test clips; run `dvc repro evaluate` and try again."
-        )
-    return dict(figures), opponent

@@ -61,10 +61,10 @@ class Run:
         self._flushed = time.monotonic()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Note values of a step; they reach MLflow within some seconds, at the latest when the run ends.
+        """Log values of a step; they reach MLflow within seconds, at the latest when the run ends.
 
         A store that does not answer (a locked database, a server that restarts) must not end a training: the values
-        wait for the next call.
+        are sent again at the next call.
         """
         from mlflow.entities import Metric
 
@@ -78,38 +78,29 @@ class Run:
                 logger.warning("MLflow did not take %d values (%s); trying again.", len(self._waiting), error)
 
     def flush(self) -> None:
-        """Send what waits."""
+        """Send the values that were not sent yet."""
         while self._waiting:
             batch = self._waiting[:FLUSH_VALUES]
             self._client.log_batch(self.run_id, metrics=batch)
             del self._waiting[: len(batch)]
         self._flushed = time.monotonic()
 
-    def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Keep a copy of a file, or of a folder, with the run."""
-        if Path(path).is_dir():
-            self._client.log_artifacts(self.run_id, str(path), artifact_path=folder or Path(path).name)
-        else:
-            self._client.log_artifact(self.run_id, str(path), artifact_path=folder)
+    def artifact(self, path: Path) -> None:
+        """Keep a copy of a file with the run."""
+        self._client.log_artifact(self.run_id, str(path))
 
-    def dataset(self, name: str, digest: str, *, source: str = "", context: str = "training") -> None:
+    def dataset(self, name: str, digest: str) -> None:
         """Say which data the run used.
 
         Args:
             name: such as "data/mels".
-            digest: DVC's md5 of it, or any other that names its content (at most 36 characters are kept).
-            source: where it comes from.
-            context: "training", "validation" or "evaluation".
+            digest: a hash of its content; at most 36 characters are kept.
         """
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        dataset = Dataset(
-            name=name,
-            digest=digest[:36],
-            source_type="dvc",
-            source=json.dumps({"path": source or name, "digest": digest}),
-        )
-        tag = InputTag(key="mlflow.data.context", value=context)
+        source = json.dumps({"path": name, "digest": digest})
+        dataset = Dataset(name=name, digest=digest[:36], source_type="dvc", source=source)
+        tag = InputTag(key="mlflow.data.context", value="training")
         self._client.log_inputs(self.run_id, datasets=[DatasetInput(dataset=dataset, tags=[tag])])
 
     def write_run_json(self, path: Path) -> None:
@@ -117,7 +108,7 @@ class Run:
         write_json(path, {"run_id": self.run_id, "experiment": EXPERIMENT})
 
     def log_params(self, params: Mapping[str, str]) -> None:
-        """Note settings of the run, or what was decided by them."""
+        """Log settings of the run, or facts that follow from them."""
         from mlflow.entities import Param
 
         entries = [Param(name, value[:LONGEST_PARAM]) for name, value in params.items()]
@@ -141,7 +132,7 @@ def open_run(stage: str, params: object, *, root: Path, tags: Mapping[str, str] 
     Raises:
         TimbreflowError: MLflow cannot be reached.
     """
-    run = _start(stage, params, root, dict(tags or {}))
+    run = _start(stage, params, root, tags or {})
     status = "FAILED"
     try:
         yield run
@@ -153,21 +144,20 @@ def open_run(stage: str, params: object, *, root: Path, tags: Mapping[str, str] 
         try:
             _finish(run, status)
         except TimbreflowError as error:
-            # What stopped the stage matters more than a store that cannot be told of it.
+            # The error that stopped the stage must not be hidden by one of the store.
             if status == "FINISHED":
                 raise
             logger.warning("%s", error)
 
 
 @clear_errors
-def _start(stage: str, params: object, root: Path, tags: dict[str, str]) -> Run:
-    client = connect(root)
+def _start(stage: str, params: object, root: Path, tags: Mapping[str, str]) -> Run:
+    client, origin = connect(root), lineage(root)
+    # MLflow's page shows the commit under a name of its own.
+    commit = {"mlflow.source.git.commit": origin["git_commit"]} if "git_commit" in origin else {}
+    source = {"stage": stage, "mlflow.source.type": "LOCAL", "mlflow.source.name": f"flows.{stage}"}
     created = client.create_run(
-        experiment_id(client, root),
-        run_name=stage,
-        tags={"stage": stage, "mlflow.source.type": "LOCAL", "mlflow.source.name": f"flows.{stage}"}
-        | _git_tag(lineage(root))
-        | tags,
+        experiment_id(client, root), run_name=stage, tags={**source, **origin, **commit, **tags}
     )
     run = Run(client, created.info.run_id)
     run.log_params(flatten(params))
@@ -180,11 +170,6 @@ def _finish(run: Run, status: str) -> None:
         run.flush()
     finally:
         run._client.set_terminated(run.run_id, status=status)
-
-
-def _git_tag(tags: dict[str, str]) -> dict[str, str]:
-    """MLflow's page shows the commit under a name of its own."""
-    return tags | ({"mlflow.source.git.commit": tags["git_commit"]} if "git_commit" in tags else {})
 
 
 def _nested(value: object) -> bool:
