@@ -163,8 +163,8 @@ class TimbreTransfer:
             fit_style: gradient steps that fit the style tokens to the style first, 0 for none; flows only.
 
         Returns:
-            float32 of the content's shape, rate, length and level; what would be beyond full scale is bent below it. The
-            models are mono: all channels are the same.
+            float32 of the content's shape, rate, length and level; what would be beyond full scale is bent below it.
+            The models are mono: all channels are the same.
 
         Raises:
             TimbreflowError: a sound is silent, NaN, too short or of another shape or type, an option means nothing, or
