@@ -186,7 +186,7 @@ def triple_positions(clips: pd.DataFrame, split: str) -> pd.DataFrame:
 
 
 def all_triple_positions(clips: pd.DataFrame, split: str) -> pd.DataFrame:
-    """All triples of a split: as `triple_positions`, but four of each triple_id where a counterpart closes the square.
+    """All triples of a split: as `triple_positions`, but four of each triple_id where there is a fourth clip.
 
     The ids of the four triples of a square end in /0 to /3. In a pair of clips of one recording the target is the
     content too.

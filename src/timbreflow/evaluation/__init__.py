@@ -1,1 +1,1 @@
-"""Metrics, systems under test, statistics, the promotion gate and the report."""
+"""Systems under test, the per-clip table and its figures, baselines and the promotion gate."""

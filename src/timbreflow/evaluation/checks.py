@@ -1,7 +1,7 @@
-"""What a transfer model must show before anybody is given it: pure functions, models and arrays in, figures out.
+"""Checks of a transfer model before its release: pure functions, models and arrays in, figures out.
 
 Three questions: does the style, and only the style, decide the timbre; is the content code, or the flow's z, free of
-timbre; is the flow a flow. The tests of the released weights say which answers are good enough.
+timbre; is the flow invertible, with the right determinant. The tests of the released weights have the limits.
 """
 
 import copy
@@ -124,7 +124,7 @@ def pooled(features: Tensor) -> NDArray[np.float64]:
 
 
 def probe_accuracy(features: ArrayLike, labels: ArrayLike, groups: ArrayLike, *, seed: int = 0) -> float:
-    """How well a linear probe tells the label of clips that it has not seen.
+    """Accuracy of a linear probe for the label of unseen clips.
 
     Ridge regression onto one-hot labels, its strength chosen on folds of the training part (so that a probe of many
     dimensions is as fair as one of few), cross-validated in five folds that never part a group.
@@ -136,7 +136,7 @@ def probe_accuracy(features: ArrayLike, labels: ArrayLike, groups: ArrayLike, *,
         seed: of the folds.
 
     Returns:
-        Share of clips whose label was told.
+        Share of clips whose label was predicted.
 
     Raises:
         TimbreflowError: fewer than five groups, or the lengths differ.

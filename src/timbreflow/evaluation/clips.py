@@ -27,7 +27,7 @@ class TripleBatch:
         style: [B, N] float32.
         target: [B, N] float32.
         notes: [B] the notes that sound in content and target.
-        descriptions: [B] what is heard, for people: "Oboe to Marimba", by the General MIDI names of the
+        descriptions: [B] the instruments, for people: "Oboe to Marimba", by the General MIDI names of the
             first layers.
         families: [B] General MIDI family of the target; None where it is layered or plays no General MIDI program.
     """

@@ -1,4 +1,4 @@
-"""What the evaluate stage is asked to do: section `evaluate` of params.yaml."""
+"""Settings of the stage evaluate: section `evaluate` of params.yaml."""
 
 import math
 from dataclasses import dataclass

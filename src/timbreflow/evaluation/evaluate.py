@@ -1,6 +1,6 @@
-"""From test clips and systems to the per-clip table: all measuring is done here, and nothing is said of it.
+"""From test clips and systems to the per-clip table: all measuring is done here.
 
-Used by the DVC stage, the frozen test sets and the ablations; `summary.summarize` makes figures of the table.
+Used by the DVC stage, the frozen test sets and the ablations; `summary.summarize` computes figures from the table.
 """
 
 import time
@@ -123,7 +123,7 @@ def evaluate(
     onset_tolerance: float = TOLERANCE,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
-    """Play every triple to every system, batch by batch, so that memory does not grow with the set.
+    """Run every system on every triple, batch by batch, so that memory does not grow with the set.
 
     Args:
         sets: test sets.
@@ -159,7 +159,7 @@ def evaluate(
                 ids = {"triple_ids": batch.triple_ids} if getattr(system, "by_id", False) else {}
                 seed = batch_seed(config.seed, clips.split, number)
                 outputs[name] = _transfer(name, system, inputs, device, seed, **ids)
-                if not ids:  # systems by id read sound that was made elsewhere: their time says nothing
+                if not ids:  # systems by id read sound that was made elsewhere: their time has no meaning
                     seconds[name] += time.perf_counter() - start
                 own[name] = features(outputs[name])
             for index, triple in enumerate(batch.triple_ids):

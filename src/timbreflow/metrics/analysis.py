@@ -1,4 +1,4 @@
-"""What is computed once for every recording: metrics then compare these features instead of sound."""
+"""Features that are computed once for each recording and compared by the metrics."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class Analysis:
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of a target without listening to it.
+    """What is known of a target without analysing its sound.
 
     Args:
         notes: the notes that sound in content and target.

@@ -1,8 +1,8 @@
 """Style-family accuracy: whether an output still sounds like the family of instruments that its style belongs to.
 
-Higher is better. A classifier of the sixteen General MIDI families hears each output; it counts as right where it names
-the family of the target's program. The classifier errs on real renders too, so its accuracy on the true targets stands
-beside every figure and is their ceiling.
+Higher is better. A classifier of the sixteen General MIDI families names the family of each output; it is right
+where that is the family of the target's program. The classifier errs on real renders too, so its accuracy on the true
+targets stands beside every figure and is their ceiling.
 
 Conventions:
     The input is `timbre.mfcc_statistics` [24] of sound at 16 kHz: the numbers of the MFCC distance, and

@@ -1,9 +1,9 @@
-"""Gaps: how much of the way a system went, and how much it loses on instruments that it never heard.
+"""Gaps: how much of the way a system went, and how much it loses on instruments that it was not trained on.
 
 Metrics:
     * :func:`gap_closed` = (d(content) - d(system)) / (d(content) - d(oracle)). 0: no nearer to the target than the
       untouched content; 1: as near as the target's own spectrogram through the same inversion; below 0: worse than
-      doing nothing. The oracle takes the cost of inversion out of the judgement of a model.
+      doing nothing. With the oracle as the end of the scale, the cost of inversion does not count against a model.
     * :func:`generalisation_gap` = (unseen - seen) / seen of a distance; 0: unseen timbres are no harder.
 """
 

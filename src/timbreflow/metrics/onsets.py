@@ -1,7 +1,7 @@
-"""Note onset F1 and note score: whether the true notes can still be heard.
+"""Note onset F1 and note score: whether the true notes are still there.
 
-Higher is better. The notes behind every clip are known here, so the transcription of a system's output is held
-against the truth instead of against another transcription.
+Higher is better. The notes behind every clip are known here, so the transcription of a system's output is
+compared with them, not with another transcription.
 
 Conventions:
     mir_eval's note transcription with a tolerance of 50 ms on the onset and half a semitone on the pitch; offsets

@@ -1,6 +1,6 @@
 """Pitch distance: whether two recordings sound the same notes at the same time.
 
-Lower is better. The notes come from a transcriber that hears some instruments better than others, so copying the
+Lower is better. The notes come from a transcriber that is better on some instruments than on others, so copying the
 content exactly does not score 0 against the target: read it together with the note onset F1 (`onsets.py`).
 
 Conventions:

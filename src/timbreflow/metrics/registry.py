@@ -49,7 +49,7 @@ class Metric:
         measure: figure of one output; None for figures of sets.
         columns: (system or `OWN`, column) whose means `statistic` takes; by default the metric's own column.
         statistic: from the means to the figure.
-        optional: there are clips that it says nothing of (NaN), which are left out.
+        optional: it is NaN for some clips, which are left out.
     """
 
     name: str
@@ -127,8 +127,8 @@ DISTANCES = (
         "timbre",
         "lower",
         3,
-        "How differently a network that was trained to tell instruments apart hears the output and the target; 0 is "
-        "the same instrument, 1 is unrelated.",
+        "Distance between output and target in a network that was trained to distinguish instruments; 0 is the same "
+        "instrument, 1 is unrelated.",
         group="distance",
         measure=lambda estimate, target, truth: cosine_distance(estimate.embedding, target.embedding),
     ),
@@ -147,8 +147,8 @@ DISTANCES = (
         "pitch",
         "lower",
         3,
-        "Share of sounding pitches on which transcriptions of output and target disagree. The transcriber hears some "
-        "instruments better than others, so even the content scores above 0.",
+        "Share of sounding pitches on which transcriptions of output and target disagree. The transcriber is "
+        "better on some instruments than on others, so even the content scores above 0.",
         group="distance",
         measure=lambda estimate, target, truth: pitch_distance(estimate.notes, target.notes, duration=target.duration),
     ),
@@ -189,8 +189,8 @@ METRICS = (
         "Fréchet",
         "lower",
         3,
-        "Distance between all outputs and all targets taken as two clouds of timbre embeddings; it also sees a lack of "
-        "variety.",
+        "Distance between all outputs and all targets taken as two clouds of timbre embeddings; it also rises "
+        "where variety is missing.",
     ),
     Metric(
         "family",
@@ -220,7 +220,7 @@ PER_CLIP = tuple(metric for metric in METRICS if metric.measure)
 """Metrics that are columns of the per-clip table."""
 
 CEILINGS = {"onset_f1": ("content", "target"), "family": ("target",)}
-"""Metrics that are also measured on true recordings, since no system can be asked for more."""
+"""Metrics that are also measured on true recordings, as the best that a system can reach."""
 CEILING_COLUMNS = tuple(f"{name}_{role}" for name, roles in CEILINGS.items() for role in roles)
 
 

@@ -1,8 +1,8 @@
-"""What every metric asks of a signal before it measures it.
+"""Checks and scaling of signals that all metrics share.
 
 Conventions:
-    Metrics take mono signals `[N]` float32 or float64 at 16 kHz and judge sound apart from its loudness: both
-    signals are scaled to unit RMS first. Silence has no level, so it stays what it is.
+    Metrics take mono signals `[N]` float32 or float64 at 16 kHz and ignore loudness: both
+    signals are scaled to unit RMS first. Silence stays as it is.
 """
 
 from functools import cache

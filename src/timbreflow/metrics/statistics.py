@@ -1,8 +1,8 @@
-"""Means with their uncertainty: percentile bootstrap over clips, paired where systems heard the same clips.
+"""Means with their uncertainty: percentile bootstrap over clips, paired where systems have the same clips.
 
 Conventions:
-    Intervals are 95 % percentile intervals from a seeded bootstrap. A clip is the unit that is drawn. A set of one
-    clip has no spread that could be seen: its interval is the value itself.
+    Intervals are 95 % percentile intervals from a seeded bootstrap. Clips are drawn, not frames. A set of one
+    clip has no spread: its interval is the value itself.
 
 Reference: Efron and Tibshirani, *An Introduction to the Bootstrap*, 1993.
 """
@@ -67,7 +67,7 @@ def mean_interval(values: ArrayLike, *, samples: int, seed: int) -> Interval:
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike, *, samples: int, seed: int) -> Interval:
-    """Mean of `first - second` [n] over the same clips; an interval without 0 is a difference worth the name."""
+    """Mean of `first - second` [n] over the same clips; an interval without 0 is a significant difference."""
     return bootstrap([first, second], lambda a, b: a - b, samples=samples, seed=seed)
 
 

@@ -1,4 +1,4 @@
-"""Notes from sound: the transcriber that the pitch distance and the note onset F1 listen with.
+"""Notes from sound: the transcriber of the pitch distance and the note onset F1.
 
 The network is Basic Pitch's ONNX file, which comes with the `basic-pitch` package. Importing that package would need
 TensorFlow and resampy, so the file is only located, and the two steps around the network are written here.
@@ -45,7 +45,7 @@ GAP_TOLERANCE = 11
 
 @dataclass(frozen=True)
 class Posteriorgrams:
-    """What the network heard in one recording.
+    """What the network found in one recording.
 
     Args:
         note: [T, 88] probability that a pitch sounds.

@@ -1,7 +1,7 @@
 """What an effect is set to: ranges of the parameters, and the coarse settings by which effects are held out.
 
 A *setting* is an effect's name with the bin of each binned parameter, such as `tremolo/depth=1/rate_hz=3`. Whether a
-setting may be heard in training is decided for the whole bin, so a held-out effect differs audibly from seen ones.
+setting may occur in training is decided for the whole bin, so a held-out effect differs audibly from seen ones.
 """
 
 import itertools

@@ -40,7 +40,7 @@ def charts_of_run(run: str, table: pd.DataFrame) -> list[tuple[str, str]]:
     """
     terms = [column.removeprefix("val_") for column in table.columns if column.startswith("val_")]
     terms += [term for column in table.columns if column.startswith("train_") and (term := column[6:]) not in terms]
-    # A term that was measured both ways tells more than one that was not.
+    # Terms with both a training and a validation curve come first.
     terms.sort(key=lambda term: (term != "loss", -sum(f"{part}_{term}" in table for part in ("train", "val"))))
     charts = []
     for term in terms:

@@ -20,7 +20,7 @@ from timbreflow.reporting.media import audio_uri, spectrogram_uri
 from timbreflow.reporting.published import PUBLISHED
 
 SET_TITLES = {
-    "test": ("Unseen timbres", "Pieces and instruments that no model met in training."),
+    "test": ("Unseen timbres", "Pieces and instruments that no model was trained on."),
     "test_seen": ("Seen timbres", "The same unseen pieces, on instruments drawn as in training."),
 }
 PLAYER_FIGURES = ("lsd", "timbre", "onset_f1")

@@ -16,7 +16,7 @@ NONE = "-"
 
 @dataclass(frozen=True)
 class Table:
-    """All that is said of one test set.
+    """Everything that is reported on one test set.
 
     Args:
         heading: names the set.

@@ -1,4 +1,4 @@
-"""The table of the 2021 paper, to stand beside ours: other data, so shapes must agree and numbers need not."""
+"""The table of the 2021 paper, for comparison: its data differ, so compare the order of rows and not the figures."""
 
 from dataclasses import dataclass
 

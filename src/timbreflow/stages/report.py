@@ -1,4 +1,4 @@
-"""Stage report: what evaluate measured as one page, tables and plots; a change of its look evaluates nothing again."""
+"""Stage report: the results of evaluate as one page, tables and plots, without evaluating anything again."""
 
 from itertools import combinations
 from pathlib import Path

@@ -17,7 +17,7 @@ def ignore_metrics(step: int, values: Mapping[str, float]) -> None:
 class StageResult:
     """Small result of a stage: one sentence, numbers, tables for the Prefect UI, files worth opening.
 
-    `facts` are what the machine decided and no setting says, such as the precision; they become params of MLflow's run.
+    `facts` are what was decided on this machine, such as the precision; they become params of MLflow's run.
     """
 
     summary: str

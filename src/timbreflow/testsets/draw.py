@@ -239,7 +239,7 @@ def _render(
 
 
 def _require_audible_onsets(clips: Sequence[DrawnClip]) -> float:
-    """Mean onset F1 of the targets, at least MIN_ONSET_F1: below it, onset scores do not tell systems apart."""
+    """Mean onset F1 of the targets, at least MIN_ONSET_F1: below it, onset scores do not distinguish systems."""
     targets = [drawn for drawn in clips if drawn.recipe.role == "target"]
     heard = Transcriber().transcribe([drawn.clip.audio for drawn in targets], SAMPLE_RATE)
     scores = [onset_f1(h, t.notes, tolerance=ONSET_TOLERANCE) for h, t in zip(heard, targets, strict=True)]

@@ -21,7 +21,7 @@ Say = Callable[[str], None]
 
 
 def locate(name: str, layout: Layout, *, say: Say) -> Path:
-    """Path of a SoundFont file or of a folder of recordings; one that is missing is fetched, and `say` told.
+    """Path of a SoundFont file or of a folder of recordings; one that is missing is fetched.
 
     Args:
         name: stem of a SoundFont, or of an entry of `sampler.INSTRUMENTS`.

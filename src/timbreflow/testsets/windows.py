@@ -1,4 +1,4 @@
-"""Windows of 8 s cut from test pieces, and the deck that deals them out to triples."""
+"""Windows of 8 s cut from test pieces, and the order in which triples take them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -87,10 +87,10 @@ def make_window(tables: NoteTables, segment: Segment) -> Window | None:
 
 
 class Deck:
-    """Windows in an order that takes one of each piece in turn, so that no long piece fills a set; each is dealt once.
+    """Windows in an order that takes one of each piece in turn, so that no long piece fills a set; each is taken once.
 
     Args:
-        windows: to deal.
+        windows: to order.
         seed_parts: hashed for the order.
     """
 

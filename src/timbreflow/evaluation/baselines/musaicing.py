@@ -2,7 +2,7 @@
 
 Conventions:
     V [F, T] is the content's magnitude spectrogram, W [F, S] the style's; frames are those of the pipeline. Only the
-    activations H [S, T] are sought, so every sound that comes out was heard in the style.
+    activations H [S, T] are optimised, so the output consists of sounds of the style alone.
 
 In each of L iterations, with l from 1 to L (equations 3 to 7 of the paper):
     1. Repetition: what is not the greatest within `repetition` frames on either side of its row is multiplied by
@@ -12,7 +12,7 @@ In each of L iterations, with l from 1 to L (equations 3 to 7 of the paper):
        another as they did in the style.
     4. One multiplicative update of H under the Kullback-Leibler divergence (Lee and Seung 2001).
 
-The complex frames of the style are then added up as H says, inverted, and brought to the content's loudness.
+The complex frames of the style are then added up with the weights H, inverted, and brought to the content's loudness.
 
 Deviations from the reference:
     * The style is taken at its own pitch: the paper transposes the source to all semitones where pitches must be met,

@@ -1,11 +1,11 @@
-"""Transcribe and re-render: the content's notes, as a transcriber hears them, played by the nearest training patch.
+"""Transcribe and re-render: the content's notes, as a transcriber finds them, played by the nearest training patch.
 
 The first thing that an expert would ask for: whoever has the notes and a good instrument needs no transfer.
 
 Conventions:
-    Notes come from Basic Pitch (`evaluation/transcription.py`), the transcriber that the metrics listen with: the row
-    is favoured there, never held back. The patch is chosen by mean and deviation of MFCC 2-13 in two steps. The
-    `candidates` nearest to the style come from a library (`patches.py`); then each of them plays the notes heard in the
+    Notes come from Basic Pitch (`metrics/transcription.py`), the transcriber of the metrics, which can only favour
+    this row. The patch is chosen by mean and deviation of MFCC 2-13 in two steps. The
+    `candidates` nearest to the style come from a library (`patches.py`); then each of them plays the notes found in the
     style, and the one that comes nearest to it is taken, because MFCCs depend on what is played. No effects, no
     layers. The output has the content's loudness.
 """
