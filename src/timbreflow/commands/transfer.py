@@ -17,7 +17,7 @@ app = App()
 
 
 @app.command(
-    help_epilogue="""Which model? On the test sets both are about equal. vqvae is quicker and always the same;
+    help_epilogue="""Which model? On the test sets both are about equal. vqvae is quicker and always gives one sound;
 glow gives variants (--seed, --temperature), preserves more of the playing with --mode convert, and adapts to STYLE with
 --fit-style. Neither is made for drums or mixes of many instruments.
 
@@ -114,8 +114,8 @@ def _find(wanted: str) -> tuple[Path, str]:
         missing = f"needs the pipeline: {PIPELINE}" if root else "needs a checkout of timbreflow with a registry"
         raise TimbreflowError(f"{wanted} {missing}.")
 
+    from timbreflow.inference.catalogue import is_bundle
     from timbreflow.inference.released import released_folder
-    from timbreflow.models.catalogue import is_bundle
 
     if is_bundle(Path(wanted).expanduser()):
         return Path(wanted).expanduser(), f"the model in {wanted}"
