@@ -287,12 +287,15 @@ def _make_data(params: "Params", layout: "Layout") -> None:
     with ProcessPoolExecutor(worker_count(), mp_context=get_context("spawn")) as pool:
         for stage, sections in stages:
             shards = stage.plan(*sections, layout=layout)
-            list(pool.map(partial(stage.run_one, layout=layout), shards, *map(repeat, sections)))
+            done = pool.map(partial(stage.run_one, layout=layout), shards, *map(repeat, sections))
+            for number, _ in enumerate(done, 1):
+                if number * 10 // len(shards) > (number - 1) * 10 // len(shards):
+                    logger.info("%s: %d of %d shards", stage.__name__.rpartition(".")[2], number, len(shards))
             logger.info(stage.finish(*sections, layout=layout).summary)
     del os.environ["OMP_NUM_THREADS"]
     if threads:
         os.environ["OMP_NUM_THREADS"] = threads
-    # The suites of validate_data need Great Expectations, and minutes that are not there.
+    # The suites of validate_data need Great Expectations, and take minutes.
     write_json(passed, {"digest": sha256_file(layout.audio / "manifest.parquet")[:32], "suites": []})
 
 

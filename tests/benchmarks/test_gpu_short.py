@@ -92,6 +92,10 @@ def test_prepare_run_and_join(tmp_path: Path) -> None:
     assert load_bundle(tmp_path / "models" / "glow").training["steps"] == 4
     assert load_bundle(tmp_path / "models" / "vqvae-base").training["steps"] == 4
 
+    done = command(folder / "benchmarks" / "gpu_short.py", "run", "--out", tmp_path / "late", "--minutes", "0")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "stopping vqvae and glow" in (tmp_path / "late" / "log.txt").read_text()
+
     (out / "glow.tar.xz.00").write_bytes((out / "glow.tar.xz.00").read_bytes()[:-1000])
     done = command(SCRIPT, "join", out, tmp_path / "again")
     assert done.returncode == 2 and re.match(r"error: The parts of glow in .* do not fit together", done.stderr)
