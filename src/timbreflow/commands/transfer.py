@@ -114,7 +114,7 @@ def _find(wanted: str) -> tuple[Path, str]:
         missing = f"needs the pipeline: {PIPELINE}" if root else "needs a checkout of timbreflow with a registry"
         raise TimbreflowError(f"{wanted} {missing}.")
 
-    from timbreflow.inference.catalogue import is_bundle
+    from timbreflow.models.catalogue import is_bundle
     from timbreflow.inference.released import released_folder
 
     if is_bundle(Path(wanted).expanduser()):
