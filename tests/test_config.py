@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
-from timbreflow.training.products import begin_with
 from tiny_params import dump, tiny
 
 from timbreflow.commands import house
@@ -15,6 +14,7 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.models.glow.model import Glow
 from timbreflow.models.vocoder import Vocoder
 from timbreflow.models.vqvae import VQVAE
+from timbreflow.training.run import begin_with
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -114,8 +114,8 @@ def _find(wanted: str) -> tuple[Path, str]:
         missing = f"needs the pipeline: {PIPELINE}" if root else "needs a checkout of timbreflow with a registry"
         raise TimbreflowError(f"{wanted} {missing}.")
 
-    from timbreflow.models.catalogue import is_bundle
     from timbreflow.inference.released import released_folder
+    from timbreflow.models.catalogue import is_bundle
 
     if is_bundle(Path(wanted).expanduser()):
         return Path(wanted).expanduser(), f"the model in {wanted}"
