@@ -21,6 +21,7 @@ import sys
 import tarfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from functools import partial
 from itertools import repeat
 from multiprocessing import get_context
@@ -37,11 +38,11 @@ HERE = Path(__file__).resolve().parent
 FOLDER = HERE.parent / ".scratch" / "gpu-short"
 MODELS = ("vqvae", "glow")
 WHEELS = (
-    "annotated-types", "cffi", "einx", "frozendict", "isal", "loguru", "platformdirs", "pycparser", "pydantic",
-    "pydantic-core", "pyfluidsynth", "pySmartDL", "ruamel.yaml", "soundfile", "soxr", "symusic", "torch-einops-utils",
-    "typing-inspection", "vector-quantize-pytorch",
+    "annotated-types", "cffi", "einops", "einx", "frozendict", "isal", "loguru", "platformdirs", "pycparser",
+    "pydantic", "pydantic-core", "pyfluidsynth", "pySmartDL", "ruamel.yaml", "safetensors", "soundfile", "soxr",
+    "symusic", "torch-einops-utils", "tqdm", "typing-extensions", "typing-inspection", "vector-quantize-pytorch",
 )  # fmt: skip
-"""Python packages that a machine with PyTorch usually lacks, in the versions of this environment."""
+"""Python packages that a machine with PyTorch may lack, in the versions of this environment."""
 PLATFORMS = [f"--platform=manylinux{name}_x86_64" for name in ("_2_28", "_2_27", "_2_17", "2014", "1", "_2_5", "_2_34")]
 SYSTEM = (
     "linux-vdso",
@@ -61,9 +62,12 @@ LARGEST = 64 * 2**20
 SECONDS_BETWEEN_PARTS = 90.0
 RESERVE = 45.0
 """Seconds kept for opening the data once more, the last validation and the last parts."""
+STOP_BEFORE = 15.0
+"""Seconds before the deadline at which trainings that still run are asked to end at their next validation."""
 MARGIN = 1.1
 """Steps are taken to last so many times as long as when they were measured: validations and checkpoints come on top."""
 INSIDE = "TIMBREFLOW_GPU_SHORT"
+"""Set once the packed packages can be imported: when the command began, in seconds since the epoch."""
 
 logger = logging.getLogger("timbreflow.gpu_short")
 
@@ -79,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "prepare":
             prepare(options.folder, options.params, wheels=options.wheels)
         elif options.command == "run":
-            run(options.folder, options.out, deadline=time.time() + 60 * options.minutes)
+            run(options.folder, options.out, deadline=float(os.environ[INSIDE]) + 60 * options.minutes)
         else:
             join(options.out, options.models)
     except TimbreflowError as error:
@@ -148,7 +152,7 @@ def _copy_fluidsynth(folder: Path) -> None:
     for path in paths:
         if not Path(path).name.startswith(SYSTEM):
             shutil.copy(path, folder / Path(path).name)
-    # pyfluidsynth asks the linker, which knows no folder of ours, and then looks for this name below HOMEBREW_PREFIX.
+    # pyfluidsynth asks the linker, which does not search this folder, then looks for this name below HOMEBREW_PREFIX.
     shutil.copy(library, folder / "libfluidsynth.dylib")
     shutil.make_archive(str(folder), "xztar", folder)  # a third of the room
     shutil.rmtree(folder)
@@ -162,6 +166,7 @@ def _download(folder: Path) -> None:
 
 def _inside(folder: Path, arguments: list[str]) -> NoReturn:
     """Start again with the packed packages, and those of the packed libraries that the machine lacks."""
+    began = time.time()
     site, wheels = folder / "site", sorted((folder / "wheels").glob("*.whl"))
     if wheels and not site.is_dir():
         install = ["install", "-q", "--no-index", "--no-deps", "--no-compile", "--target", str(site), *map(str, wheels)]
@@ -178,13 +183,13 @@ def _inside(folder: Path, arguments: list[str]) -> NoReturn:
         "HOMEBREW_PREFIX": str(folder),
         "TIMBREFLOW_PRELOAD": "1",
         "PYTHONUNBUFFERED": "1",
-        INSIDE: "1",
+        INSIDE: str(began),
     }
     os.execve(sys.executable, [sys.executable, __file__, *arguments], environment)
 
 
 def _lacking(packed: Path) -> Path:
-    """A folder with those libraries alone that the machine has not: other versions of its own could break programs."""
+    """A folder with only those libraries that the machine lacks: other versions of its own could break programs."""
     chosen = packed / "lacking"
     chosen.mkdir(exist_ok=True)
     while True:
@@ -214,6 +219,7 @@ def run(folder: Path, out: Path, *, deadline: float) -> None:
     from timbreflow.config import load_params
     from timbreflow.errors import TimbreflowError
     from timbreflow.stages.layout import Layout
+    from timbreflow.training.fit import STOP_FILE
 
     out.mkdir(parents=True, exist_ok=True)
     _log_to(out)
@@ -228,19 +234,27 @@ def run(folder: Path, out: Path, *, deadline: float) -> None:
     trainings = {name: context.Process(target=_train, args=(name, folder, deadline, out, barrier)) for name in MODELS}
     for process in trainings.values():
         process.start()
-    while any(process.is_alive() for process in trainings.values()):
-        next(iter(trainings.values())).join(1.0)
+    late = set()
+    while alive := [name for name, process in trainings.items() if process.is_alive()]:
+        trainings[alive[0]].join(1.0)
         if time.monotonic() - began > SECONDS_BETWEEN_PARTS:
             began = time.monotonic()
             try:
                 bring(params, layout, out)
             except (OSError, SafetensorError) as error:  # a checkpoint that was replaced while it was read
                 logger.info("the weights were not written this time (%s)", error)
-        if time.time() > deadline - RESERVE / 3:
+        if time.time() > deadline - STOP_BEFORE:
             for workdir in (folder / ".scratch").glob("train_*/*"):
-                (workdir / "stop").touch()
+                with suppress(OSError):  # a training that has just finished removes its folder
+                    (workdir / STOP_FILE).touch()
+        if time.time() > deadline:
+            logger.info("stopping %s: its best weights so far are kept", " and ".join(alive))
+            late.update(alive)
+            for name in alive:
+                trainings[name].terminate()
+                trainings[name].join()
     bring(params, layout, out)
-    failed = [name for name, process in trainings.items() if process.exitcode]
+    failed = [name for name, process in trainings.items() if process.exitcode and name not in late]
     if failed:
         raise TimbreflowError(f"{' and '.join(failed)} could not be trained; {out / 'log.txt'} says why.")
 
@@ -272,12 +286,15 @@ def _make_data(params: "Params", layout: "Layout") -> None:
     with ProcessPoolExecutor(worker_count(), mp_context=get_context("spawn")) as pool:
         for stage, sections in stages:
             shards = stage.plan(*sections, layout=layout)
-            list(pool.map(partial(stage.run_one, layout=layout), shards, *map(repeat, sections)))
+            done = pool.map(partial(stage.run_one, layout=layout), shards, *map(repeat, sections))
+            for number, _ in enumerate(done, 1):
+                if number * 10 // len(shards) > (number - 1) * 10 // len(shards):
+                    logger.info("%s: %d of %d shards", stage.__name__.rpartition(".")[2], number, len(shards))
             logger.info(stage.finish(*sections, layout=layout).summary)
     del os.environ["OMP_NUM_THREADS"]
     if threads:
         os.environ["OMP_NUM_THREADS"] = threads
-    # The suites of validate_data need Great Expectations, and minutes that are not there.
+    # The suites of validate_data need Great Expectations, and take minutes.
     write_json(passed, {"digest": sha256_file(layout.audio / "manifest.parquet")[:32], "suites": []})
 
 
@@ -295,13 +312,14 @@ def _train(name: str, folder: Path, deadline: float, out: Path, barrier: "Barrie
 
     _log_to(out)
     params, layout = load_params(folder / "params.yaml"), Layout(folder)
-    barrier.wait()
+    barrier.wait(timeout=120.0)  # the other training may have failed
     device = resolve_device()
     counts = argparse.Namespace(steps=30 if device.type == "cuda" else 2, repeats=3)
-    pace = 1 / measure(name, params, layout, device, counts)["steps_per_second"]["with_loading"]
+    measured = measure(name, params, layout, device, counts)
+    pace = 1 / measured["steps_per_second"]["with_loading"]
     section: Any = params.train_glow if name == "glow" else params.train_vqvae.base
     steps = max(section.fit.warmup_steps, int((deadline - time.time() - RESERVE) / (pace * MARGIN)))
-    logger.info("%s: %.1f ms a step, so %d steps", name, 1000 * pace, steps)
+    logger.info("%s: %.1f ms a step in %s, so %d steps", name, 1000 * pace, measured["precision"], steps)
     section = dataclasses.replace(section, fit=dataclasses.replace(section.fit, steps=min(steps, section.fit.steps)))
     arguments: dict[str, Any] = {"layout": layout, "log": ignore_metrics}
     if name == "glow":
@@ -319,7 +337,7 @@ def bring(params: "Params", layout: "Layout", out: Path) -> None:
         if not _halve(name, params, layout, half):
             continue
         archive = scratch / f"{name}.tar.xz"
-        # One context for even and one for odd bytes: in half precision one of them holds all that can be told.
+        # One context for even and one for odd bytes: of half-precision numbers, only one of the two is compressible.
         filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "lc": 0, "lp": 1, "pb": 1}]
         with lzma.open(archive, "wb", filters=filters) as packed, tarfile.open(fileobj=packed, mode="w") as tar:
             tar.add(half, arcname=name)

@@ -7,6 +7,7 @@ of this process, data and libraries included. Figures are medians; the last line
 """
 
 import argparse
+import dataclasses
 import json
 import statistics
 import sys
@@ -27,6 +28,7 @@ from timbreflow.models.glow.model import Glow
 from timbreflow.models.vqvae import VQVAE
 from timbreflow.stages.layout import Layout
 from timbreflow.training.data import open_triples
+from timbreflow.training.device import choose_precision, place_batch, place_model
 from timbreflow.training.objectives import GlowObjective, VQVAEObjective
 from timbreflow.training.progress import Stopwatch
 from timbreflow.training.seeding import seed_everything
@@ -76,15 +78,16 @@ def measure(
         options: of the command line.
     """
     section: Any = params.train_vqvae.base if name == "vqvae" else params.train_glow
-    data = open_triples(layout.mels, layout.audio, params.audio, section, kind="log_mel", device=device)
+    config = dataclasses.replace(section.fit, precision=choose_precision(section.fit.precision, device))
+    source = open_triples(layout.mels, layout.audio, params.audio, section, kind="log_mel", device=device)
     seed_everything(section.fit.seed, "model")
     model, objective = _model(name, section)
-    model.to(device)
-    batches = iter(data.batches(0))
-    here = next(batches).to(device)
+    place_model(model, config.precision, device)
+    batches = iter(source.batches(0))
+    here = place_batch(next(batches), config.precision, device)
     if isinstance(objective, GlowObjective):
         objective.initialize(model, here)
-    optimizer = build_optimizer(model, section.fit)
+    optimizer = build_optimizer(model, config)
     ways: dict[str, Iterator[TripleBatch]] = {"in_place": repeat(here), "with_loading": batches}
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     watch = Stopwatch(device)
@@ -93,7 +96,7 @@ def measure(
     def steps(data: Iterator[TripleBatch], n: int) -> None:
         nonlocal done
         for _ in range(n):
-            training_step(model, objective, data, optimizer, section.fit, step=done, device=device, watch=watch)
+            training_step(model, objective, data, optimizer, config, step=done, device=device, watch=watch)
             done += 1
         if device.type == "cuda":
             torch.cuda.synchronize(device)
@@ -107,11 +110,11 @@ def measure(
             steps(way_batches, options.steps)
             seconds[way].append((time.perf_counter() - began) / options.steps)
     median = {way: statistics.median(taken) for way, taken in seconds.items()}
-    examples = section.fit.batch_size * section.fit.grad_accumulation
+    examples = config.batch_size * config.grad_accumulation
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "batch_size": section.fit.batch_size,
-        "precision": section.fit.precision,
+        "batch_size": config.batch_size,
+        "precision": config.precision,
         "steps_per_second": {way: round(1 / taken, 3) for way, taken in median.items()},
         "triples_per_second": {way: round(examples / taken, 2) for way, taken in median.items()},
         "ratio_to_in_place": round(median["in_place"] / median["with_loading"], 3),

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from timbreflow import cli
-from timbreflow.commands import common, transfer
+from timbreflow.commands import common, house, transfer
 
 COMMAND = [sys.executable, "-m", "timbreflow.cli"]
 
@@ -138,6 +138,19 @@ def test_a_transfer_reports_its_progress(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(TimbreTransfer, "load", lambda *_, **__: session)
     transfer.transfer(Path("a.wav"), Path("b.wav"), out=tmp_path / "out.wav")
     assert session.reported
+
+
+def test_status_links_the_report_that_the_stage_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(house, "project_root", lambda: tmp_path)
+    house.status()
+    assert "not made yet" in capsys.readouterr().out
+    page = tmp_path / "results" / "report" / "report.html"
+    page.parent.mkdir(parents=True)
+    page.touch()
+    house.status()
+    assert page.as_uri() in capsys.readouterr().out
 
 
 def test_names_that_are_no_text_are_printed_and_not_a_traceback(tmp_path: Path) -> None:

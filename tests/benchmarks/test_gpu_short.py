@@ -2,11 +2,15 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.tiny_params import dump, tiny
 from timbreflow.config import parse_params, preset_text
@@ -16,6 +20,34 @@ from timbreflow.models.vqvae import VQVAE
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu_short.py"
+MACHINE = ("torch", "torchaudio", "scipy", "pandas", "pyarrow", "numba", "pip")
+LIKE_THE_MACHINE = """
+import ctypes.util, importlib.abc, sys
+
+class Lacking(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name in {names!r}:
+            raise ModuleNotFoundError(f"the GPU machine has no {{name}}", name=name)
+
+sys.meta_path.insert(0, Lacking())
+found = ctypes.util.find_library
+ctypes.util.find_library = lambda name: None if "fluidsynth" in name else found(name)
+"""
+
+
+def lacking_modules() -> set[str]:
+    """Top-level modules of this environment that neither the GPU machine nor the packed wheels have."""
+    there = {canonicalize_name(name) for name in ("timbreflow", *runpy.run_path(str(SCRIPT))["WHEELS"])}
+    asked = {canonicalize_name(name) for name in MACHINE}
+    while asked:
+        there |= asked
+        needs = [Requirement(text) for name in asked for text in metadata.requires(name) or ()]
+        asked = {
+            canonicalize_name(need.name) for need in needs if not need.marker or need.marker.evaluate({"extra": ""})
+        }
+        asked -= there
+    owners = metadata.packages_distributions()
+    return {module for module, names in owners.items() if there.isdisjoint(map(canonicalize_name, names))}
 
 
 def command(script: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -39,11 +71,15 @@ def test_prepare_run_and_join(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "is ready" in done.stdout
 
+    lacking = lacking_modules()
+    assert {"librosa", "mlflow", "sklearn", "requests"} <= lacking and lacking.isdisjoint({"numpy", "tqdm", "torch"})
+    (folder / "site").mkdir()
+    (folder / "site" / "sitecustomize.py").write_text(LIKE_THE_MACHINE.format(names=lacking), encoding="utf-8")
     done = command(folder / "benchmarks" / "gpu_short.py", "run", "--out", out, "--minutes", "30")
     assert done.returncode == 0, done.stderr[-3000:]
     log = (out / "log.txt").read_text()
     assert log.count("all training triples are in the memory of cpu") == 4  # to measure and to train, of two models
-    assert len(re.findall(r"(?:vqvae|glow): [\d.]+ ms a step, so \d+ steps", log)) == 2
+    assert len(re.findall(r"(?:vqvae|glow): [\d.]+ ms a step in (?:bfloat16|float32), so \d+ steps", log)) == 2
     assert sorted(path.name for path in out.iterdir()) == [
         "glow.tar.xz.00",
         "glow.tar.xz.01",
@@ -55,6 +91,10 @@ def test_prepare_run_and_join(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert load_bundle(tmp_path / "models" / "glow").training["steps"] == 4
     assert load_bundle(tmp_path / "models" / "vqvae").training["steps"] == 4
+
+    done = command(folder / "benchmarks" / "gpu_short.py", "run", "--out", tmp_path / "late", "--minutes", "0")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "stopping vqvae and glow" in (tmp_path / "late" / "log.txt").read_text()
 
     (out / "glow.tar.xz.00").write_bytes((out / "glow.tar.xz.00").read_bytes()[:-1000])
     done = command(SCRIPT, "join", out, tmp_path / "again")

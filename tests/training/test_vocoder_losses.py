@@ -84,17 +84,17 @@ def test_each_side_trains_its_own_weights() -> None:
     network = model(VocoderWithDiscriminator)
     assert isinstance(network, VocoderWithDiscriminator)
     features = torch.randn(2, 24, 8)
-    judge, maker = network.discriminator, network.vocoder
-    terms = adversarial_terms(judge, maker(features), sound()[:2])
+    discriminator, maker = network.discriminator, network.vocoder
+    terms = adversarial_terms(discriminator, maker(features), sound()[:2])
     (terms["gan/vocoder"] + terms["gan/feature_matching"]).backward(retain_graph=True)
-    assert all(parameter.grad is None for parameter in judge.parameters())
+    assert all(parameter.grad is None for parameter in discriminator.parameters())
     assert any(bool(parameter.grad.any()) for parameter in maker.parameters() if parameter.grad is not None)
     maker.zero_grad(set_to_none=True)
     terms["gan/discriminator"].backward()
     assert all(parameter.grad is None for parameter in maker.parameters())
     # The last biases stand between a true and a made sound that score alike at first: their gradients cancel.
-    moved = [name for name, weight in judge.named_parameters() if weight.grad is not None and weight.grad.any()]
-    assert len(moved) >= len(list(judge.parameters())) - 3
+    moved = [name for name, weight in discriminator.named_parameters() if weight.grad is not None and weight.grad.any()]
+    assert len(moved) >= len(list(discriminator.parameters())) - 3
 
 
 def test_wrong_weights_are_refused() -> None:

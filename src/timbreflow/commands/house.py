@@ -63,7 +63,7 @@ def status() -> None:
     from timbreflow.stages.layout import Layout
 
     root = project_root()
-    report = Layout(root).results("evaluate") / "report.html"
+    report = Layout(root).results("report") / "report.html"
     print(f"report   {report.as_uri() if report.is_file() else 'not made yet: make run'}")
     for server in SERVERS:
         print(f"{server.name:8} {running_url(server, root) or 'not running: make ui'}")

@@ -1,6 +1,5 @@
 """`timbreflow collect` and `timbreflow corpus`: music, SoundFonts and recordings."""
 
-import sys
 from pathlib import Path
 
 from cyclopts import App
@@ -43,7 +42,7 @@ def collect(*sources: str, out: Path) -> None:
     else:
         report = collect_sources(sources, out, params.collect_midi, corpora=layout.corpora)
     for row in report.tables["rejects"]:
-        print(f"{row['reason']}: {row['files']} files, such as {row['such as']}", file=sys.stderr)
+        say(f"{row['reason']}: {row['files']} files, such as {row['such as']}")
     print(report.summary)
 
 
@@ -87,26 +86,23 @@ def fetch(*names: str, preset: str | None = None) -> None:
     if not wanted:
         raise TimbreflowError("Name at least one source of `timbreflow corpus list`, or a preset.")
     layout = Layout(project_root())
-    missing: dict[str, TimbreflowError] = {}
+    missing = []
     for name in wanted:
         try:
             fetched = fetch_corpus(name, layout.corpora)
         except TimbreflowError as error:
-            missing[name] = error
+            if len(wanted) == 1:
+                raise
+            say(f"{name} is missing: {error}")
+            missing.append(name)
             continue
         print(fetched.message)
         if fetched.path is not None and fetched.path.suffix in (".sf2", ".sf3"):
             font = install_soundfont(fetched.path, layout.soundfonts)
             role = find_corpus(name).role
             print(f"For render_triples.soundfonts: {{name: {font.name}, sha256: {font.sha256}, role: {role}}}")
-    if len(wanted) > 1:
-        for name, problem in missing.items():
-            print(f"{name} is missing: {problem}", file=sys.stderr)
-        if missing:
-            names_missing = ", ".join(missing)
-            raise TimbreflowError(f"{len(missing)} of {len(wanted)} sources could not be fetched: {names_missing}.")
-    for problem in missing.values():
-        raise problem
+    if missing:
+        raise TimbreflowError(f"{len(missing)} of {len(wanted)} sources could not be fetched: {', '.join(missing)}.")
 
 
 def _needs(preset: str) -> list[str]:

@@ -17,7 +17,7 @@ app = App()
 
 
 @app.command(
-    help_epilogue="""Which model? On the test sets both are about equal. vqvae is quicker and always the same;
+    help_epilogue="""Which model? On the test sets both are about equal. vqvae is quicker and always gives one sound;
 glow gives variants (--seed, --temperature), preserves more of the playing with --mode convert, and adapts to STYLE with
 --fit-style. Neither is made for drums or mixes of many instruments.
 

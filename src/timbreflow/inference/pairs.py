@@ -72,7 +72,7 @@ def read_pairs(table: str | Path) -> list[Pair]:
 
 
 def _place(table: Path, name: str) -> Path:
-    """Where a name leads; one that is not UTF-8 is the file's own bytes, or a spreadsheet's letters of Windows-1252."""
+    """The file of a name; one that is not UTF-8 is the file's own bytes, or a spreadsheet's Windows-1252."""
     path = table.parent / Path(name).expanduser()
     if name.isprintable() or path.is_file():
         return path
@@ -81,7 +81,7 @@ def _place(table: Path, name: str) -> Path:
 
 
 def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
-    """Line numbers and cells, whatever a spreadsheet takes for CSV: commas, semicolons, tabs, bars; UTF-8 or UTF-16."""
+    """Line numbers and cells of CSV with commas, semicolons, tabs or bars, in UTF-8 or UTF-16."""
     if not table.is_file():
         raise TimbreflowError(f"{table} is missing; name a CSV file with the columns {', '.join(COLUMNS)}.")
     data = table.read_bytes()

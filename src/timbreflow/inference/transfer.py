@@ -163,8 +163,8 @@ class TimbreTransfer:
             fit_style: gradient steps that fit the style tokens to the style first, 0 for none; flows only.
 
         Returns:
-            float32 of the content's shape, rate, length and level; what would be beyond full scale is bent below it.
-            The models are mono: all channels are the same.
+            float32 of the content's shape, rate, length and level; peaks are bent below full scale. The models are
+            mono: all channels are the same.
 
         Raises:
             TimbreflowError: a sound is silent, NaN, too short or of another shape or type, an option means nothing, or
@@ -322,8 +322,8 @@ class TimbreTransfer:
         notes = list(transfer.notes)
         if n_over:
             notes.append(
-                f"At the content's level {n_over / content.n_samples:.2%} of the samples of {out} would be beyond full "
-                "scale; they are bent below it."
+                f"At the content's level {n_over} of {content.n_samples} samples of {out} would be beyond full scale; "
+                "they are bent below it."
             )
         if content.channels > 1:
             notes.append(f"The models are mono: all {content.channels} channels of {out} hold the same sound.")

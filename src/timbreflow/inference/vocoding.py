@@ -23,11 +23,9 @@ BLOCK_FRAMES = 512
 class VocoderInverter:
     """Sound from raw log-mels by the vocoder, corrected by Griffin-Lim; called as `GriffinLimInverter` is.
 
-    The network knows which partials stand behind a band and how they go on from frame to frame; what it does not get
-    right, its levels above all, Griffin-Lim mends from there in fewer iterations than it needs from drawn phases.
-
-    Long clips go through the network in blocks with as many frames around them as a sample depends on, so memory stays
-    constant and the result is the same as in one pass.
+    The network has learned which partials lie in a band and how their phases continue; a few iterations of Griffin-Lim
+    correct its levels. Long clips go through in blocks with as many frames around them as a sample depends on, so
+    memory stays constant and the result is the same as in one pass.
 
     Args:
         bundle: of kind "vocoder"; its model is moved to the device of the features when it is called.
@@ -50,7 +48,7 @@ class VocoderInverter:
 
         Args:
             features: [B, M, T] raw (not normalised), on any device.
-            seed: has no effect, nothing is drawn; here so that inverters can stand in for each other.
+            seed: has no effect, nothing is drawn; inverters have one signature.
 
         Returns:
             audio [B, N] float32 on the same device, N = T * hop_length.

@@ -57,7 +57,7 @@ def run(
     normalizer, stored = read_statistics(layout.mels)
     if stored != features:
         raise TimbreflowError(
-            f"{layout.mels} was made with other audio settings than those of today; run extract_mels."
+            f"{layout.mels} was made with other audio settings than this training has; run extract_mels."
         )
     _check(config, features)
     length, size, seed = config.crop_frames * features.hop_length, config.fit.batch_size, config.fit.seed

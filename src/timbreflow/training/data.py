@@ -94,7 +94,7 @@ def open_triples(
         return _computed(audio, wanted, config, device, rendering)
     stored = TripleDataset(mels, audio, split="train", pairs=config.pairs)
     if stored.features != wanted:
-        raise TimbreflowError(f"{mels} was made with other audio settings than those of today; run extract_mels.")
+        raise TimbreflowError(f"{mels} was made with other audio settings than this training has; run extract_mels.")
     _require_notes(stored, config)
     held_out = TripleDataset(mels, audio, split="validation", pairs=stored.held_out_pairs)
     chosen = (

@@ -44,9 +44,7 @@ class TripletBatch:
 
     def double(self) -> "TripletBatch":
         """The same batch with features in float64."""
-        return TripletBatch(
-            *(tensor.double() if tensor.is_floating_point() else tensor for tensor in vars(self).values())
-        )
+        return TripletBatch(*(tensor.double() for tensor in vars(self).values()))
 
 
 class Triplets:

@@ -1,12 +1,11 @@
 """Cutting a long signal into overlapping chunks and joining what a model made of them.
 
 Griffin-Lim invents the phases of each chunk anew, so two neighbours play the same notes with different waveforms.
-`OverlapAdder` therefore moves each chunk by at most `max_lag` samples to where it agrees best with its predecessor
-(the idea of SOLA: Roucos and Wilgus, ICASSP 1985; moves do not add up, each is relative to the true position), and
-fades with weights whose power follows the agreement that is left: linear where the two are the same waveform, of equal
-power where they have nothing in common, so that the level neither dips nor swells.
+`overlap_add` therefore moves each chunk by at most `max_lag` samples to where it correlates best with its predecessor
+(SOLA: Roucos and Wilgus, ICASSP 1985; moves do not add up, each is relative to the true position), and cross-fades at
+constant power: linearly where the two are the same waveform, with equal power where they are uncorrelated.
 
-Law: joining the unchanged chunks of a signal gives the signal.
+Joining the unchanged chunks of a signal gives the signal.
 """
 
 from collections.abc import Iterable, Iterator
@@ -79,37 +78,6 @@ def cut(blocks: Iterable[np.ndarray], plan: ChunkPlan) -> Iterator[np.ndarray]:
         yield np.pad(held, (0, plan.length - len(held)))
 
 
-class OverlapAdder:
-    """Joins chunks in the order in which they lie.
-
-    Args:
-        plan: lengths with which the chunks were cut.
-    """
-
-    def __init__(self, plan: ChunkPlan) -> None:
-        self.plan = plan
-        # What the newest chunk holds beyond the samples that are given out: its first `fade` samples meet the next.
-        self._rest: np.ndarray | None = None
-
-    def add(self, chunk: np.ndarray) -> np.ndarray:
-        """Take the next chunk [plan.length] and give the samples [n] that it completes."""
-        plan = self.plan
-        if self._rest is None:
-            head, start, lag = chunk[:0], 0, 0
-        else:
-            tail = self._rest[: plan.fade]
-            lag = best_lag(tail, chunk[plan.margin - plan.max_lag : plan.margin + plan.fade + plan.max_lag])
-            start = plan.margin + lag + plan.fade
-            head = cross_fade(tail, chunk[start - plan.fade : start])
-        stop = plan.hop + plan.margin + lag
-        self._rest = chunk[stop:]
-        return np.concatenate((head, chunk[start:stop]))
-
-    def finish(self) -> np.ndarray:
-        """What the last chunk still holds [n]."""
-        return self._rest if self._rest is not None else np.zeros(0, dtype=np.float32)
-
-
 def overlap_add(chunks: Iterable[np.ndarray], plan: ChunkPlan, n_samples: int) -> Iterator[np.ndarray]:
     """Join chunks into a signal of exactly `n_samples`.
 
@@ -121,14 +89,23 @@ def overlap_add(chunks: Iterable[np.ndarray], plan: ChunkPlan, n_samples: int) -
     Yields:
         [n] parts of the whole.
     """
-    adder = OverlapAdder(plan)
+    # What the newest chunk holds beyond the samples that are given out: its first `fade` samples meet the next.
+    rest: np.ndarray | None = None
     left = n_samples
     for chunk in chunks:
-        part = adder.add(chunk)[:left]
+        head, start, lag = chunk[:0], 0, 0
+        if rest is not None:
+            tail = rest[: plan.fade]
+            lag = best_lag(tail, chunk[plan.margin - plan.max_lag : plan.margin + plan.fade + plan.max_lag])
+            start = plan.margin + lag + plan.fade
+            head = cross_fade(tail, chunk[start - plan.fade : start])
+        stop = plan.hop + plan.margin + lag
+        rest = chunk[stop:]
+        part = np.concatenate((head, chunk[start:stop]))[:left]
         left -= len(part)
         yield part
-    part = adder.finish()[:left]
-    yield np.pad(part, (0, left - len(part)))
+    last = np.zeros(0, dtype=np.float32) if rest is None else rest[:left]
+    yield np.pad(last, (0, left - len(last)))
 
 
 def best_lag(tail: np.ndarray, head: np.ndarray) -> int:

@@ -1,4 +1,4 @@
-"""What stands between generated samples and a file: level, length, room to wait in, and refusals before the work."""
+"""From generated samples to a file: level, length, scratch space, and refusals before the work."""
 
 import math
 import os
@@ -9,12 +9,12 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from timbreflow.audio.files import FORMATS, SUBTYPES, AudioWriter
+from timbreflow.audio.files import FORMATS, AudioWriter
 from timbreflow.errors import TimbreflowError
 from timbreflow.inference.streaming.recordings import BLOCK, LOUDEST_PEAK, Recording
 
 KNEE = 0.8
-"""Peaks above it are bent below `LOUDEST_PEAK`: one odd sample must not make all of a recording quiet."""
+"""Peaks above it are limited to `LOUDEST_PEAK`: one outlier must not make all of a recording quiet."""
 
 
 def output_gain(content: Recording, square_sum: float) -> float:
@@ -109,18 +109,17 @@ def require_writable(out_path: Path, content: Recording) -> None:
     """
     if out_path.exists() and not (out_path.is_file() and os.access(out_path, os.W_OK)):
         raise TimbreflowError(f"{out_path} is write-protected or no plain file; name another output file.")
-    if out_path.suffix.lower() in FORMATS:
-        with tempfile.TemporaryDirectory() as folder:
-            trial = Path(folder) / f"trial{out_path.suffix.lower()}"
-            try:
-                with AudioWriter(trial, content.sample_rate, content.channels, like=content.subtype) as writer:
-                    writer.write(np.zeros((content.channels, 1), dtype=np.float32))
-            except TimbreflowError as error:
-                raise TimbreflowError(
-                    f"{out_path} cannot have the content's {content.channels} channels at {content.sample_rate} Hz; "
-                    "name a .wav file instead."
-                ) from error
-    else:
+    if out_path.suffix.lower() not in FORMATS:
         raise TimbreflowError(
-            f"{out_path} does not end in {', '.join(SUBTYPES)}; name the output file with one of them."
+            f"{out_path} does not end in {', '.join(FORMATS)}; name the output file with one of them."
         )
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Path(folder) / f"trial{out_path.suffix.lower()}"
+        try:
+            with AudioWriter(trial, content.sample_rate, content.channels, like=content.subtype) as writer:
+                writer.write(np.zeros((content.channels, 1), dtype=np.float32))
+        except TimbreflowError as error:
+            raise TimbreflowError(
+                f"{out_path} cannot have the content's {content.channels} channels at {content.sample_rate} Hz; "
+                "name a .wav file instead."
+            ) from error
