@@ -22,14 +22,19 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu_short.py"
 MACHINE = ("torch", "torchaudio", "scipy", "pandas", "pyarrow", "numba", "pip")
 LIKE_THE_MACHINE = """
-import ctypes.util, importlib.abc, sys
+import ctypes.util, sys
 
-class Lacking(importlib.abc.MetaPathFinder):
+class Without:
+    def __init__(self, finder):
+        self._finder = finder
+
+    def __getattr__(self, name):
+        return getattr(self._finder, name)
+
     def find_spec(self, name, path=None, target=None):
-        if name in {names!r}:
-            raise ModuleNotFoundError(f"the GPU machine has no {{name}}", name=name)
+        return None if name in {names!r} else self._finder.find_spec(name, path, target)
 
-sys.meta_path.insert(0, Lacking())
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 found = ctypes.util.find_library
 ctypes.util.find_library = lambda name: None if "fluidsynth" in name else found(name)
 """

@@ -49,9 +49,9 @@ def find_soundfont(spec: SoundFontSpec, folder: Path) -> Path:
         TimbreflowError: the font is missing, or is another file than the one named.
     """
     candidates = [folder / f"{spec.name}{suffix}" for suffix in (".sf2", ".sf3")]
-    if spec.name == BUNDLED:
-        candidates.append(bundled_soundfont())
     path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if path is None and spec.name == BUNDLED:
+        path = bundled_soundfont()
     if path is None:
         raise TimbreflowError(
             f"SoundFont {candidates[0]} (or .sf3, sha256 {spec.sha256}) is missing; "
