@@ -18,6 +18,7 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.evaluation.gate import RegisterConfig
 from timbreflow.files import atomic_file
+from timbreflow.models.bundle import OLD_SETTINGS
 from timbreflow.models.catalogue import GATED
 from timbreflow.notes.collect import CollectConfig
 from timbreflow.rendering.config import RenderConfig
@@ -28,14 +29,10 @@ from timbreflow.validation.config import ValidationConfig
 PRESETS = resources.files("timbreflow") / "presets"
 
 OLD_NAMES = {
-    "bound": "max_log_scale",
+    **OLD_SETTINGS,
     "contrast": "variance_scale",
     "counterparts": "complete_squares",
-    "hidden": "hidden_channels",
     "on_the_fly": "online_triples",
-    "roll_bins": "max_bin_shift",
-    "roll_hint": "pianoroll_channels",
-    "roll_width": "pianoroll_head_width",
 }
 """Former names of parameters, for error messages."""
 

@@ -66,9 +66,7 @@ class FeatureConfig:
         }
         broken = [rule for rule, holds in rules.items() if not holds]
         if broken:
-            raise TimbreflowError(
-                f"The audio section of params.yaml contradicts itself: {'; '.join(broken)}; change it."
-            )
+            raise TimbreflowError(f"The audio section contradicts itself: {'; '.join(broken)}; change it.")
 
     @property
     def n_features(self) -> int:

@@ -41,7 +41,7 @@ class ExtractConfig:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
-            raise TimbreflowError(f"extract_mels.batch_size is {self.batch_size}; set it to 1 or more in params.yaml.")
+            raise TimbreflowError(f"extract_mels.batch_size is {self.batch_size}; set it to 1 or more.")
 
 
 def write_mels(path: Path, features: np.ndarray) -> None:

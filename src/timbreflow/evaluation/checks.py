@@ -152,14 +152,16 @@ def probe_accuracy(features: ArrayLike, labels: ArrayLike, groups: ArrayLike, *,
         inner = folds[train]
         scores = []
         for ridge in _RIDGES:
-            told = [
-                _told(x[train][inner != held], y[train][inner != held], x[train][inner == held], len(classes), ridge)
+            correct = [
+                _predicted(
+                    x[train][inner != held], y[train][inner != held], x[train][inner == held], len(classes), ridge
+                )
                 == y[train][inner == held]
                 for held in np.unique(inner)
             ]
-            scores.append(np.concatenate(told).mean())
+            scores.append(np.concatenate(correct).mean())
         best = _RIDGES[int(np.argmax(scores))]
-        right += int((_told(x[train], y[train], x[test], len(classes), best) == y[test]).sum())
+        right += int((_predicted(x[train], y[train], x[test], len(classes), best) == y[test]).sum())
     return right / len(y)
 
 
@@ -261,7 +263,7 @@ def _folds(groups: NDArray[np.generic], rng: np.random.Generator) -> NDArray[np.
     return np.asarray((rng.permutation(len(names)) % _FOLDS)[members], dtype=np.int64)
 
 
-def _told(
+def _predicted(
     x: NDArray[np.float64], y: NDArray[np.intp], unseen: NDArray[np.float64], n_classes: int, ridge: float
 ) -> NDArray[np.intp]:
     """Labels of unseen clips by ridge regression, in its dual form: there are fewer clips than dimensions."""

@@ -47,17 +47,15 @@ class EvaluationConfig:
             chosen = getattr(self, name)
             if not chosen or not set(chosen) <= set(known) or len(set(chosen)) < len(chosen):
                 raise TimbreflowError(
-                    f"evaluate.{name} is {list(chosen)}; name at least one of {', '.join(known)}, each once, "
-                    "in params.yaml."
+                    f"evaluate.{name} is {list(chosen)}; name at least one of {', '.join(known)}, each once."
                 )
         for name in ("batch_size", "bootstrap_samples", "griffin_lim_iterations"):
             if getattr(self, name) < 1:
-                raise TimbreflowError(f"evaluate.{name} is {getattr(self, name)}; set it to 1 or more in params.yaml.")
+                raise TimbreflowError(f"evaluate.{name} is {getattr(self, name)}; set it to 1 or more.")
         for name in ("max_triples", "temperature", "variance_scale", "seed", "examples", "worst_examples"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise TimbreflowError(f"evaluate.{name} is {getattr(self, name)}; set it to 0 or more in params.yaml.")
+                raise TimbreflowError(f"evaluate.{name} is {getattr(self, name)}; set it to 0 or more.")
         if not 0 <= self.griffin_lim_momentum < 1:
             raise TimbreflowError(
-                f"evaluate.griffin_lim_momentum is {self.griffin_lim_momentum}; set it to at least 0 and below 1 in "
-                "params.yaml."
+                f"evaluate.griffin_lim_momentum is {self.griffin_lim_momentum}; set it to at least 0 and below 1."
             )

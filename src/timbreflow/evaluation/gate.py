@@ -48,9 +48,7 @@ class GateConfig:
     def __post_init__(self) -> None:
         """Refuse a gate that lets everything through."""
         if not self.criteria:
-            raise TimbreflowError(
-                "the gate has no criteria; name at least one below register_models.gate in params.yaml."
-            )
+            raise TimbreflowError("the gate has no criteria; name at least one below register_models.gate.")
 
 
 @dataclass(frozen=True)

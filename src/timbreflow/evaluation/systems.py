@@ -135,7 +135,7 @@ class ModelSystem:
         if bundle.features.sample_rate != context.features.sample_rate:
             raise TimbreflowError(
                 f"the model {name} works at {bundle.features.sample_rate} Hz and the test clips are at "
-                f"{context.features.sample_rate} Hz; train it again with the present audio section of params.yaml."
+                f"{context.features.sample_rate} Hz; train it again with the present audio section."
             )
         self._synthesizer = Synthesizer(
             bundle,

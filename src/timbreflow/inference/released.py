@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.models.catalogue import MODEL_FILES, known_model
+from timbreflow.models.catalogue import is_bundle, known_model
 
 VARIABLE = "TIMBREFLOW_MODELS"
 """Names a folder that holds vqvae/, glow/ and vocoder/, and is looked into alone where it is set."""
@@ -27,7 +27,7 @@ def released_folder(name: str) -> Path:
     given = os.environ.get(VARIABLE)
     folders = [Path(given).expanduser()] if given else [PACKAGE.parents[1] / "released", PACKAGE / "released"]
     for folder in folders:
-        if all((folder / model.name / file).is_file() for file in MODEL_FILES):
+        if is_bundle(folder / model.name):
             return folder / model.name
     raise TimbreflowError(
         f"The weights of {model.name} are not in {' nor in '.join(map(str, folders))}; "

@@ -35,7 +35,7 @@ _KINDS: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "vocoder": (Vocoder, VocoderConfig),
 }
 
-_OLD_SETTINGS = {
+OLD_SETTINGS = {
     "bound": "max_log_scale",
     "hidden": "hidden_channels",
     "roll_bins": "max_bin_shift",
@@ -198,7 +198,7 @@ def _from_format_1(kind: str, settings: Any) -> Any:
     def renamed(values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        return {_OLD_SETTINGS.get(key, key): renamed(value) for key, value in values.items()}
+        return {OLD_SETTINGS.get(key, key): renamed(value) for key, value in values.items()}
 
     def filled(values: Any, added: Mapping[str, Any]) -> Any:
         if not isinstance(values, Mapping):

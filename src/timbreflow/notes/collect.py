@@ -60,10 +60,10 @@ class CollectConfig:
     def __post_init__(self) -> None:
         """Refuse limits that no file could keep."""
         if not self.sources:
-            raise TimbreflowError("collect_midi.sources names no source; list a corpus or a path in params.yaml.")
+            raise TimbreflowError("collect_midi.sources names no source; list a corpus or a path.")
         for name in (*(limit.name for limit in fields(ReadLimits)), "files_per_shard"):
             if not getattr(self, name) > 0:
-                raise TimbreflowError(f"collect_midi.{name} is {getattr(self, name)}; set it above 0 in params.yaml.")
+                raise TimbreflowError(f"collect_midi.{name} is {getattr(self, name)}; set it above 0.")
 
     @property
     def limits(self) -> ReadLimits:

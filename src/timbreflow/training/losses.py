@@ -5,7 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from timbreflow.models.content import ContentCode
+from timbreflow.data.triples import TripleBatch
+from timbreflow.models.glow.model import Glow, GlowOutput
+from timbreflow.models.vqvae import VQVAE, VQVAEOutput
 from timbreflow.parallel import gather
 from timbreflow.training.config import AuxiliaryWeights
 
@@ -18,37 +20,31 @@ SMALLEST = 1e-8
 
 
 def auxiliary_terms(
-    weights: AuxiliaryWeights,
-    content: ContentCode,
-    *,
-    roll: Tensor,
-    target_encoded: Tensor | None,
-    style_tokens: Tensor,
-    target_tokens: Tensor | None,
-    timbre: Tensor,
+    weights: AuxiliaryWeights, model: VQVAE | Glow, batch: TripleBatch, output: VQVAEOutput | GlowOutput
 ) -> dict[str, Tensor]:
-    """The shared terms, unweighted, and "auxiliary": their weighted sum.
+    """The terms that both models share, unweighted, and "auxiliary": their weighted sum.
 
     Args:
-        weights: what each counts.
-        content: codes of the content clips; their perplexity is drawn as a curve only.
-        roll: [B, 128, T] bool, the true notes.
-        target_encoded: [B, D, t] of the targets, before quantisation. None leaves the invariance term out.
-        style_tokens: [B, K, D] of the style clips.
-        target_tokens: [B, K, D] of the targets: the same timbres, other notes. None leaves the contrastive term out.
-        timbre: [B] int64.
+        weights: what each counts; the encoders see the target only for terms that count.
+        model: whose encoders see the target: its notes are the content's, its timbre is the style's.
+        batch: clips, notes and timbres.
+        output: of the model for that batch. The perplexity of its code is drawn as a curve only.
     """
+    content = output.content
     terms = {"vq/commitment_loss": content.commitment_loss, "vq/perplexity": content.perplexity.detach()}
     total = weights.commitment * content.commitment_loss
     if content.pianoroll_logits is not None and weights.roll:
-        terms["roll/bce"] = roll_loss(content.pianoroll_logits, roll, pos_weight=weights.roll_pos_weight)
+        terms["roll/bce"] = roll_loss(content.pianoroll_logits, batch.content_roll, pos_weight=weights.roll_pos_weight)
         total = total + weights.roll * terms["roll/bce"]
-    if target_encoded is not None and weights.invariance:
-        terms["content/invariance"] = invariance_loss(content.encoded, target_encoded)
+    if weights.invariance:
+        terms["content/invariance"] = invariance_loss(content.encoded, model.content_path.encoder(batch.target))
         total = total + weights.invariance * terms["content/invariance"]
-    if target_tokens is not None and weights.contrastive:
+    if weights.contrastive:
         terms["style/contrastive"] = contrastive_loss(
-            style_tokens, target_tokens, timbre, temperature=weights.contrastive_temperature
+            output.style_tokens,
+            model.style_encoder(batch.target),
+            batch.timbre,
+            temperature=weights.contrastive_temperature,
         )
         total = total + weights.contrastive * terms["style/contrastive"]
     return {**terms, "auxiliary": total}

@@ -43,15 +43,7 @@ class VQVAEObjective:
     def _terms(self, model: VQVAE, batch: TripleBatch, output: VQVAEOutput) -> dict[str, Tensor]:
         error = F.l1_loss if self.reconstruction == "l1" else F.mse_loss
         reconstruction = error(output.prediction.float(), batch.target)
-        terms = auxiliary_terms(
-            self.weights,
-            output.content,
-            roll=batch.content_roll,
-            target_encoded=model.content_path.encoder(batch.target) if self.weights.invariance else None,
-            style_tokens=output.style_tokens,
-            target_tokens=model.style_encoder(batch.target) if self.weights.contrastive else None,
-            timbre=batch.timbre,
-        )
+        terms = auxiliary_terms(self.weights, model, batch, output)
         loss = reconstruction + terms.pop("auxiliary")
         return {"loss": loss, "reconstruction": reconstruction, **terms}
 
@@ -116,15 +108,7 @@ class GlowObjective:
 
     def _terms(self, model: Glow, batch: TripleBatch, output: GlowOutput) -> dict[str, Tensor]:
         likelihood = output.likelihood.bits_per_dim.mean()
-        terms = auxiliary_terms(
-            self.weights,
-            output.content,
-            roll=batch.content_roll,
-            target_encoded=model.content_path.encoder(batch.target) if self.weights.invariance else None,
-            style_tokens=output.style_tokens,
-            target_tokens=model.style_encoder(batch.target) if self.weights.contrastive else None,
-            timbre=batch.timbre,
-        )
+        terms = auxiliary_terms(self.weights, model, batch, output)
         return {"loss": likelihood + terms.pop("auxiliary"), "glow/bits_per_dim": likelihood, **terms}
 
 

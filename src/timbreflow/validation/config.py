@@ -30,7 +30,7 @@ class ValidationConfig:
         for field in fields(self):
             value = getattr(self, field.name)
             if "dbfs" not in field.name and not 0 <= value <= 1:
-                raise TimbreflowError(f"validate_data.{field.name} is {value:g} in params.yaml; set it within 0..1.")
+                raise TimbreflowError(f"validate_data.{field.name} is {value:g}; set it within 0..1.")
 
 
 @dataclass(frozen=True)
