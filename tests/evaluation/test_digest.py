@@ -63,7 +63,7 @@ def test_temperature_and_variance_scale_are_no_part_of_the_digest_of_rows_that_d
 
 
 def test_a_renamed_setting_leaves_stored_digests_as_they_were(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("timbreflow.evaluation.scores.network_file", lambda: weights)
+    monkeypatch.setattr("timbreflow.evaluation.digest.network_file", lambda: weights)
     # Made before `contrast` became `variance_scale`.
     assert digest_of_metrics(weights, CONFIG) == "c796c3ffa5ae6ce40133a256e00615aa869885641a35731d4dd4fbb4e9d00971"
 
