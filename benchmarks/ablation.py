@@ -162,7 +162,7 @@ def run(
             "clips": clips,
             "weights_sha256": weights,
             "cpu_seconds": round(cost, 1),
-            "exam": f"{stable_hash(metrics, [sha256_file(place / 'manifest.parquet') for place in sets]):016x}",
+            "evaluation_digest": f"{stable_hash(metrics, [sha256_file(place / 'manifest.parquet') for place in sets]):016x}",
             "temperature": evaluate.temperature,
         }
         json_file, clips_file = out / f"{name}.json", out / "per_clip" / f"{name}.csv"

@@ -12,7 +12,7 @@ from timbreflow.files import atomic_file, read_json
 from timbreflow.metrics.registry import METRICS
 from timbreflow.metrics.statistics import Interval
 
-COMMON = ("steps", "exam")
+COMMON = ("steps", "evaluation_digest")
 """What two arms must share, and `data_digest` too where the data is not what was changed."""
 
 

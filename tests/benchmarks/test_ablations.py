@@ -50,7 +50,7 @@ def test_every_row_changes_a_setting_of_the_preset_and_nothing_else(command: Mod
 
 
 def test_arms_of_other_data_or_steps_are_not_compared() -> None:
-    same = dict.fromkeys(("steps", "exam", "data", "data_digest"), "")
+    same = dict.fromkeys(("steps", "evaluation_digest", "data", "data_digest"), "")
     assert comparable(same, same)
     assert not comparable(same, {**same, "steps": 2})
     assert not comparable(same, {**same, "data_digest": "other"})

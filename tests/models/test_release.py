@@ -16,10 +16,11 @@ from timbreflow.audio.features import Normalizer
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import sha256_file, write_json
 from timbreflow.inference.transfer import TimbreTransfer
+from timbreflow.metrics.registry import BY_NAME
 from timbreflow.models import release as release_module
 from timbreflow.models.average import average
 from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle
-from timbreflow.models.model_card import catalogued
+from timbreflow.models.model_card import COLUMNS, catalogued
 from timbreflow.stages.layout import Layout
 from timbreflow.tracking.registry import resolve
 
@@ -238,3 +239,7 @@ def test_the_timbre_metric_stays_exact(layout: Layout, tmp_path: Path) -> None:
     assert "in full precision" in card
     assert "| input | MFCC 2 to 13" in card
     assert "continued from the weights with sha256 `5eed`" in card
+
+
+def test_cards_call_figures_as_tables_do() -> None:
+    assert {name: BY_NAME[name].head for name in COLUMNS} == COLUMNS

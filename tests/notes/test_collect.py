@@ -35,7 +35,7 @@ def gather(config: CollectConfig, root: Path) -> tuple[Totals, Path]:
 
 
 def bad_files(song: Song) -> dict[str, tuple[bytes, str]]:
-    """Name -> (bytes, true reason); the twin is one beside song(17)."""
+    """Name -> (bytes, true reason); the duplicate is one beside song(17)."""
     header = song(0)[:14]
     long_delta = b"\x89\xc4\xda\x00"  # 20,000,000 ticks
     events = b"\x00\x90\x3c\x50" + long_delta + b"\x80\x3c\x00\x00\xff\x2f\x00"
@@ -61,7 +61,7 @@ def test_fifty_good_and_ten_bad_files(tmp_path: Path, song: Song, config: Config
         (tmp_path / "in" / name).write_bytes(song(number, drums=number % 2 == 0))
     expected = {}
     for name, (data, reason) in bad_files(song).items():
-        # The twin has no drums in its other half, so it must be the very file to be one.
+        # The duplicate has no drums in its other half, so it must be the very file to be one.
         (tmp_path / "in" / f"x{name}").write_bytes(song(17, drums=False) if reason == "duplicate" else data)
         expected[f"x{name}"] = reason
     totals, out = gather(config("in"), tmp_path)
@@ -111,7 +111,7 @@ def test_files_that_the_settings_leave_out_are_not_taken(tmp_path: Path, song: S
     assert NoteTables.read(out).pieces["path"].tolist() == ["0.mid", "2.mid"]
 
 
-def test_twins_in_two_sources_are_dropped_once(tmp_path: Path, song: Song, config: Config) -> None:
+def test_duplicates_in_two_sources_are_dropped_once(tmp_path: Path, song: Song, config: Config) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         for number in range(5):

@@ -259,7 +259,7 @@ def test_contrastive_prefers_the_right_pairs() -> None:
     assert float(alike) == pytest.approx(math.log(6))
 
 
-def test_contrastive_leaves_twins_of_the_same_timbre_out() -> None:
+def test_contrastive_leaves_other_clips_of_the_same_timbre_out() -> None:
     tokens = torch.randn(4, 1, 8, generator=torch.Generator().manual_seed(2))
     tokens[1] = tokens[0]
     separate = contrastive_loss(tokens, tokens, torch.tensor([0, 1, 2, 3]), temperature=0.1)

@@ -66,10 +66,5 @@ def mean_interval(values: ArrayLike, *, samples: int, seed: int) -> Interval:
     return bootstrap([values], lambda mean: mean, samples=samples, seed=seed)
 
 
-def paired_difference(first: ArrayLike, second: ArrayLike, *, samples: int, seed: int) -> Interval:
-    """Mean of `first - second` [n] over the same clips; an interval without 0 is a significant difference."""
-    return bootstrap([first, second], lambda a, b: a - b, samples=samples, seed=seed)
-
-
 def _even(columns: Sequence[ArrayLike]) -> bool:
     return len(columns) > 0 and len({np.shape(column) for column in columns}) == 1

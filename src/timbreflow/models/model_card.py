@@ -30,14 +30,14 @@ USES = {
 }
 COLUMNS = {
     "lsd": "LSD (dB)",
-    "timbre": "timbre (triplet)",
-    "timbre_mfcc": "timbre (MFCC)",
+    "timbre": "timbre",
+    "timbre_mfcc": "MFCC distance",
     "note_score": "note score",
     "lsd_ratio": "LSD / better copy's",
-    "timbre_gap_closed": "gap closed (triplet)",
-    "timbre_mfcc_gap_closed": "gap closed (MFCC)",
+    "timbre_gap_closed": "gap closed (timbre)",
+    "timbre_mfcc_gap_closed": "gap closed (MFCC distance)",
 }
-"""Figures of a card, where the tables have them."""
+"""Figures of a card, where the tables have them, under the names of `metrics.registry`."""
 
 
 @dataclass(frozen=True)

@@ -211,8 +211,8 @@ def merge_shards(shards: Sequence[ShardPlan], folders: Sequence[Path], out: Path
         for shard, folder in zip(shards, folders, strict=True):
             for part in part_folders(folder):
                 pieces = pq.read_table(parquet_source(table_file(part, "pieces", 0)))
-                twins = _twins(pieces, first_file)
-                if shard.is_tar and not len(twins):
+                duplicates = _duplicates(pieces, first_file)
+                if shard.is_tar and not len(duplicates):
                     writer.adopt(part)
                     tables = {
                         name: pq.read_table(parquet_source(table_file(part, name, 0))) for name in ("tracks", "rejects")
@@ -220,7 +220,7 @@ def merge_shards(shards: Sequence[ShardPlan], folders: Sequence[Path], out: Path
                     n_notes += pq.read_metadata(parquet_source(table_file(part, "notes", 0))).num_rows
                 else:
                     tables = {name: pq.read_table(parquet_source(table_file(part, name, 0))) for name in SCHEMAS}
-                    tables = _without(tables, twins)
+                    tables = _without(tables, duplicates)
                     writer.add(tables)
                     pieces = tables["pieces"]
                     n_notes += len(tables["notes"])
@@ -236,25 +236,25 @@ def merge_shards(shards: Sequence[ShardPlan], folders: Sequence[Path], out: Path
     return Totals(len(first_file), n_tracks, n_notes, seconds / 3600, dict(sorted(rejects.items())), examples)
 
 
-def _twins(pieces: pa.Table, first_file: dict[int, str]) -> pa.Table:
+def _duplicates(pieces: pa.Table, first_file: dict[int, str]) -> pa.Table:
     """Rejects, with their ids, for the pieces that `first_file` names; the others are noted there."""
-    twins: list[dict[str, str]] = []
+    duplicates: list[dict[str, str]] = []
     for row in pieces.select(["piece_id", "source", "path"]).to_pylist():
         key = int(row["piece_id"], 16)  # half the memory of the text
         if key in first_file:
-            twins.append(row | {"reason": "duplicate", "detail": f"it has the same notes as {first_file[key]}."})
+            duplicates.append(row | {"reason": "duplicate", "detail": f"it has the same notes as {first_file[key]}."})
         else:
             first_file[key] = f"{row['source']}: {row['path']}"
-    return pa.Table.from_pylist(twins, schema=pa.schema([("piece_id", pa.string()), *REJECTS]))
+    return pa.Table.from_pylist(duplicates, schema=pa.schema([("piece_id", pa.string()), *REJECTS]))
 
 
-def _without(tables: dict[str, pa.Table], twins: pa.Table) -> dict[str, pa.Table]:
-    """Tables without the pieces of `twins`, which come as rejects."""
-    if not len(twins):
+def _without(tables: dict[str, pa.Table], duplicates: pa.Table) -> dict[str, pa.Table]:
+    """Tables without the pieces of `duplicates`, which come as rejects."""
+    if not len(duplicates):
         return tables
-    ids = twins.column("piece_id").combine_chunks()
+    ids = duplicates.column("piece_id").combine_chunks()
     kept = {
         name: tables[name].filter(pc.invert(pc.is_in(tables[name].column("piece_id"), value_set=ids)))
         for name in ("pieces", "tracks", "notes")
     }
-    return kept | {"rejects": pa.concat_tables([tables["rejects"], twins.select(REJECTS.names)])}
+    return kept | {"rejects": pa.concat_tables([tables["rejects"], duplicates.select(REJECTS.names)])}

@@ -1,9 +1,9 @@
-"""The files of one shard to the note tables of its parts: read in batches by processes, twins dropped in order.
+"""The files of one shard to the note tables of its parts: read in batches by processes, duplicates dropped in order.
 
 One pass over the files, so that an archive is unpacked once, however many processes read what is in it. A batch becomes
 a part, a folder of note tables that is there whole or not at all; a run that was killed unpacks again, which is a tenth
 of the work, and reads only the batches whose part is missing. Parts do not depend on the number of processes: which
-of two twins is kept is decided in the order of the files.
+of two equal ones is kept is decided in the order of the files.
 """
 
 import os
@@ -56,14 +56,14 @@ def read_parts(
 
 @dataclass
 class _Part:
-    """One batch on its way: files that ended a process once, the ids of its pieces, its twins."""
+    """One batch on its way: files that ended a process once, the ids of its pieces, its duplicates."""
 
     folder: Path
     items: list[Item]
     suspects: set[int] = field(default_factory=set)
     deaths: int = 0
     ids: list[str | None] | None = None
-    twins: dict[int, str] | None = None
+    duplicates: dict[int, str] | None = None
     reading: Reading | None = None
 
 
@@ -74,7 +74,7 @@ class _Shard:
         self._limits = limits
         self._left_out = left_out
         self._first: dict[int, str] = {}  # id -> path of the first file of its kind
-        self._in_order: deque[_Part] = deque()  # those whose twins are not known yet
+        self._in_order: deque[_Part] = deque()  # those whose duplicates are not known yet
         self._busy: list[_Part] = []
 
     def run(self, batches: Iterator[list[Item]], workers: int) -> None:
@@ -139,27 +139,27 @@ class _Shard:
             if answer is None:
                 self._busy.remove(part)
                 _give_back(part.reading)
-            elif part.twins is not None:  # read again after its process died while it wrote
-                part.reading.send_folder(part.folder, part.twins)
+            elif part.duplicates is not None:  # read again after its process died while it wrote
+                part.reading.send_folder(part.folder, part.duplicates)
             else:
                 part.ids = answer
                 self._settle()
 
     def _settle(self) -> None:
-        """Find the twins of each part whose forerunners are all known, and have it written."""
+        """Find the duplicates of each part whose forerunners are all known, and have it written."""
         while self._in_order and self._in_order[0].ids is not None:
             part = self._in_order.popleft()
-            part.twins = {}
+            part.duplicates = {}
             for number, (item, piece_id) in enumerate(zip(part.items, part.ids or (), strict=True)):
                 if piece_id is None:
                     continue
                 key = int(piece_id, 16)
                 if key in self._first:
-                    part.twins[number] = f"{clean_text(self._source)}: {self._first[key]}"
+                    part.duplicates[number] = f"{clean_text(self._source)}: {self._first[key]}"
                 else:
                     self._first[key] = clean_text(item.path)
             if part.reading is not None:
-                part.reading.send_folder(part.folder, part.twins)
+                part.reading.send_folder(part.folder, part.duplicates)
 
     def _died(self, part: _Part) -> None:
         """Blame the file that was being read, at once for its time and else at the second death; read again."""

@@ -107,10 +107,10 @@ class Reading:
         with suppress(OSError):
             self.connection.send((source, [replace(item, data=b"") for item in items], sizes))
 
-    def send_folder(self, folder: Path, twins: dict[int, str]) -> None:
-        """Have it write the tables of its batch, without the files that `twins` names with the first of their kind."""
+    def send_folder(self, folder: Path, duplicates: dict[int, str]) -> None:
+        """Have it write the tables of its batch, without the files that `duplicates` names with the first of their kind."""
         with suppress(OSError):
-            self.connection.send((folder.absolute(), twins))  # it may have been started in another folder
+            self.connection.send((folder.absolute(), duplicates))  # it may have been started in another folder
 
     def receive(self) -> list[str | None] | OSError | None:
         """Its next answer."""
@@ -170,8 +170,8 @@ def main() -> None:
             ]
             read = _read(items, limits, progress)
             connection.send([None if isinstance(piece, Reject) else piece.piece_id for piece in read])
-            folder, twins = connection.recv()
-            connection.send(_write(source, items, read, folder, twins))
+            folder, duplicates = connection.recv()
+            connection.send(_write(source, items, read, folder, duplicates))
 
 
 class _NoPandas(MetaPathFinder):
@@ -219,7 +219,7 @@ def _limit_memory(n_bytes: int) -> None:
 
 
 def _write(
-    source: str, items: Sequence[Item], read: Sequence[Piece | Reject], folder: Path, twins: dict[int, str]
+    source: str, items: Sequence[Item], read: Sequence[Piece | Reject], folder: Path, duplicates: dict[int, str]
 ) -> OSError | None:
     """Write the tables to `folder`, or not at all; returns what the system refused."""
     rows = PartRows()
@@ -228,8 +228,8 @@ def _write(
         path = clean_text(item.path)
         if isinstance(piece, Reject):
             rows.add_reject(source, path, piece.reason, clean_text(piece.detail))
-        elif number in twins:
-            rows.add_reject(source, path, "duplicate", f"it has the same notes as {twins[number]}.")
+        elif number in duplicates:
+            rows.add_reject(source, path, "duplicate", f"it has the same notes as {duplicates[number]}.")
         else:
             rows.add_piece(source, path, piece)
             if piece.remark:

@@ -152,14 +152,14 @@ def _evaluate(
     )
     summaries = summarize(evaluation.table, samples=config.bootstrap_samples, seed=config.seed)
     metrics: dict[str, Any] = {split: summary.values() for split, summary in summaries.items()}
-    if gaps := generalisation_gap(summaries):
+    if gaps := _gaps(summaries):
         metrics["generalisation_gap"] = plain(gaps)
     metrics |= {"metric_digest": metric_digest, "test_digest": digest_of_clips(sets)}
     metrics["weights"] = weights
     return evaluation, summaries, metrics
 
 
-def generalisation_gap(summaries: dict[str, Summary]) -> dict[str, dict[str, float]]:
+def _gaps(summaries: dict[str, Summary]) -> dict[str, dict[str, float]]:
     """The gap from test_seen to test, where both were evaluated."""
     if not {"test", "test_seen"} <= set(summaries):
         return {}

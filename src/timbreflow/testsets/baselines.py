@@ -9,9 +9,8 @@ from timbreflow.evaluation.systems import System, SystemContext
 from timbreflow.rendering.config import SoundFontSpec, SplitFractions
 from timbreflow.stages.layout import Layout
 from timbreflow.testsets.frozen import FRACTIONS, TRAINING_FONTS
-from timbreflow.testsets.sources import require_training_fonts
+from timbreflow.testsets.sources import Say, require_training_fonts
 
-Say = Callable[[str], None]
 Builder = Callable[[SystemContext, Layout, Say], System]
 
 

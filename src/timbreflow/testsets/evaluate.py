@@ -49,7 +49,7 @@ PAIRS = (
     ("glow", "transcribe_and_render"),
     ("vqvae", "transcribe_and_render"),
 )
-"""Systems whose difference the project promises something about."""
+"""Systems whose difference stands in the table."""
 
 
 class TestSetEvaluation:

@@ -98,8 +98,8 @@ def contrastive_loss(first: Tensor, second: Tensor, timbre: Tensor, *, temperatu
         b = gather(F.normalize(second.float().flatten(1), dim=-1))
         timbre = gather(timbre)
         logits = a @ b.T / temperature
-        twins = (timbre[:, None] == timbre[None]) & ~torch.eye(len(timbre), dtype=torch.bool, device=timbre.device)
-        logits = logits.masked_fill(twins, -torch.inf)
+        same = (timbre[:, None] == timbre[None]) & ~torch.eye(len(timbre), dtype=torch.bool, device=timbre.device)
+        logits = logits.masked_fill(same, -torch.inf)
         right = torch.arange(len(timbre), device=timbre.device)
         return (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
 
