@@ -152,6 +152,7 @@ def run(
         weights = weights_sha256(_weights(arm, section))
         # Another temperature is another arm, measured in the same way.
         metrics = digest_of_metrics(require_weights(arm, "timbre_metric") / WEIGHTS, evaluate, drawn=False)
+        manifests = [sha256_file(place / "manifest.parquet") for place in sets]
         facts = {
             "row": name,
             "reference": row.reference,
@@ -162,7 +163,7 @@ def run(
             "clips": clips,
             "weights_sha256": weights,
             "cpu_seconds": round(cost, 1),
-            "evaluation_digest": f"{stable_hash(metrics, [sha256_file(place / 'manifest.parquet') for place in sets]):016x}",
+            "evaluation_digest": f"{stable_hash(metrics, manifests):016x}",
             "temperature": evaluate.temperature,
         }
         json_file, clips_file = out / f"{name}.json", out / "per_clip" / f"{name}.csv"

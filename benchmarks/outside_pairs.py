@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.chroma import chroma_similarity
 from timbreflow.audio.files import read_audio, write_audio
 from timbreflow.data.manifest import read_manifest
 from timbreflow.data.shards import AudioShards
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.checks import chroma_similarity
 from timbreflow.files import atomic_directory
 from timbreflow.metrics.lsd import lsd
 from timbreflow.metrics.timbre import mfcc_distance

@@ -1,4 +1,4 @@
-"""Compare every system on the frozen test sets and write the report."""
+"""Compare every system on the test clips."""
 
 from prefect import flow
 
@@ -8,7 +8,7 @@ from timbreflow.stages import evaluate as stage
 
 @flow(name="evaluate", flow_run_name="evaluate")
 def evaluate() -> None:
-    """One task; the table and a link to the report are its artifacts."""
+    """One task; the tables are its artifacts."""
     params = load()
     run_tracked(stage, "evaluate", params.evaluate, params.evaluate, params.audio)
 

@@ -55,7 +55,7 @@ def test_the_released_model_is_half_as_large_and_plays_the_same(layout: Layout, 
         assert {value.dtype for value in halved.bundle.model.parameters()} == {torch.float32}
         clips = torch.randn(2, 1, 40, 64, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
-            made = [each.model.transfer(*clips, temperature=0.0) for each in (exact, halved)]
+            made = [each.bundle.model.transfer(*clips, temperature=0.0) for each in (exact, halved)]
         assert float((made[0] - made[1]).abs().mean()) < 0.02
     assert sorted(path.name for path in (layout.root / "released").iterdir()) == ["glow", "vqvae"]
 

@@ -16,9 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from timbreflow.audio.features import FeatureExtractor
-from timbreflow.data.manifest import read_manifest
-from timbreflow.evaluation.checks import (
+from tests.released.checks import (
     closeness,
     inverse_error,
     log_det_error,
@@ -28,6 +26,8 @@ from timbreflow.evaluation.checks import (
     style_cost,
     style_swap,
 )
+from timbreflow.audio.features import FeatureExtractor
+from timbreflow.data.manifest import read_manifest
 from timbreflow.evaluation.clips import EvaluationClips
 from timbreflow.inference.style import DEFAULT_NOISE, fit_style
 from timbreflow.inference.synthesis import DEFAULT_TEMPERATURE, DecodeRequest, Synthesizer

@@ -108,7 +108,7 @@ class Reading:
             self.connection.send((source, [replace(item, data=b"") for item in items], sizes))
 
     def send_folder(self, folder: Path, duplicates: dict[int, str]) -> None:
-        """Have it write the tables of its batch, without the files that `duplicates` names with the first of their kind."""
+        """Have it write the tables of its batch, without `duplicates`: numbers of files to the first one."""
         with suppress(OSError):
             self.connection.send((folder.absolute(), duplicates))  # it may have been started in another folder
 

@@ -5,10 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.chroma import chroma_similarity
 from tests.inference.tiny import build
-from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.checks import (
-    chroma_similarity,
+from tests.released.checks import (
     closeness,
     inverse_error,
     log_det_error,
@@ -18,6 +17,7 @@ from timbreflow.evaluation.checks import (
     style_cost,
     style_swap,
 )
+from timbreflow.errors import TimbreflowError
 from timbreflow.models.glow.layers import FlowContext
 from timbreflow.models.glow.model import Glow
 

@@ -6,24 +6,18 @@ timbre; is the flow invertible, with the right determinant. The tests of the rel
 
 import copy
 from dataclasses import dataclass
-from functools import cache
 
-import librosa
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Generator, Tensor
 
+from benchmarks.chroma import chroma_similarity
 from timbreflow.errors import TimbreflowError
 from timbreflow.metrics.lsd import lsd
-from timbreflow.metrics.signals import SAMPLE_RATE, same_length, unit_rms
 from timbreflow.metrics.timbre import cosine_distance, mfcc_statistics
 from timbreflow.models.glow.model import Glow
 
-_CHROMA_FFT = 4096
-_CHROMA_HOP = 512
-_AUDIBLE = 1e-4
-"""Frames whose chroma energy lies this far below the loudest one's are rests: they have no notes to compare."""
 _RIDGES = (1.0, 10.0, 100.0, 1e3, 1e4, 1e6)
 """The last one leaves nothing but the commonest label: no probe is worse than that for having many dimensions."""
 _FOLDS = 5
@@ -61,21 +55,6 @@ class Closeness:
     lsd: float
     timbre: float
     notes: float
-
-
-def chroma_similarity(estimate: ArrayLike, reference: ArrayLike) -> float:
-    """Whether two signals [N] at 16 kHz sound the same pitch classes at the same time: 1 the same, 0 never.
-
-    Mean over time of the cosine of the chroma vectors, over frames where either signal sounds; where only one does, 0.
-    """
-    first, second = (_chroma(signal) for signal in same_length(estimate, reference))
-    energies = np.linalg.norm(first, axis=0), np.linalg.norm(second, axis=0)
-    audible = [energy > _AUDIBLE * energy.max(initial=0.0) for energy in energies]
-    counted = audible[0] | audible[1]
-    if not counted.any():
-        return 1.0
-    cosines = (first * second).sum(axis=0) / np.maximum(energies[0] * energies[1], 1e-12)
-    return float(np.where(audible[0] & audible[1], cosines, 0.0)[counted].mean())
 
 
 def style_swap(before: ArrayLike, after: ArrayLike, new_styles: ArrayLike) -> StyleSwap:
@@ -243,17 +222,6 @@ def pooled_latents(
     """The flow's z of targets under their conditions, pooled over time: [B, D]; arguments as in `style_cost`."""
     noisy = target + noise * torch.randn(target.shape, generator=generator, device=target.device)
     return np.concatenate([pooled(latent) for latent in glow(noisy, content, style).likelihood.z], axis=1)
-
-
-def _chroma(signal: NDArray[np.float32]) -> NDArray[np.float32]:
-    # Power, not magnitude, so that partials, which differ between timbres, weigh little beside fundamentals.
-    spectrum = np.square(np.abs(librosa.stft(unit_rms(signal), n_fft=_CHROMA_FFT, hop_length=_CHROMA_HOP)))
-    return np.asarray(_chroma_filters() @ spectrum, dtype=np.float32)
-
-
-@cache
-def _chroma_filters() -> NDArray[np.float32]:
-    return np.asarray(librosa.filters.chroma(sr=SAMPLE_RATE, n_fft=_CHROMA_FFT, tuning=0.0), dtype=np.float32)
 
 
 def _folds(groups: NDArray[np.generic], rng: np.random.Generator) -> NDArray[np.int64]:
