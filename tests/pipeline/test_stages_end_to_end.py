@@ -97,7 +97,8 @@ def test_both_models_transfer_a_stereo_recording(layout: Layout, tmp_path: Path)
 
 
 def test_promotion_passes_once_and_then_has_nothing_to_roll_back_to(layout: Layout, params: Params) -> None:
-    result = promote("timbreflow-glow", params.register_models.gate, root=layout.root)
+    again = partial(evaluate.evaluate_again, params.evaluate, params.audio, layout=layout)
+    result = promote("timbreflow-glow", params.register_models.gate, root=layout.root, evaluate=again)
     assert result.promoted, result.table()
     assert "champion" in resolve("glow", root=layout.root).description
     with pytest.raises(TimbreflowError, match="first champion"):
