@@ -28,7 +28,7 @@ def train(layout: Layout, name: str, online_triples: int) -> str:
         section: Any = dataclasses.replace(GLOW, online_triples=online_triples)
         train_glow.run(section, small.MELS, FEW, layout=layout, log=ignore_metrics, device="cpu")
         return weights_sha256(layout.model("glow"))
-    variant: Any = name.removeprefix("vqvae-")
+    variant: Any = {"vqvae": "base", "vqvae-2021": "paper"}[name]
     section = dataclasses.replace({"base": BASE, "paper": PAPER}[variant], online_triples=online_triples)
     train_vqvae.run(variant, section, small.MELS, FEW, layout=layout, log=ignore_metrics, device="cpu")
     return weights_sha256(layout.model(name))

@@ -134,7 +134,9 @@ def stream_audio(path: str | Path, *, block: int) -> Iterator[np.ndarray]:
     with _opened(path, kind=_ForwardOnly) as sound:
         n_read = 0
         while True:
-            audio = sound.read(block, dtype="float32", always_2d=True).T
+            # No sample more than a FLAC holds: libsndfile would look for a frame in the zeros that may stand behind it.
+            left = sound.frames - n_read if sound.format == "FLAC" else block
+            audio = sound.read(min(block, left), dtype="float32", always_2d=True).T
             if audio.shape[1] == 0:
                 break
             require_valid(audio, str(path))

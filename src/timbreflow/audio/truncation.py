@@ -457,17 +457,15 @@ def _flac_end(read: _Bytes, info: bytes, claimed: int) -> tuple[int, int | None]
     tail = read(start, read.size - start)
     if tail[-128:-125] == b"TAG":
         tail = tail[:-128]
-    bare = tail.rstrip(b"\0")
     place = len(tail)
     while (place := tail.rfind(b"\xff", 0, place)) >= 0:
         samples = _flac_frame_end(tail[place : place + 16], int.from_bytes(info[0:2], "big"))
         if samples == claimed and tail[-1]:
             return start + len(tail), samples
-        # Chance may spell a header, and its checksum of 8 bits; the one of 16 behind the frame tells for sure.
-        # Its last byte may be a zero of its own.
-        for stop in (len(bare), len(bare) + 1, len(bare) + 2, len(tail)) if samples is not None else ():
-            if place + 8 < stop <= len(tail) and _crc(tail[place:stop], 0x8005, 16) == 0:
-                return start + stop, samples
+        # Chance may spell a header and its checksum of 8 bits; the one of 16 behind the frame tells for sure. Zeros
+        # behind it, which may be its own last bytes or padding, leave it 0: they are all taken.
+        if samples is not None and place + 8 < len(tail) and _crc(tail[place:], 0x8005, 16) == 0:
+            return start + len(tail), samples
     return read.size, None
 
 
