@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from timbreflow.audio import truncation
 from timbreflow.audio.files import audio_info, decode_audio, read_audio, stream_audio
 from timbreflow.errors import TimbreflowError
 
@@ -47,6 +48,8 @@ def with_size(data: bytes, kind: str, size: int) -> bytes:
 
 def assert_all_of_it(path: Path, expected: np.ndarray, note: str = "") -> None:
     """Every reader gives all of the sound, and the notes say what was wrong."""
+    # Files of one size that are written within a tick of the clock look alike to the cache.
+    truncation._of_path.cache_clear()
     info = audio_info(path)
     audio, _ = read_audio(path)
     assert audio.shape == expected.T.shape == (info.channels, info.n_samples)
@@ -58,6 +61,7 @@ def assert_all_of_it(path: Path, expected: np.ndarray, note: str = "") -> None:
 
 
 def assert_refused(path: Path, reason: str) -> None:
+    truncation._of_path.cache_clear()
     for read in (audio_info, read_audio, lambda path: list(stream_audio(path, block=999))):
         with pytest.raises(TimbreflowError, match=rf"{path.name} .*{reason}"):
             read(path)
