@@ -25,7 +25,8 @@ from timbreflow.config import load_params
 from timbreflow.data.manifest import read_clip_notes, read_manifest
 from timbreflow.data.shards import AudioShards
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.systems import ModelSystem, SystemContext
+from timbreflow.evaluation.system import SystemContext
+from timbreflow.evaluation.systems import ModelSystem
 from timbreflow.inference.vocoding import open_inverter
 from timbreflow.metrics.lsd import lsd
 from timbreflow.metrics.onsets import onset_f1

@@ -12,7 +12,8 @@ from tests.inference import tiny
 from timbreflow.audio.features import FeatureConfig, Normalizer
 from timbreflow.config import load_params
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.systems import ModelSystem, Oracle, SystemContext
+from timbreflow.evaluation.system import SystemContext
+from timbreflow.evaluation.systems import ModelSystem, Oracle
 from timbreflow.inference.synthesis import DEFAULT_TEMPERATURE, DEFAULT_VARIANCE_SCALE
 from timbreflow.inference.transfer import TimbreTransfer
 from timbreflow.models.bundle import ModelBundle, save_bundle

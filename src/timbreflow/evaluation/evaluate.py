@@ -20,7 +20,8 @@ from timbreflow.data.manifest import ROLES
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.clips import EvaluationClips, TripleBatch
 from timbreflow.evaluation.config import EvaluationConfig
-from timbreflow.evaluation.systems import SYSTEMS, System, SystemContext, batch_seed
+from timbreflow.evaluation.system import System, SystemContext
+from timbreflow.evaluation.systems import SYSTEMS, batch_seed
 from timbreflow.inference.vocoding import open_inverter
 from timbreflow.metrics.analysis import Analysis, FeatureCache, Truth
 from timbreflow.metrics.onsets import TOLERANCE

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from timbreflow.audio.files import SILENCE_DBFS, read_audio, rms_dbfs
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.systems import Role
+from timbreflow.evaluation.system import Role
 
 _NAMED = 5  # faults that one sentence lists
 

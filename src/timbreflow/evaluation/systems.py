@@ -1,61 +1,22 @@
 """The rows of the table: everything that turns content and style into sound.
 
-A system is anything with `copies`, `parameters` and `transfer`; a new row is one more entry of `SYSTEMS`, and the loop
+A new row is one more entry of `SYSTEMS`, and the loop
 that evaluates them does not change.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from timbreflow.audio.features import FeatureConfig, FeatureExtractor
-from timbreflow.audio.inversion import Inverter
+from timbreflow.audio.features import FeatureExtractor
 from timbreflow.errors import TimbreflowError
+from timbreflow.evaluation.system import Role, System, SystemContext
 from timbreflow.files import stable_hash
 from timbreflow.inference.synthesis import DecodeRequest, Synthesizer, to_sound
 from timbreflow.models.bundle import load_bundle
-
-Role = Literal["content", "style", "target"]
-
-
-@dataclass(frozen=True)
-class SystemContext:
-    """What systems are built from.
-
-    Args:
-        features: features of the pipeline; the oracle goes through them, models bring their own.
-        model_folder: maps a model's name to the folder of its weights.
-        device: where models run.
-        temperature: of models that sample.
-        variance_scale: factor on the normalised log-mels that a model made; other features stay.
-        inverter: makes the one inversion that all rows of these features share.
-    """
-
-    features: FeatureConfig
-    model_folder: Callable[[str], Path]
-    device: torch.device
-    temperature: float
-    variance_scale: float
-    inverter: Callable[[FeatureConfig], Inverter]
-
-
-class System(Protocol):
-    """One row.
-
-    Attributes:
-        copies: role whose sound is given back unchanged; None for systems that make sound.
-        parameters: number of learned weights; 0 where nothing is learned.
-    """
-
-    copies: Role | None
-    parameters: int
-
-    def transfer(self, content: Tensor, style: Tensor, target: Tensor, *, seed: int) -> Tensor:
-        """Sound [B, N] from sounds [B, N] at the pipeline's rate. Only the oracle may look at the target."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from timbreflow.evaluation.baselines.musaicing import Musaicing
 from timbreflow.evaluation.baselines.transcribe_and_render import TranscribeAndRender, from_folder
 from timbreflow.evaluation.baselines.ulyanov_lebedev import UlyanovLebedev
-from timbreflow.evaluation.systems import System, SystemContext
+from timbreflow.evaluation.system import System, SystemContext
 from timbreflow.rendering.config import SoundFontSpec, SplitFractions
 from timbreflow.stages.layout import Layout
 from timbreflow.testsets.frozen import FRACTIONS, TRAINING_FONTS

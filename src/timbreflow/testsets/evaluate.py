@@ -19,7 +19,8 @@ from timbreflow.evaluation.evaluate import VOCODER, Evaluation, evaluate, open_c
 from timbreflow.evaluation.external import ExternalOutputs
 from timbreflow.evaluation.storage import write_evaluation
 from timbreflow.evaluation.summary import Summary, generalisation, plain, summarize
-from timbreflow.evaluation.systems import COMPUTED, SYSTEMS, System
+from timbreflow.evaluation.system import System
+from timbreflow.evaluation.systems import COMPUTED, SYSTEMS
 from timbreflow.files import atomic_directory, atomic_file, read_json, write_json
 from timbreflow.metrics.analysis import FeatureCache
 from timbreflow.metrics.embedding import load_embed

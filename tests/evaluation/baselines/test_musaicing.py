@@ -9,7 +9,7 @@ from timbreflow.audio.features import FeatureConfig
 from timbreflow.audio.inversion import GriffinLimInverter
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.baselines.musaicing import Musaicing, activate
-from timbreflow.evaluation.systems import SystemContext
+from timbreflow.evaluation.system import SystemContext
 from timbreflow.metrics.lsd import decibel_distance, mel_decibels
 
 RATE = 16000

@@ -11,7 +11,8 @@ from timbreflow.data.splits import program_split
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.baselines.patches import open_library, training_presets
 from timbreflow.evaluation.baselines.transcribe_and_render import TranscribeAndRender, from_folder
-from timbreflow.evaluation.systems import COMPUTED, SYSTEMS, SystemContext
+from timbreflow.evaluation.system import SystemContext
+from timbreflow.evaluation.systems import COMPUTED, SYSTEMS
 from timbreflow.metrics.timbre import mfcc_distance
 from timbreflow.metrics.transcription import Transcriber
 from timbreflow.notes.tables import Notes

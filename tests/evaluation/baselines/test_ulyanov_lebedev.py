@@ -14,7 +14,7 @@ from timbreflow.evaluation.baselines.ulyanov_lebedev import (
     match_statistics,
     strongest_spectra,
 )
-from timbreflow.evaluation.systems import SystemContext
+from timbreflow.evaluation.system import SystemContext
 from timbreflow.metrics.timbre import mfcc_distance
 
 RATE = 16000

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.baselines.loudness import as_loud_as
-from timbreflow.evaluation.systems import Role, SystemContext
+from timbreflow.evaluation.system import Role, SystemContext
 
 _SMALLEST = np.float32(1e-6)
 """Keeps quotients finite: 120 dB below a full-scale sample, less than one bin of digital noise."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.baselines.loudness import as_loud_as
 from timbreflow.evaluation.baselines.patches import PatchLibrary, open_library, patch_statistics, training_presets
-from timbreflow.evaluation.systems import Role, SystemContext
+from timbreflow.evaluation.system import Role, SystemContext
 from timbreflow.metrics.timbre import cosine_distance
 from timbreflow.metrics.transcription import Transcriber
 from timbreflow.notes.tables import Notes

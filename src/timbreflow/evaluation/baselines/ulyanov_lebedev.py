@@ -38,7 +38,7 @@ from torch.nn import functional
 from timbreflow.audio.features import FeatureExtractor
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.baselines.loudness import as_loud_as
-from timbreflow.evaluation.systems import Role, SystemContext
+from timbreflow.evaluation.system import Role, SystemContext
 
 MAX_LOG_MAGNITUDE = 20.0
 """Ceiling of s before it is inverted, against overflow where the search went astray."""
