@@ -40,7 +40,8 @@ class SplitFractions:
     Args:
         validation_pieces: fraction of the pieces.
         test_pieces: fraction of the pieces, for test and test_seen.
-        test_programs: fraction of the programs of each group of eight that only test plays.
+        test_programs: fraction of the programs of each group of eight that only test plays; programs that share
+            samples go together.
         test_effects: fraction of the settings of each effect that only test uses.
     """
 
