@@ -29,6 +29,7 @@ class TripleBatch:
         notes: [B] the notes that sound in content and target.
         descriptions: [B] the instruments, for people: "Oboe to Marimba", by the General MIDI names of the
             first layers.
+        instruments: [B] the target's preset, soundfont/bank/program of its first layer: clips of one are a cluster.
         families: [B] General MIDI family of the target; None where it is layered or plays no General MIDI program.
     """
 
@@ -38,6 +39,7 @@ class TripleBatch:
     target: NDArray[np.float32]
     notes: list[Notes]
     descriptions: list[str]
+    instruments: list[str]
     families: list[int | None]
 
     def __len__(self) -> int:
@@ -102,6 +104,10 @@ class EvaluationClips:
                 descriptions=[
                     f"{_instrument(before)} to {_instrument(after)}"
                     for before, after in zip(contents["program"], targets["program"], strict=True)
+                ],
+                instruments=[
+                    "/".join(map(str, place))
+                    for place in targets[["soundfont", "bank", "program"]].itertuples(index=False)
                 ],
                 families=[
                     _family(layers, program)

@@ -70,8 +70,8 @@ class Evaluation:
     """What evaluating gives.
 
     Args:
-        table: one row a set, triple and system: set, triple_id, description, system, every metric of
-            `registry.PER_CLIP`, the ceilings of `registry.CEILINGS`, embedding and embedding_target.
+        table: one row a set, triple and system: set, triple_id, description, instrument (of the target), system,
+            every metric of `registry.PER_CLIP`, the ceilings of `registry.CEILINGS`, embedding and embedding_target.
         timing: system to cost.
         examples: sounds to listen to.
     """
@@ -229,7 +229,11 @@ def _measure(
     """System to row of the table, of one triple of a batch."""
     truth = Truth(batch.notes[index], batch.families[index], onset_tolerance)
     target = inputs["target"][index]
-    facts = {"triple_id": batch.triple_ids[index], "description": batch.descriptions[index]}
+    facts = {
+        "triple_id": batch.triple_ids[index],
+        "description": batch.descriptions[index],
+        "instrument": batch.instruments[index],
+    }
     ceilings = measure_ceilings(inputs["content"][index], target, truth)
     return {
         name: {
