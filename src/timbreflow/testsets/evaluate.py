@@ -225,18 +225,27 @@ def run(
     if row in SYSTEMS:
         raise TimbreflowError(f"The table has a row {row} already; give the outputs another --name.")
     wanted = [
-        name for name in SYSTEMS if not systems or name in systems or SYSTEMS[name].kind in ("reference", "ceiling")
+        name
+        for name, spec in SYSTEMS.items()
+        if name in systems
+        or spec.kind in ("reference", "ceiling")
+        # Small models have neither a decoder beside the flow nor a decoder that reads notes; the released ones have.
+        or (not systems and (spec.kind != "diagnostic" or is_bundle(layout.released / spec.weights)))
     ]
     kept = [name for name in wanted if is_stored(name, testset, layout)]
-    found = {name: find_weights(layout, name) for name in wanted if SYSTEMS[name].kind == "model" and name not in kept}
+    found = {
+        name: find_weights(layout, SYSTEMS[name].weights)
+        for name in wanted
+        if SYSTEMS[name].weights and name not in kept
+    }
     missing = [name for name, folder in found.items() if folder is None]
     if missing and systems:
-        require_weights(layout, missing[0])
-    notes = [f"{SYSTEMS[name].label} is left out: {absence(layout, name)}." for name in missing]
+        require_weights(layout, SYSTEMS[missing[0]].weights)
+    notes = [f"{SYSTEMS[name].label} is left out: {absence(layout, SYSTEMS[name].weights)}." for name in missing]
     notes += [
         f"{SYSTEMS[name].label}: there are no released weights, those trained here were taken."
         for name, folder in found.items()
-        if folder == layout.model(name)
+        if folder == layout.model(SYSTEMS[name].weights)
     ]
     evaluation = TestSetEvaluation(testset, config, layout=layout, clips=clips, device=device)
     rows = [name for name in wanted if name not in (*kept, *missing)]
