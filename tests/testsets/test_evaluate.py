@@ -170,6 +170,7 @@ def test_a_fresh_clone_gets_the_table_and_is_told_what_is_left_out(layout: Layou
     words = (folder / "table.md").read_text()
     assert "VQ-VAE, 2021 recipe is left out" in words
     assert "Ulyanov-Lebedev is left out" in words
+    assert "Glow's decoder, without flow is left out: The model glow has no decoder" in words  # a small model
     assert "12.16" in words  # the 2021 paper's VQ-VAE
 
 

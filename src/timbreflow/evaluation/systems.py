@@ -37,15 +37,15 @@ class SystemSpec:
         kind: references copy; stored baselines take hours, so their rows are read from files in git; baselines and
             models compete; diagnostics are a model's part, or a model that is told what it has to find out; the ceiling
             knows the answer; external rows are another program's.
-        weights: name of the weights that it needs; empty for none.
         build: makes the system; None for stored baselines, which `testsets/baselines.py` builds on request.
+        weights: name of the weights that it needs; empty for none.
     """
 
     label: str
     description: str
     kind: Literal["reference", "stored", "baseline", "model", "diagnostic", "ceiling", "external"]
-    weights: str = ""
     build: Callable[[SystemContext], System] | None = None
+    weights: str = ""
 
     @property
     def competes(self) -> bool:
@@ -192,7 +192,7 @@ class TrueRoll(ModelSystem):
 
 
 def _model(name: str, label: str, description: str) -> dict[str, SystemSpec]:
-    return {name: SystemSpec(label, description, "model", name, lambda context: ModelSystem(context, name))}
+    return {name: SystemSpec(label, description, "model", lambda context: ModelSystem(context, name), name)}
 
 
 SYSTEMS: dict[str, SystemSpec] = {
@@ -200,13 +200,13 @@ SYSTEMS: dict[str, SystemSpec] = {
         "content copied",
         "The content as it came: all notes, none of the timbre.",
         "reference",
-        build=lambda context: Copied("content"),
+        lambda context: Copied("content"),
     ),
     "style_copied": SystemSpec(
         "style copied",
         "The style as it came: all of the timbre, none of the notes.",
         "reference",
-        build=lambda context: Copied("style"),
+        lambda context: Copied("style"),
     ),
     "ulyanov_lebedev": SystemSpec(
         "Ulyanov-Lebedev",
@@ -228,18 +228,18 @@ SYSTEMS: dict[str, SystemSpec] = {
         "Glow's decoder, without flow",
         "What the Glow predicts before its flow.",
         "diagnostic",
-        "glow",
         lambda context: ModelSystem(context, "glow", DecoderAlone),
+        "glow",
     ),
     "vqvae_true_roll": SystemSpec(
         "VQ-VAE, true roll given",
         "The VQ-VAE with the true notes in place of those that it finds in the content.",
         "diagnostic",
-        "vqvae",
         lambda context: TrueRoll(context, "vqvae"),
+        "vqvae",
     ),
     "oracle": SystemSpec(
-        "oracle", "The target's own spectrogram through the same inversion: the ceiling.", "ceiling", build=Oracle
+        "oracle", "The target's own spectrogram through the same inversion: the ceiling.", "ceiling", Oracle
     ),
 }
 """Every row of every table, in its order."""
