@@ -58,7 +58,7 @@ class TestSetEvaluation:
 
     Args:
         testset: one of `TEST_SETS`.
-        config: section `evaluate`; its sets, systems and max_triples are not looked at.
+        config: its sets, systems and max_triples are not looked at.
         layout: paths.
         clips: take so many triples, in the order of their ids; 0 takes all.
         device: auto, cpu or cuda; None takes TIMBREFLOW_DEVICE.
@@ -135,14 +135,9 @@ class TestSetEvaluation:
         examples: int = 0,
         say: Callable[[str], None] = print,
     ) -> Evaluation:
-        """Build systems of `SYSTEMS`, stored ones too, and evaluate them.
+        """Build systems of `SYSTEMS`, stored ones too, and evaluate them, and `others`, by the names of their rows.
 
-        Args:
-            systems: their names.
-            others: systems that are no row of ours, by the names of their rows.
-            log: gets (triples done, figures).
-            examples: triples whose sounds are kept, evenly spread.
-            say: gets one line a SoundFont that is fetched.
+        The sounds of `examples` triples are kept, evenly spread; `say` gets one line a SoundFont that is fetched.
 
         Raises:
             TimbreflowError: weights or SoundFonts are missing, or a system gives NaN.
@@ -197,19 +192,9 @@ def run(
 ) -> StageResult:
     """Evaluate a frozen test set and write OUT/NAME/{metrics.json, timing.json, per_clip.parquet, table.md}.
 
-    Args:
-        testset: artificial, seen or real, below data/testsets.
-        config: section `evaluate`; its sets, systems and max_triples are not looked at.
-        layout: paths.
-        systems: rows of the table, copies and oracle always among them; none takes all that are there, and only
-            then, or into a folder of its own, is the table written.
-        clips: take so many triples, and write nothing; 0 takes all.
-        outputs: folder with another program's outputs, ID.wav each, which become one more row; the table is then
-            written only into a folder of its own.
-        name: of that row; empty takes the folder's name.
-        out: None is results/testsets.
-        device: auto, cpu or cuda; None takes TIMBREFLOW_DEVICE.
-        log: gets (triples done, figures).
+    Copies and oracle are always among the rows; no `systems` take all rows that are there. `outputs` is a folder with
+    another program's outputs, ID.wav each, which become one more row called `name`, or like the folder. A table of
+    chosen rows or with outputs is written only where `out` is given, and one of fewer `clips` than all never.
 
     Returns:
         A result whose summary is the table.
@@ -277,7 +262,16 @@ def run(
     if whole:
         with atomic_directory(place) as folder:
             write_evaluation(folder, made)
-            write_json(folder / "metrics.json", _metrics(testset, summary, gaps) | facts)
+            # Every figure with its bounds, and nothing that depends on the machine.
+            figures = {
+                "testset": testset,
+                "triples": summary.n_triples,
+                "systems": plain(summary.figures),
+                "comparisons": plain(summary.differences),
+                "family_classifier_on_targets": plain(summary.targets_family) if summary.targets_family else None,
+                "generalisation_gap": plain(gaps),
+            }
+            write_json(folder / "metrics.json", figures | facts)
             with atomic_file(folder / "table.md") as temporary:
                 temporary.write_text(render_markdown(table), encoding="utf-8")
     flat = {
@@ -328,18 +322,6 @@ def generalisation_gap(
         if stored["weights"].get(name) == facts["weights"].get(name)
     }
     return generalisation(*((here, there) if testset == "artificial" else (there, here))), []
-
-
-def _metrics(testset: str, summary: Summary, gaps: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """Content of metrics.json: every figure with its bounds, and nothing that depends on the machine."""
-    return {
-        "testset": testset,
-        "triples": summary.n_triples,
-        "systems": plain(summary.figures),
-        "comparisons": plain(summary.differences),
-        "family_classifier_on_targets": plain(summary.targets_family) if summary.targets_family else None,
-        "generalisation_gap": plain(gaps),
-    }
 
 
 def _stored(
