@@ -5,7 +5,6 @@ import json
 import sqlite3
 import subprocess
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +30,9 @@ def own_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-@dataclass(frozen=True)
-class Model:
-    width: int
-
-
-@dataclass(frozen=True)
-class Training:
-    model: Model
-    rates: tuple[float, ...]
-    fonts: tuple[Model, ...]
-    name: str
-    limit: float | None
-
-
 def test_parameters_get_the_dotted_names_of_params_yaml() -> None:
-    section = Training(Model(8), (0.5, 1e-4), (Model(1), Model(2)), "base", None)
+    fonts = [{"width": 1}, {"width": 2}]
+    section = {"model": {"width": 8}, "rates": [0.5, 1e-4], "fonts": fonts, "name": "base", "limit": None}
     assert flatten({"train_vqvae": section}) == {
         "train_vqvae.model.width": "8",
         "train_vqvae.rates": "[0.5, 0.0001]",

@@ -95,12 +95,7 @@ def summarize(
 def generalisation(
     unseen: Mapping[str, Mapping[str, float]], seen: Mapping[str, Mapping[str, float]]
 ) -> dict[str, dict[str, float]]:
-    """System to distance to (unseen - seen) / seen, of every system that competes.
-
-    Args:
-        unseen: system to distance to mean on unseen timbres.
-        seen: the same on timbres drawn as in training.
-    """
+    """System to distance to (unseen - seen) / seen, of every system that competes; given are their mean distances."""
     return {
         system: {
             metric.name: generalisation_gap(row[metric.name], seen[system][metric.name])

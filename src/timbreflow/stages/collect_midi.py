@@ -89,15 +89,10 @@ def collect(
     corpora: Path | None = None,
     workers: int | None = None,
 ) -> StageResult:
-    """Write the note tables of any sources to a folder of the caller's choice.
+    """Write the note tables of any sources, in place of those of `config`, to a folder of the caller's choice.
 
-    Args:
-        sources: as `CollectConfig.sources`; they replace those of `config`.
-        out: is made, or replaced where it holds nothing but note tables.
-        config: limits.
-        root: what relative sources are relative to; None is the current folder.
-        corpora: folder of fetched corpora; None is data/corpora below `root`.
-        workers: processes to read with; None is TIMBREFLOW_WORKERS, else the number of cores.
+    `out` is replaced where it holds nothing but note tables. Relative sources are relative to `root`, by default the
+    current folder; corpora lie in `corpora`, by default data/corpora below `root`.
 
     Raises:
         TimbreflowError: `out` holds something else, or another process collects into it; a source does not exist; no

@@ -41,13 +41,6 @@ def run(
 ) -> StageResult:
     """Evaluate all systems and write results/evaluate, whole or not at all.
 
-    Args:
-        config: section `evaluate`.
-        features: section `audio`.
-        layout: paths.
-        device: auto, cpu or cuda; None takes TIMBREFLOW_DEVICE.
-        log: gets (triples done, figures) as sets go on and all figures at the end.
-
     Raises:
         TimbreflowError: data, weights or a setting is missing or unusable.
     """
@@ -86,18 +79,8 @@ def evaluate_again(
 ) -> dict[str, Any]:
     """Measure one model on today's test clips with today's metrics, without writing anything.
 
-    Promotion needs it where an opponent was measured by other code or on other clips.
-
-    Args:
-        config: section `evaluate`.
-        features: section `audio`.
-        model: whose row is measured; copies and oracle stand beside it, for ratios.
-        folder: the bundle; the vocoder beside it is used if there is one.
-        layout: paths.
-        device: auto, cpu or cuda; None takes TIMBREFLOW_DEVICE.
-
-    Returns:
-        Figures in the shape of metrics.json.
+    Promotion needs it where an opponent was measured by other code or on other clips. Copies and oracle are measured
+    too, for ratios; a vocoder beside the bundle in `folder` is used. Returns figures in the shape of metrics.json.
 
     Raises:
         TimbreflowError: data, weights or a setting is missing or unusable.
@@ -154,8 +137,7 @@ def _evaluate(
     metrics: dict[str, Any] = {split: summary.values() for split, summary in summaries.items()}
     if gaps := _gaps(summaries):
         metrics["generalisation_gap"] = plain(gaps)
-    metrics |= {"metric_digest": metric_digest, "test_digest": digest_of_clips(sets)}
-    metrics["weights"] = weights
+    metrics |= {"metric_digest": metric_digest, "test_digest": digest_of_clips(sets), "weights": weights}
     return evaluation, summaries, metrics
 
 

@@ -23,10 +23,8 @@ STAGE = "report"
 def run(config: EvaluationConfig, *, layout: Layout, log: MetricLogger = ignore_metrics) -> StageResult:
     """Write results/report/{report.html, table.md, scores.json, plots/}, whole or not at all.
 
-    Args:
-        config: section `evaluate`, of which the draws of the bootstrap count; the page states the rest.
-        layout: paths; reads results/evaluate and the learning curves below results/train_*.
-        log: gets nothing.
+    It reads results/evaluate and the learning curves below results/train_*. Of `config` the draws of the bootstrap
+    count; the page states the rest.
 
     Raises:
         TimbreflowError: a file of results/evaluate or a learning curve is missing or broken.

@@ -26,15 +26,7 @@ def run(
     log: MetricLogger,
     device: str | None = None,
 ) -> StageResult:
-    """Train and store `data/models/glow` and `results/train_glow/`.
-
-    Args:
-        config: the section of params.yaml.
-        features: the audio section.
-        rendering: the section render_triples, which `config.online_triples` needs.
-        layout: paths.
-        log: metric logger.
-        device: overrides TIMBREFLOW_DEVICE.
+    """Train and store `data/models/glow` and `results/train_glow/`; `config.online_triples` needs `rendering`.
 
     Raises:
         TimbreflowError: the data has not passed validation, does not fit the settings, or training diverged.

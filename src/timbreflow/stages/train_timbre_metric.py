@@ -25,13 +25,6 @@ def run(
 ) -> StageResult:
     """Train and store `data/models/timbre_metric` and `results/train_timbre_metric/`.
 
-    Args:
-        config: the section of params.yaml.
-        features: the audio section, for the clips' sample rate.
-        layout: paths.
-        log: metric logger.
-        device: overrides TIMBREFLOW_DEVICE.
-
     Raises:
         TimbreflowError: the data has not passed validation, or training diverged.
     """

@@ -42,13 +42,6 @@ def run(
 ) -> StageResult:
     """Train and store `data/models/vocoder` and `results/train_vocoder/`.
 
-    Args:
-        config: the section of params.yaml.
-        features: the audio section.
-        layout: paths.
-        log: metric logger.
-        device: overrides TIMBREFLOW_DEVICE.
-
     Raises:
         TimbreflowError: the data has not passed validation, does not fit the settings, or training diverged.
     """
@@ -115,11 +108,7 @@ def run(
 
 
 def better_than_griffin_lim(bundle: ModelBundle, clips: Sequence[np.ndarray]) -> dict[str, float]:
-    """Compare the two inversions on the features of true sound.
-
-    Args:
-        bundle: the vocoder.
-        clips: sounds [N] at the rate of the features.
+    """Compare the two inversions on the features of true sounds [N].
 
     Returns:
         "<figure>_vocoder" and "<figure>_griffin_lim" for LSD (dB) and multi-resolution STFT distance, means over the

@@ -30,14 +30,7 @@ def run(
 ) -> StageResult:
     """Train and store `data/models/<name of the variant's model>` and `results/train_vqvae/<variant>/`.
 
-    Args:
-        variant: names the outputs.
-        config: the variant's section of params.yaml.
-        features: the audio section.
-        rendering: the section render_triples, which `config.online_triples` needs.
-        layout: paths.
-        log: metric logger.
-        device: overrides TIMBREFLOW_DEVICE.
+    `config.online_triples` needs `rendering`.
 
     Raises:
         TimbreflowError: the data has not passed validation, does not fit the settings, or training diverged.

@@ -17,14 +17,7 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.gate import DIGESTS, require_measured
 from timbreflow.files import read_json
 from timbreflow.inference.vocoding import identity, vocoder_beside
-from timbreflow.models.catalogue import (
-    MODEL_FILES,
-    TRANSFER_MODELS,
-    Candidate,
-    KnownModel,
-    is_bundle,
-    known_model,
-)
+from timbreflow.models.catalogue import MODEL_FILES, TRANSFER_MODELS, Candidate, KnownModel, is_bundle, known_model
 from timbreflow.tracking.connection import (
     StoreUnavailable,
     clear_errors,
@@ -65,14 +58,7 @@ class ResolvedModel:
 def register(candidate: Candidate, *, root: Path) -> str:
     """Make a bundle a version of its registered model, with alias `challenger`, unless the registry has these weights.
 
-    A vocoder beside the bundle that has beaten Griffin-Lim is stored with it.
-
-    Args:
-        candidate: the bundle and its figures, which the gate will compare.
-        root: the checkout.
-
-    Returns:
-        A sentence that says what was done.
+    A vocoder beside the bundle that has beaten Griffin-Lim is stored with it. Returns a sentence.
 
     Raises:
         TimbreflowError: the folder is no bundle or not the one that was evaluated, or MLflow refuses.
@@ -100,10 +86,8 @@ def register(candidate: Candidate, *, root: Path) -> str:
 def resolve(wanted: str, *, root: Path) -> ResolvedModel:
     """Find the bundle that somebody means.
 
-    Args:
-        wanted: name of a transfer model (the registry's champion, else the released model, else the last one trained
-            here); `models:/NAME@ALIAS` or `models:/NAME/VERSION`; or the path of a bundle's folder.
-        root: the checkout.
+    That is the name of a transfer model (the registry's champion, else the released model, else the last one trained
+    here), `models:/NAME@ALIAS` or `models:/NAME/VERSION`, or the path of a bundle's folder.
 
     Raises:
         TimbreflowError: nothing is there, with what to do about it.

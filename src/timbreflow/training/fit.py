@@ -16,14 +16,7 @@ from timbreflow.training.config import FitConfig
 from timbreflow.training.device import BatchT, ModelT, Precision, choose_precision, place_model
 from timbreflow.training.progress import Progress, Stopwatch
 from timbreflow.training.seeding import seed_everything
-from timbreflow.training.steps import (
-    DivergenceGuard,
-    Objective,
-    build_optimizer,
-    training_step,
-    update_ema,
-    validate,
-)
+from timbreflow.training.steps import DivergenceGuard, Objective, build_optimizer, training_step, update_ema, validate
 
 STOP_FILE = "stop"
 
@@ -33,9 +26,7 @@ class FitResult:
     """What a fit did; the model that was passed in holds the EMA weights of `best_step`.
 
     Attributes:
-        steps: optimizer steps done in all.
-        best_step, best_loss: the best validation, by the objective's criterion.
-        stopped: why it ended.
+        steps, best_step, best_loss, stopped: as in `FitState` at the end.
         curves: one row a validation: step, train_<term> (mean since the last row) and val_<figure>.
         resumed_at: step of the checkpoint that this call resumed from (0: none).
         examples_per_second: of this call; a wall-clock figure, so not for files under version control.

@@ -43,11 +43,6 @@ def begin_with(model: nn.Module, folder: Path, features: FeatureConfig) -> tuple
     What has no weights, such as dropout, may differ. A Glow with a decoder may also begin with a VQ-VAE of the same
     encoders and decoder: the flow is then as it was.
 
-    Args:
-        model: changed in place.
-        folder: a bundle, in full or half precision.
-        features: what the training reads; the bundle must have been trained on the same.
-
     Returns:
         sha256 of the weights file, and whether it had all weights of the model.
 

@@ -83,12 +83,7 @@ class TranscribeAndRender:
         return torch.stack(made).to(content.device)
 
     def choose_patch(self, style: NDArray[np.float32], notes: Notes) -> Preset:
-        """The training patch nearest to a recording.
-
-        Args:
-            style: [N] samples.
-            notes: what is played in it.
-        """
+        """The training patch nearest to a recording [N], in which these notes are played."""
         wanted = patch_statistics(style, self._sample_rate)
         ranked = self._library.ranked(wanted)[: self._candidates]
         if len(notes) == 0:
