@@ -113,16 +113,9 @@ def evaluate(
 ) -> Evaluation:
     """Run every system on every triple, batch by batch, so that memory does not grow with the set.
 
-    Args:
-        sets: test sets.
-        systems: by name.
-        features: computes what metrics compare.
-        config: section `evaluate`; seed and batch size count.
-        device: where systems take their input.
-        examples: triples of each set whose sounds are kept, evenly spread over it.
-        worst: triples of each set and model whose sounds are kept, by LSD.
-        onset_tolerance: largest difference between onsets that match, in s.
-        progress: called with the number of triples done.
+    Kept are the sounds of `examples` triples of each set, evenly spread over it, and of the `worst` ones of each model,
+    by LSD. Of `config` seed and batch size count. `onset_tolerance` is the largest difference between onsets that
+    match, in s. `progress` is called with the number of triples done.
 
     Raises:
         TimbreflowError: a clip cannot be read, or a system gives NaN or sound of another length.

@@ -57,7 +57,7 @@ def run_one(shard: Shard, config: CollectConfig, *, layout: Layout) -> None:
     Raises:
         TimbreflowError: the disk is full, or processes are killed from outside.
     """
-    collect_shard(shard.plan, _folder(shard, layout), config, workers=_workers(shard.plan, worker_count()))
+    collect_shard(shard.plan, _folder(shard, layout), config, workers=worker_count() if shard.plan.is_tar else 1)
 
 
 def finish(config: CollectConfig, *, layout: Layout) -> StageResult:
@@ -118,7 +118,7 @@ def _collect_all(plans: list[ShardPlan], folders: list[Path], config: CollectCon
     """Read every shard: threads here only hand files to processes, which read and write."""
 
     def collect_one(plan: ShardPlan, folder: Path) -> None:
-        collect_shard(plan, folder, config, workers=_workers(plan, workers))
+        collect_shard(plan, folder, config, workers=workers if plan.is_tar else 1)
 
     shards = list(zip(plans, folders, strict=True))
     for plan, folder in shards:
@@ -131,10 +131,6 @@ def _collect_all(plans: list[ShardPlan], folders: list[Path], config: CollectCon
                 future.result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _workers(plan: ShardPlan, workers: int) -> int:
-    return workers if plan.is_tar else 1
 
 
 def _refuse_foreign(out: Path) -> None:

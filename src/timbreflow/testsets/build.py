@@ -149,8 +149,7 @@ def _require_alike(released: ReleasedSet, distances: Mapping[str, float]) -> Non
 
 def _copy_tables(released: ReleasedSet, folder: Path) -> None:
     for name in ("manifest.parquet", "clip_notes.parquet"):
-        if not (folder / name).is_file() or sha256_file(folder / name) != sha256_file(released.folder / name):
-            shutil.copyfile(released.folder / name, folder / name)
+        shutil.copyfile(released.folder / name, folder / name)
 
 
 def _write_manifest(

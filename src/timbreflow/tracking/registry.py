@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -211,10 +211,8 @@ def _from_registry(uri: str, root: Path) -> ResolvedModel:
 def _facts(candidate: Candidate, root: Path) -> dict[str, str]:
     """Tags of a version."""
     evaluation = candidate.evaluation
-    facts = {
-        EVALUATION_TAG: json.dumps(evaluation, sort_keys=True, allow_nan=False),
-        "system": candidate.model.name,
-    } | lineage(root)
+    figures = json.dumps(evaluation, sort_keys=True, allow_nan=False)
+    facts = {EVALUATION_TAG: figures, "system": candidate.model.name} | lineage(root)
     facts |= {name: str(evaluation[name]) for name in DIGESTS if name in evaluation}
     run_file = root / "results" / candidate.model.run_file
     if run_file.is_file():
@@ -267,7 +265,8 @@ def _create(client: "MlflowClient", registered: str, folder: Path, facts: Mappin
             python_model=str(Path(pyfunc.__file__)),
             artifacts={name: str(Path(temporary) / name) for name in parts},
             signature=pyfunc.signature(),
-            pip_requirements=_requirements(),
+            # Local version labels, as in 2.13.0+cpu, are not on public indexes.
+            pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS],
         )
         try:
             client.create_registered_model(registered)
@@ -285,17 +284,6 @@ def _create(client: "MlflowClient", registered: str, folder: Path, facts: Mappin
             tags=dict(facts),
         )
     return str(made.version)
-
-
-def _requirements() -> list[str]:
-    pinned = []
-    for name in REQUIREMENTS:
-        try:
-            # Local version labels, as in 2.13.0+cpu, are not on public indexes.
-            pinned.append(f"{name}=={version(name).split('+')[0]}")
-        except PackageNotFoundError:
-            pinned.append(name)
-    return pinned
 
 
 @contextmanager

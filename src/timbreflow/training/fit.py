@@ -63,16 +63,9 @@ def fit(
     Where `torchrun` started several processes, each calls this with its part of every batch, and all end with the
     weights of one process with the whole batches, up to rounding. The first one validates, logs and writes.
 
-    Args:
-        model: built with its own seed; moved to `device`.
-        objective: the losses.
-        batches: n -> endless iterable that begins with training batch number n, or with this process's part of it.
-            Batch n may depend on n alone.
-        validation_batches: read again at each validation.
-        config: the loop's settings.
-        workdir: scratch folder of this very fit.
-        log: called with (step, values) every `log_every` steps (train/…) and at each validation (val/…).
-        device: where to train.
+    `batches` gives, for n, an endless iterable that begins with training batch number n, or with this process's part of
+    it; batch n may depend on n alone. `log` is called with (step, values) every `log_every` steps (train/…) and at each
+    validation (val/…). `workdir` is the scratch folder of this very fit.
 
     Raises:
         TimbreflowError: the training diverged, there is no validation data, or the checkpoint found in `workdir` is

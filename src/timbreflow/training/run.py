@@ -69,15 +69,12 @@ class TrainingRun:
 
     Attributes:
         kind: of the bundle: vqvae, glow, triplet or vocoder.
-        fit: settings of the loop.
         settings: what the bundle must remember: the section of params.yaml, the content of passed.json, and the weights
             that it began with.
         inputs: further dataclasses that decide the result, such as the audio section.
         bundle: folder of the weights.
         results: folder of metrics.json and curves.csv.
         scratch: folder of the checkpoints of all trainings of this stage.
-        log: metric logger.
-        device: where to train.
     """
 
     kind: str
@@ -107,15 +104,9 @@ class TrainingRun:
     ) -> tuple[FitResult, dict[str, float]]:
         """Fit, then write the bundle, metrics.json and curves.csv, and remove the checkpoints.
 
-        Of several processes only the first one writes.
-
-        Args:
-            model: freshly built; this is what the bundle holds.
-            objective: its losses.
-            data: what it is trained and validated on.
-            trained: the module to train where `model` is only a part of it.
-            compare: figures of the finished model, for metrics.json and the bundle. They are written in one rename
-                with the weights.
+        Of several processes only the first one writes. `trained` is the module to train where `model`, which the bundle
+        holds, is only a part of it. The figures that `compare` makes of the finished model go into metrics.json and the
+        bundle, in one rename with the weights.
 
         Returns:
             The fit's result, and the metrics that were written (no wall-clock times: they would change every run).

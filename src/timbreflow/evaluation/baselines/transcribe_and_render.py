@@ -37,7 +37,7 @@ class TranscribeAndRender:
         context: sample rate of the pipeline.
         paths: name of each training font and its path.
         presets: patches to choose from, all of these fonts.
-        cache: folder in which libraries of patches are kept.
+        cache: keeps libraries of patches.
         candidates: patches that play the style's notes before one is chosen; 1 takes the library's nearest.
 
     Raises:
