@@ -21,7 +21,7 @@ from timbreflow.evaluation.storage import write_evaluation
 from timbreflow.evaluation.summary import Summary, generalisation, plain, summarize
 from timbreflow.evaluation.system import System
 from timbreflow.evaluation.systems import COMPUTED, SYSTEMS
-from timbreflow.files import atomic_directory, atomic_file, read_json, write_json
+from timbreflow.files import atomic_directory, read_json, write_json, write_text
 from timbreflow.metrics.analysis import FeatureCache
 from timbreflow.metrics.embedding import load_embed
 from timbreflow.metrics.family import load_family_classifier
@@ -272,8 +272,7 @@ def run(
                 "generalisation_gap": plain(gaps),
             }
             write_json(folder / "metrics.json", figures | facts)
-            with atomic_file(folder / "table.md") as temporary:
-                temporary.write_text(render_markdown(table), encoding="utf-8")
+            write_text(folder / "table.md", render_markdown(table))
     flat = {
         f"testset/{testset}/{system}/{metric}": interval.value
         for system, row in summary.figures.items()

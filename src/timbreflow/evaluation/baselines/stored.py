@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.files import atomic_file
+from timbreflow.files import write_text
 from timbreflow.metrics.registry import CEILING_COLUMNS, PER_CLIP
 
 METRICS = tuple(metric.name for metric in PER_CLIP if not metric.optional)
@@ -72,8 +72,7 @@ def write_stored(path: Path, row: StoredRow) -> None:
     table = row.table[[column for column in COLUMNS if column in row.table]].sort_values("triple_id")
     header = "".join(f"# {name}: {getattr(row, name)}\n" for name in _HEADER)
     body = table.to_csv(index=False, float_format=f"%.{DECIMALS}f", lineterminator="\n")
-    with atomic_file(path) as temporary:
-        temporary.write_text(header + body, encoding="utf-8")
+    write_text(path, header + body)
 
 
 def read_stored(path: Path, *, test_digest: str | None = None, metric_digest: str | None = None) -> StoredRow:
