@@ -43,11 +43,23 @@ class Summary:
     differences: dict[str, Figures]
     targets_family: Interval | None = None
 
-    def values(self) -> dict[str, dict[str, float]]:
-        """System to metric to value without bounds, rounded for metrics.json."""
+    def means(self) -> dict[str, dict[str, float]]:
+        """System to metric to value without bounds."""
         return {
-            system: {name: round(interval.value, DECIMALS) for name, interval in row.items()}
-            for system, row in self.figures.items()
+            system: {name: interval.value for name, interval in row.items()} for system, row in self.figures.items()
+        }
+
+    def values(self) -> dict[str, dict[str, float]]:
+        """The same, rounded for metrics.json."""
+        rounded: dict[str, dict[str, float]] = plain(self.means())
+        return rounded
+
+    def flat(self, prefix: str) -> dict[str, float]:
+        """The same as PREFIX/system/metric, for a MetricLogger."""
+        return {
+            f"{prefix}/{system}/{metric}": value
+            for system, row in self.means().items()
+            for metric, value in row.items()
         }
 
 

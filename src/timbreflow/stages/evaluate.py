@@ -53,12 +53,7 @@ def run(
         # DVC wants the folder, also where no sounds were asked for.
         (place / EXAMPLES).mkdir(exist_ok=True)
         write_json(place / "metrics.json", metrics)
-    flat = {
-        f"eval/{split}/{system}/{metric}": interval.value
-        for split, summary in summaries.items()
-        for system, row in summary.figures.items()
-        for metric, interval in row.items()
-    }
+    flat = {key: value for split, own in summaries.items() for key, value in own.flat(f"eval/{split}").items()}
     done = sum(summary.n_triples for summary in summaries.values())
     log(done, flat)
     return StageResult(
@@ -135,21 +130,11 @@ def _evaluate(
     )
     summaries = summarize(evaluation.table, samples=config.bootstrap_samples, seed=config.seed)
     metrics: dict[str, Any] = {split: summary.values() for split, summary in summaries.items()}
-    if gaps := _gaps(summaries):
-        metrics["generalisation_gap"] = plain(gaps)
+    if {"test", "test_seen"} <= set(summaries):
+        gaps = generalisation(summaries["test"].means(), summaries["test_seen"].means())
+        metrics |= {"generalisation_gap": plain(gaps)} if gaps else {}
     metrics |= {"metric_digest": metric_digest, "test_digest": digest_of_clips(sets), "weights": weights}
     return evaluation, summaries, metrics
-
-
-def _gaps(summaries: dict[str, Summary]) -> dict[str, dict[str, float]]:
-    """The gap from test_seen to test, where both were evaluated."""
-    if not {"test", "test_seen"} <= set(summaries):
-        return {}
-    unseen, seen = (
-        {system: {name: interval.value for name, interval in row.items()} for system, row in summary.figures.items()}
-        for summary in (summaries["test"], summaries["test_seen"])
-    )
-    return generalisation(unseen, seen)
 
 
 def _rows(summary: Summary) -> list[dict[str, Any]]:

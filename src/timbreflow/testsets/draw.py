@@ -305,15 +305,14 @@ def near_programs(test: Mapping[str, Path], training: Mapping[str, Path]) -> lis
 
 def _melodic_presets(fonts: Mapping[str, Path]) -> list[Preset]:
     """Presets of the fonts that timbres may use."""
-    presets = [preset for name, path in fonts.items() for preset in _presets(name, path)]
+    general_midi = [(program, pretty_midi.program_to_instrument_name(program)) for program in PITCHED_PROGRAMS]
+    presets: list[Preset] = []
+    for name, path in fonts.items():
+        # MuseScore leaves out the padding of odd chunks, so its preset headers cannot be found; these are GM fonts.
+        presets += (
+            [Preset(name, 0, *known) for known in general_midi] if path.suffix == ".sf3" else list_presets(path, name)
+        )
     return [preset for preset in presets if preset.bank in MELODIC_BANKS and preset.program in PITCHED_PROGRAMS]
-
-
-def _presets(name: str, path: Path) -> list[Preset]:
-    if path.suffix != ".sf3":
-        return list_presets(path, name)
-    # MuseScore leaves out the padding of odd chunks, so its preset headers cannot be found; these are GM fonts.
-    return [Preset(name, 0, program, pretty_midi.program_to_instrument_name(program)) for program in PITCHED_PROGRAMS]
 
 
 def _log_mels(synthesizer: Synthesizer, fonts: Mapping[str, Path]) -> list[tuple[Preset, NDArray[np.float32]]]:

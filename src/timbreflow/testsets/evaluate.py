@@ -26,7 +26,6 @@ from timbreflow.metrics.analysis import FeatureCache
 from timbreflow.metrics.embedding import load_embed
 from timbreflow.metrics.family import load_family_classifier
 from timbreflow.metrics.onsets import TOLERANCE
-from timbreflow.metrics.registry import DISTANCES
 from timbreflow.metrics.transcription import Transcriber
 from timbreflow.models.bundle import WEIGHTS
 from timbreflow.models.catalogue import is_bundle
@@ -273,11 +272,7 @@ def run(
             }
             write_json(folder / "metrics.json", figures | facts)
             write_text(folder / "table.md", render_markdown(table))
-    flat = {
-        f"testset/{testset}/{system}/{metric}": interval.value
-        for system, row in summary.figures.items()
-        for metric, interval in row.items()
-    }
+    flat = summary.flat(f"testset/{testset}")
     log(len(evaluation.clips), flat)
     return StageResult(summary=render_text(table), metrics=flat, files={"table": place / "table.md"} if whole else {})
 
@@ -313,13 +308,12 @@ def generalisation_gap(
         return {}, [
             f"No gap seen -> unseen: {other} was evaluated with other metrics or another vocoder; evaluate it again."
         ]
-    distances = [metric.name for metric in DISTANCES]
-    here = {name: {key: row[key].value for key in distances if key in row} for name, row in summary.figures.items()}
     there = {
-        name: {key: row[key]["value"] for key in distances if key in row}
+        name: {key: figure["value"] for key, figure in row.items()}
         for name, row in stored["systems"].items()
         if stored["weights"].get(name) == facts["weights"].get(name)
     }
+    here = summary.means()
     return generalisation(*((here, there) if testset == "artificial" else (there, here))), []
 
 
