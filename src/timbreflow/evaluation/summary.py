@@ -70,14 +70,8 @@ def summarize(
 
     A figure whose columns are missing, as those of a stored row that is older than a metric, is left out.
 
-    Args:
-        table: of `evaluate.Evaluation`; rows of all systems of a set are of the same triples.
-        pairs: (first, second): systems whose difference first - second is computed, where both are there.
-        samples: bootstrap draws.
-        seed: of the bootstrap.
-
-    Returns:
-        Set to summary, in the order of the table.
+    Rows of all systems of a set are of the same triples. For `pairs` (first, second) the difference first - second is
+    computed, where both are there. `samples` are bootstrap draws. Sets are in the order of the table.
 
     Raises:
         TimbreflowError: a figure of a clip is NaN or infinite.

@@ -33,7 +33,7 @@ from timbreflow.models.devices import resolve_device
 from timbreflow.reporting.markdown import Table, render_markdown, render_text
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import MetricLogger, StageResult, ignore_metrics
-from timbreflow.testsets.frozen import SAMPLE_RATE, TEST_SETS, read_released, require_built
+from timbreflow.testsets.frozen import SAMPLE_RATE, read_released, require_built
 from timbreflow.testsets.weights import absence, features_and_vocoder, find_weights, require_weights
 from timbreflow.workers import available_cores
 
@@ -56,7 +56,7 @@ class TestSetEvaluation:
     """One frozen test set with what measures it.
 
     Args:
-        testset: one of `TEST_SETS`.
+        testset: artificial, seen or real.
         config: its sets, systems and max_triples are not looked at.
         layout: paths.
         clips: take so many triples, in the order of their ids; 0 takes all.
@@ -82,11 +82,7 @@ class TestSetEvaluation:
         only: Sequence[str] = (),
         part: bool = False,
     ) -> None:
-        if testset not in TEST_SETS:
-            raise TimbreflowError(f"There is no test set {testset!r}; choose from {', '.join(TEST_SETS)}.")
         folder = layout.testsets / testset
-        if not (folder / "manifest.parquet").is_file():
-            raise TimbreflowError(f"{folder} is missing; run `timbreflow testset build {testset}`.")
         self._released = None if part else read_released(layout.released_testsets, testset)
         if self._released is not None:
             require_built(folder, self._released)

@@ -51,12 +51,9 @@ class Promotion:
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in rows
         ]
-        verdict = (
-            f"{self.registered} version {self.version} is now the champion."
-            if self.promoted
-            else f"{self.registered} version {self.version} was not promoted."
-        )
-        return "\n".join([f"{self.registered} version {self.version} against {self.opponent}", *lines, verdict])
+        title = f"{self.registered} version {self.version}"
+        verdict = f"{title} {'is now the champion' if self.promoted else 'was not promoted'}."
+        return "\n".join([f"{title} against {self.opponent}", *lines, verdict])
 
 
 @clear_errors
