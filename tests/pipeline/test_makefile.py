@@ -14,10 +14,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def make(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    # The make that runs these tests must not speak to the one that they run.
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "MFLAGS"}
     return subprocess.run(
         ["make", *arguments],
         cwd=folder,
-        env={**os.environ, "GIT_CEILING_DIRECTORIES": str(folder.parent), **variables},
+        env={**outer, "GIT_CEILING_DIRECTORIES": str(folder.parent), **variables},
         capture_output=True,
         text=True,
         check=False,
