@@ -88,8 +88,7 @@ class Training:
         self._settings = {"section": dataclasses.asdict(config), "data": passed}
         if variant:
             self._settings["variant"] = variant
-        self._inputs = [dataclasses.asdict(part) for part in inputs]
-        self._config, self._layout, self._log = config, layout, log
+        self._config, self._inputs, self._layout, self._log = config, inputs, layout, log
         self._model = trained_by(section)
         self._results, self._scratch = layout.results(stage) / variant, layout.scratch(stage)
         self.device = resolve_device(device)
@@ -119,7 +118,8 @@ class Training:
         bundle, in one rename with the weights. metrics.json holds no wall-clock times: they would change every run.
         """
         # Checkpoints lie in a folder that is named by all that decides the result.
-        workdir = self._scratch / f"{stable_hash(self._model.kind, self._settings, *self._inputs):016x}"
+        inputs = [dataclasses.asdict(part) for part in self._inputs]
+        workdir = self._scratch / f"{stable_hash(self._model.kind, self._settings, *inputs):016x}"
         result = fit(
             trained or model,
             objective,
