@@ -17,7 +17,8 @@ import numpy as np
 import soundfile
 import soxr
 
-from timbreflow.audio.truncation import CHECKED, Stitched, reading_of
+from timbreflow.audio.file_bytes import Stitched
+from timbreflow.audio.truncation import CHECKED, reading_of
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_file
 
