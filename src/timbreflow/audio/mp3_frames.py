@@ -36,14 +36,10 @@ class InfoHeader:
     """A Xing, Info or VBRI header, which stands in a frame of its own and makes no sound.
 
     Args:
-        position: of its frame.
-        size: bytes of its frame.
         frames: its count of frames, 0 where it has none.
         lame_at: where LAME's delay and padding stand, three bytes; None for others.
     """
 
-    position: int
-    size: int
     frames: int
     lame_at: int | None
 
@@ -223,7 +219,7 @@ def _info_header(read: FileBytes, position: int, frame: _Frame) -> InfoHeader | 
             frames = int.from_bytes(data[place : place + 4], "big") if flags & 1 else 0
             place += 4 * (flags & 1) + 4 * (flags >> 1 & 1) + 100 * (flags >> 2 & 1) + 4 * (flags >> 3 & 1)
             lame = data[place : place + 4] in (b"LAME", b"Lavf", b"Lavc", b"GOGO")
-            return InfoHeader(position, frame.size, frames, position + place + 21 if lame else None)
+            return InfoHeader(frames, position + place + 21 if lame else None)
     if data[36:40] == b"VBRI":
-        return InfoHeader(position, frame.size, int.from_bytes(data[50:54], "big"), None)
+        return InfoHeader(int.from_bytes(data[50:54], "big"), None)
     return None
