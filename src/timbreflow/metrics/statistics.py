@@ -47,11 +47,10 @@ def bootstrap(columns: Sequence[ArrayLike], statistic: Statistic, *, samples: in
     Raises:
         TimbreflowError: a column is empty, differs in length, or holds NaN.
     """
-    table = (
-        np.stack([np.asarray(column, dtype=np.float64) for column in columns]) if _even(columns) else np.empty((0, 0))
-    )
-    if table.ndim != 2 or table.shape[1] == 0:
+    shapes = {np.shape(column) for column in columns}
+    if len(shapes) != 1 or len(shape := shapes.pop()) != 1 or shape[0] == 0:
         raise TimbreflowError("bootstrap needs columns of one length with at least one clip each.")
+    table = np.stack([np.asarray(column, dtype=np.float64) for column in columns])
     if not np.isfinite(table).all():
         raise TimbreflowError("a metric is NaN or infinite for some clip; see per_clip.parquet.")
     n_clips = table.shape[1]
@@ -64,7 +63,3 @@ def bootstrap(columns: Sequence[ArrayLike], statistic: Statistic, *, samples: in
 def mean_interval(values: ArrayLike, *, samples: int, seed: int) -> Interval:
     """Mean of one value a clip [n] with its 95 % bootstrap interval."""
     return bootstrap([values], lambda mean: mean, samples=samples, seed=seed)
-
-
-def _even(columns: Sequence[ArrayLike]) -> bool:
-    return len(columns) > 0 and len({np.shape(column) for column in columns}) == 1
