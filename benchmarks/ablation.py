@@ -32,11 +32,11 @@ from timbreflow.models.catalogue import is_bundle, known_model
 from timbreflow.stages import train_glow, train_vqvae
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import MetricLogger
+from timbreflow.stages.training import read_passed
 from timbreflow.testsets.evaluate import TestSetEvaluation
 from timbreflow.testsets.frozen import read_released, require_built
 from timbreflow.testsets.weights import require_weights
 from timbreflow.training.config import GlowTraining, VQVAETraining
-from timbreflow.training.run import read_passed
 
 TESTSETS = ("artificial", "seen")
 Section = TypeVar("Section")

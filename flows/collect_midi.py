@@ -9,8 +9,7 @@ from timbreflow.stages import collect_midi as stage
 @flow(name="collect_midi", flow_run_name="collect_midi")
 def collect_midi() -> None:
     """One mapped task a shard."""
-    params = load()
-    run_shards(stage, params.collect_midi)
+    run_shards(stage, load().collect_midi)
 
 
 if __name__ == "__main__":

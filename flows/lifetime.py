@@ -44,14 +44,12 @@ def alone(name: str) -> Iterator[None]:
     _RUN.mkdir(exist_ok=True)
     lock = FileLock(_RUN / f"{name}.lock")
     try:
-        lock.acquire(blocking=False)
+        held = lock.acquire(blocking=False)
     except Timeout:
         print(f"Another process runs {name} in this checkout; waiting for it to end.", file=sys.stderr)
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def process_tag() -> str:

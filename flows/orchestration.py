@@ -70,13 +70,8 @@ def run_stage(stage: ModuleType, *arguments: Any, results: str = "", **keywords:
 def run_tracked(stage: ModuleType, results: str, section: Any, *arguments: Any) -> None:
     """Run a stage as `run_stage` does, inside an MLflow run; a training also shows its progress as an artifact.
 
-    Of the processes of a torchrun the first one does so; the others only compute.
-
-    Args:
-        stage: module of the stage; its `run` gets `arguments`, `layout` and `log`.
-        results: name of the results folder, such as `train_vqvae/base`; the run has the same name.
-        section: the stage's section of params.yaml, logged under the same dotted names.
-        arguments: of the stage.
+    The run has the name of the results folder, such as `train_vqvae/base`, and the stage's section of params.yaml under
+    the same dotted names. Of the processes of a torchrun the first one does so; the others only compute.
     """
     if process_rank() > 0:
         stage.run(*arguments, layout=LAYOUT, log=ignore_metrics)
@@ -133,12 +128,9 @@ def _publish(stage: str, report: StageResult) -> None:
 def entry(flow: Flow[Any, Any], *arguments: Any, sharded: bool = False, shared: bool = False) -> None:
     """Run a flow as a command, tagged with its parent; errors, also the system's, become one sentence and exit code 2.
 
-    Args:
-        flow: the flow.
-        arguments: its arguments.
-        sharded: whether it has shards, so that a wrong runner is an error before a server is started.
-        shared: whether several processes of `torchrun` may share it. The first one runs the flow, the others its
-            function, so that there is one flow run and one MLflow run.
+    The wrong runner of a flow with shards is an error before a server is started. A `shared` flow may be run by several
+    processes of `torchrun`: the first one runs the flow, the others its function, so that there is one flow run and one
+    MLflow run.
     """
     parent = os.environ.get(PARENT_RUN)
     marks = [lifetime.process_tag(), *([f"pipeline:{parent}"] if parent else [])]

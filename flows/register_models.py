@@ -13,8 +13,7 @@ from timbreflow.tracking.registry import register
 @flow(name="register_models", flow_run_name="register_models")
 def register_models() -> None:
     """One task; a version whose weights are registered already is kept."""
-    params = load()
-    run_stage(stage, params.register_models, register=partial(register, root=ROOT))
+    run_stage(stage, load().register_models, register=partial(register, root=ROOT))
 
 
 if __name__ == "__main__":

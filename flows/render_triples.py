@@ -9,8 +9,7 @@ from timbreflow.stages import render_triples as stage
 @flow(name="render_triples", flow_run_name="render_triples")
 def render_triples() -> None:
     """One mapped task a shard."""
-    params = load()
-    run_shards(stage, params.render_triples)
+    run_shards(stage, load().render_triples)
 
 
 if __name__ == "__main__":

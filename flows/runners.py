@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -38,9 +39,8 @@ class Runner:
 
     Args:
         name: as TIMBREFLOW_RUNNER has it.
-        address: of the scheduler; empty where this process starts its own workers.
-        variable: that holds the address.
-        make: a task runner, not yet started.
+        address: of the scheduler, from `variable`; empty where this process starts its own workers.
+        make: makes a task runner, not yet started.
         lost: errors of a future that mean that its worker or the scheduler died, not that the shard failed.
     """
 
@@ -123,10 +123,7 @@ def _dask(workers: int) -> Runner:
     address = os.environ.get(DASK_ADDRESS, "")
     # One thread each, since effects hold Python's global lock. The dashboard would listen on all addresses.
     cluster = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
-
-    def make() -> TaskRunner[Any]:
-        return DaskTaskRunner(address=address) if address else DaskTaskRunner(cluster_kwargs=cluster)
-
+    make = partial(DaskTaskRunner, **({"address": address} if address else {"cluster_kwargs": cluster}))
     return Runner("dask", address, DASK_ADDRESS, make, (KilledWorker, FutureCancelledError, CommClosedError))
 
 
@@ -138,21 +135,12 @@ def _ray(workers: int) -> Runner:
 
     address = os.environ.get(RAY_ADDRESS, "")
     local = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": _RAY_STORE}
-
-    def make() -> TaskRunner[Any]:
-        return RayTaskRunner(address=address) if address else RayTaskRunner(init_kwargs=local)
-
+    make = partial(RayTaskRunner, **({"address": address} if address else {"init_kwargs": local}))
     return Runner("ray", address, RAY_ADDRESS, make, (RayError, ConnectionError))
 
 
 def run_all(task: Task[..., Any], calls: Iterable[dict[str, Any]], *, runner: Runner, done: Callable[[], None]) -> None:
-    """Run a task once for each of its calls; calls that are lost with their workers are run again.
-
-    Args:
-        task: what each call runs.
-        calls: its arguments by name.
-        runner: where.
-        done: called after each call that has ended.
+    """Run a task once for each of its calls, given as arguments by name; calls lost with their workers are run again.
 
     Raises:
         TimbreflowError: a call raised it; the scheduler does not answer; or workers die again and again.

@@ -14,7 +14,7 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.models.glow.model import Glow
 from timbreflow.models.vocoder import Vocoder
 from timbreflow.models.vqvae import VQVAE
-from timbreflow.training.run import begin_with
+from timbreflow.stages.training import begin_with
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -17,7 +17,7 @@ from timbreflow.data.mels import ExtractConfig
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.evaluation.gate import RegisterConfig
-from timbreflow.files import atomic_file
+from timbreflow.files import write_text
 from timbreflow.models.bundle import OLD_SETTINGS
 from timbreflow.models.catalogue import GATED
 from timbreflow.notes.collect import CollectConfig
@@ -165,8 +165,7 @@ def write_preset(name: str, path: Path, *, force: bool = False) -> None:
             f"{path} would lose your own {own}; copy what you want to keep, then replace it by `timbreflow preset "
             f"{name} --force`."
         )
-    with atomic_file(path) as temporary:
-        temporary.write_text(preset_text(name), encoding="utf-8")
+    write_text(path, preset_text(name))
 
 
 def _own_settings(path: Path) -> str:

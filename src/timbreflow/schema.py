@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -29,6 +30,18 @@ def parse(kind: type[T], values: Any, *, otherwise: str, old_names: Mapping[str,
         return TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         raise TimbreflowError(_sentence(error, otherwise, old_names or {})) from error
+
+
+def require_least(section: str, settings: object, least: int, *names: str) -> None:
+    """Refuse the first of these settings that is below `least`, infinite or NaN.
+
+    Raises:
+        TimbreflowError: names the setting and its value.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if not least <= value < math.inf:
+            raise TimbreflowError(f"{section}.{name} is {value}; set it to {least} or more.")
 
 
 def _forbid_unknown_keys(kind: Any, seen: set[Any]) -> None:

@@ -18,7 +18,7 @@ from benchmarks.ablation_table import comparable
 from tests.frozen import freeze
 from tests.sharded import run_all
 from timbreflow.audio.features import FeatureConfig
-from timbreflow.config import load_params, preset_text
+from timbreflow.config import as_mapping, load_params, preset_text
 from timbreflow.data.manifest import read_manifest, write_manifest
 from timbreflow.files import write_json
 from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle
@@ -43,7 +43,7 @@ def command() -> ModuleType:
 def test_every_row_changes_a_setting_of_the_preset_and_nothing_else(command: ModuleType, name: str) -> None:
     row = ablation.ROWS[name]
     reference = ablation.changed(command._params(None), ablation.short_training(row.section, 1500))
-    before, flat = flatten(reference), flatten(ablation.changed(reference, row.changes))
+    before, flat = flatten(as_mapping(reference)), flatten(as_mapping(ablation.changed(reference, row.changes)))
     assert {key for key in flat if flat[key] != before[key]} == set(row.changes)
     assert row.reference in ("", *ablation.ROWS)
     assert not row.reference or ablation.ROWS[row.reference].system == row.system

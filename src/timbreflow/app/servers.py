@@ -148,7 +148,8 @@ def stop(root: Path, servers: Sequence[Server] = SERVERS) -> list[str]:
     stopped = []
     for server in servers:
         state = _state(server, root)
-        if state and _alive(state["pid"]) and _is_ours(server, state["pid"]):
+        # After a restart of the machine its id may be another program's.
+        if state and _alive(state["pid"]) and f"-m {server.name} server" in _command_line(state["pid"]):
             # The server leads its own process group, so that its workers go with it.
             os.killpg(state["pid"], signal.SIGTERM)
             deadline = time.monotonic() + 10
@@ -226,11 +227,6 @@ def _alive(pid: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _is_ours(server: Server, pid: int) -> bool:
-    """Whether the process is that server: after a restart of the machine its id may be another program's."""
-    return f"-m {server.name} server" in _command_line(pid)
 
 
 def _command_line(pid: int) -> str:

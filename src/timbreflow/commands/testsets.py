@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from timbreflow.commands.common import project_root, say
+from timbreflow.commands.common import project, project_root, say
 from timbreflow.errors import TimbreflowError
 
 app = App()
@@ -33,9 +33,8 @@ def build_testsets(*names: str, out: Path | None = None) -> None:
     from timbreflow.stages.layout import Layout
     from timbreflow.testsets.build import build
 
-    root = project_root()
-    target = root / "data" / "testsets" if out is None else out
-    build(names, layout=Layout(root), released=root / "released" / "testsets", out=target, say=print)
+    layout = Layout(project_root())
+    build(names, layout=layout, released=layout.released_testsets, out=out or layout.testsets, say=print)
 
 
 @testset.command(name="export", help_epilogue="For example\n\n    timbreflow testset export real --out real-pairs")
@@ -48,13 +47,12 @@ def export_pairs(name: str, *, out: Path) -> None:
         name: artificial, seen or real; build it first.
         out: new folder for pairs.csv, content/ID.wav, style/ID.wav and README.txt.
     """
+    from timbreflow.stages.layout import Layout
     from timbreflow.testsets.export import export
     from timbreflow.testsets.frozen import read_released
 
-    root = project_root()
-    pairs = export(
-        read_released(root / "released" / "testsets", name), built=root / "data" / "testsets" / name, out=out
-    )
+    layout = Layout(project_root())
+    pairs = export(read_released(layout.released_testsets, name), built=layout.testsets / name, out=out)
     print(f"Wrote {pairs} pairs to {out}; {out / 'README.txt'} says how to score another program.")
 
 
@@ -81,19 +79,16 @@ def write_examples(name: str, *triples: str, out: Path) -> None:
 
     Args:
         name: artificial, seen or real.
-        triples: ids, such as real-0003; those of results/testsets/NAME/per_clip.csv.
+        triples: ids, such as real-0003; those of results/testsets/NAME/per_clip.parquet.
         out: folder for them.
     """
     if not triples:
         raise TimbreflowError("Name at least one triple, such as real-0003.")
 
-    from timbreflow.config import load_params
-    from timbreflow.stages.layout import Layout
     from timbreflow.testsets.examples import write_examples as write
 
-    root = project_root()
-    config = load_params(root / "params.yaml").evaluate
-    print("\n".join(write(name, triples, config, layout=Layout(root), out=out)))
+    params, layout = project()
+    print("\n".join(write(name, triples, params.evaluate, layout=layout, out=out)))
 
 
 @app.command(
@@ -135,13 +130,11 @@ def evaluate(
     if store and recompute is None:
         raise TimbreflowError("--store needs --recompute NAME; see `timbreflow evaluate --help`.")
 
-    from timbreflow.config import load_params
-    from timbreflow.stages.layout import Layout
     from timbreflow.testsets import recompute as again
     from timbreflow.testsets.evaluate import run
 
-    root = project_root()
-    config, layout = load_params(root / "params.yaml").evaluate, Layout(root)
+    params, layout = project()
+    config = params.evaluate
 
     def log(done: int, values: Mapping[str, float]) -> None:
         if "testset/triples" in values:
@@ -163,16 +156,8 @@ def evaluate(
     elif store:
         print(f"wrote {again.store(testset, recompute, config, layout=layout, log=log, say=say)}")
     else:
-        compared = again.recompute(
-            testset,
-            recompute,
-            config,
-            layout=layout,
-            clips=20 if clips is None else clips,
-            out=out,
-            log=log,
-            say=say,
-        )
+        first = 20 if clips is None else clips
+        compared = again.recompute(testset, recompute, config, layout=layout, clips=first, out=out, log=log, say=say)
         print(compared.sentence)
         if not compared.reproduced:
             sys.exit(1)

@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -73,29 +73,21 @@ def transfer(
     from timbreflow.models.devices import resolve_device
 
     session = TimbreTransfer.load(folder, device=resolve_device())
-    options = TransferOptions(
-        DEFAULT_TEMPERATURE if temperature is None else temperature, 0 if seed is None else seed, mode, fit_style
-    )
+    settings: dict[str, Any] = {
+        "temperature": DEFAULT_TEMPERATURE if temperature is None else temperature,
+        "seed": seed or 0,
+        "mode": mode,
+        "fit_style": fit_style,
+    }
     given = [name for name, value in (("temperature", temperature), ("seed", seed)) if value is not None]
     if given:
-        _say_what_has_no_effect(session, given, options)
+        _say_what_has_no_effect(session, given, TransferOptions(**settings))
     if pairs is not None:
-        written = session.transfer_pairs(
-            pairs, out, temperature=options.temperature, seed=options.seed, mode=mode, fit_style=fit_style, report=say
-        )
+        written = session.transfer_pairs(pairs, out, **settings, report=say)
         say(f"wrote {len(written)} files to {out}")
     elif content is not None and style is not None:
         with progress_bar() as progress:
-            result = session.transfer_file(
-                content,
-                style,
-                out,
-                temperature=options.temperature,
-                seed=options.seed,
-                mode=mode,
-                fit_style=fit_style,
-                progress=progress,
-            )
+            result = session.transfer_file(content, style, out, **settings, progress=progress)
         say(" ".join([f"wrote {result.path}.", *result.notes]))
 
 

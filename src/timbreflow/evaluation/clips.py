@@ -19,18 +19,13 @@ from timbreflow.notes.tables import Notes
 
 @dataclass(frozen=True)
 class TripleBatch:
-    """Sound of some test triples.
+    """B test triples, whose sounds are [B, N] float32.
 
     Args:
-        triple_ids: [B] ids.
-        content: [B, N] float32.
-        style: [B, N] float32.
-        target: [B, N] float32.
-        notes: [B] the notes that sound in content and target.
-        descriptions: [B] the instruments, for people: "Oboe to Marimba", by the General MIDI names of the
-            first layers.
-        instruments: [B] the target's preset, soundfont/bank/program of its first layer: clips of one are a cluster.
-        families: [B] General MIDI family of the target; None where it is layered or plays no General MIDI program.
+        notes: that sound in content and target.
+        descriptions: the instruments, for people: "Oboe to Marimba", by the General MIDI names of the first layers.
+        instruments: the target's preset, soundfont/bank/program of its first layer: clips of one are a cluster.
+        families: General MIDI family of the target; None where it is layered or plays no General MIDI program.
     """
 
     triple_ids: list[str]
@@ -102,8 +97,8 @@ class EvaluationClips:
                 triple_ids=[str(triple) for triple in part.index],
                 notes=[self._true_notes(str(clip)) for clip in targets["clip_id"]],
                 descriptions=[
-                    f"{_instrument(before)} to {_instrument(after)}"
-                    for before, after in zip(contents["program"], targets["program"], strict=True)
+                    " to ".join(pretty_midi.program_to_instrument_name(int(program)) for program in programs)
+                    for programs in zip(contents["program"], targets["program"], strict=True)
                 ],
                 instruments=[
                     "/".join(map(str, place))
@@ -146,10 +141,6 @@ class EvaluationClips:
             )
         rows = self._notes[clip_id]
         return Notes.of(*(rows[name].to_list() for name in ("onset", "duration", "pitch", "velocity")))
-
-
-def _instrument(program: int) -> str:
-    return str(pretty_midi.program_to_instrument_name(int(program)))
 
 
 def _family(layers: int, program: int) -> int | None:

@@ -1,11 +1,11 @@
 """Settings of the stage evaluate: section `evaluate` of params.yaml."""
 
-import math
 from dataclasses import dataclass
 
 from timbreflow.data.manifest import SPLITS
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.systems import COMPUTED
+from timbreflow.schema import require_least
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,9 @@ class EvaluationConfig:
                 raise TimbreflowError(
                     f"evaluate.{name} is {list(chosen)}; name at least one of {', '.join(known)}, each once."
                 )
-        for name in ("batch_size", "bootstrap_samples", "griffin_lim_iterations"):
-            if getattr(self, name) < 1:
-                raise TimbreflowError(f"evaluate.{name} is {getattr(self, name)}; set it to 1 or more.")
-        for name in ("max_triples", "temperature", "variance_scale", "seed", "examples", "worst_examples"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise TimbreflowError(f"evaluate.{name} is {getattr(self, name)}; set it to 0 or more.")
+        require_least("evaluate", self, 1, "batch_size", "bootstrap_samples", "griffin_lim_iterations")
+        counts = ("max_triples", "examples", "worst_examples")
+        require_least("evaluate", self, 0, *counts, "temperature", "variance_scale", "seed")
         if not 0 <= self.griffin_lim_momentum < 1:
             raise TimbreflowError(
                 f"evaluate.griffin_lim_momentum is {self.griffin_lim_momentum}; set it to at least 0 and below 1."

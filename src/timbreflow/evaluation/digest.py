@@ -23,12 +23,8 @@ def digest_of_metrics(timbre_weights: Path, config: EvaluationConfig, *, drawn: 
     """sha256 that changes with all that moves a figure of given weights on given clips.
 
     That is the metric code's version, the timbre metric's weights, the transcriber's, and the settings `MOVING`; which
-    triples of which sets is in the digest of the clips.
-
-    Args:
-        timbre_weights: of the timbre metric.
-        config: section `evaluate`.
-        drawn: whether the figures may be of models, which have a temperature and a variance scale; baselines do not.
+    triples of which sets is in the digest of the clips. Figures that are `drawn` may be of models, which have a
+    temperature and a variance scale; baselines have not.
 
     Raises:
         TimbreflowError: the weights are missing.

@@ -35,12 +35,7 @@ VOCODER = "vocoder"
 
 @dataclass(frozen=True)
 class Timing:
-    """What a system costs.
-
-    Args:
-        times_real_time: seconds of sound made in a second, on the machine of this run; None for copies.
-        parameters: learned weights.
-    """
+    """What a system costs: learned weights, and seconds of sound made in a second on this machine, None for copies."""
 
     times_real_time: float | None
     parameters: int
@@ -89,15 +84,7 @@ def open_context(
     vocoder: Path | None,
     device: torch.device,
 ) -> SystemContext:
-    """What systems are built from, by the settings of section `evaluate`.
-
-    Args:
-        config: section `evaluate`.
-        features: of the oracle.
-        model_folder: maps the name of weights to their folder.
-        vocoder: folder of the vocoder; None, or a folder that is not there, is no vocoder.
-        device: where models run.
-    """
+    """What systems are built from, by the settings of section `evaluate`; a folder that is not there is no vocoder."""
     inverter = partial(
         open_inverter, vocoder=vocoder, n_iter=config.griffin_lim_iterations, momentum=config.griffin_lim_momentum
     )
@@ -126,16 +113,9 @@ def evaluate(
 ) -> Evaluation:
     """Run every system on every triple, batch by batch, so that memory does not grow with the set.
 
-    Args:
-        sets: test sets.
-        systems: by name.
-        features: computes what metrics compare.
-        config: section `evaluate`; seed and batch size count.
-        device: where systems take their input.
-        examples: triples of each set whose sounds are kept, evenly spread over it.
-        worst: triples of each set and model whose sounds are kept, by LSD.
-        onset_tolerance: largest difference between onsets that match, in s.
-        progress: called with the number of triples done.
+    Kept are the sounds of `examples` triples of each set, evenly spread over it, and of the `worst` ones of each model,
+    by LSD. Of `config` seed and batch size count. `onset_tolerance` is the largest difference between onsets that
+    match, in s. `progress` is called with the number of triples done.
 
     Raises:
         TimbreflowError: a clip cannot be read, or a system gives NaN or sound of another length.
@@ -183,14 +163,7 @@ def evaluate(
 
 
 class _Keeper:
-    """Keeps the sounds of chosen triples of a set, and of the worst ones of each model by LSD.
-
-    Args:
-        clips: the set.
-        shown: ids of the triples that are kept with the outputs of all systems.
-        systems: those with learned weights have worst triples.
-        worst: how many of each.
-    """
+    """Keeps the sounds of the triples `shown`, of all systems, and of the worst ones of each model by LSD."""
 
     def __init__(self, clips: EvaluationClips, shown: set[str], systems: Mapping[str, System], worst: int) -> None:
         self._clips, self._shown, self._n_worst = clips, shown, worst

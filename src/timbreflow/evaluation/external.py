@@ -18,11 +18,8 @@ _NAMED = 5  # faults that one sentence lists
 class ExternalOutputs:
     """Outputs of another program as a row of the table. All files are read and checked before anything is measured.
 
-    Args:
-        folder: with one ID.wav a triple, at any sample rate, mono or more channels, whose mean is scored.
-        triple_ids: of the set.
-        sample_rate: of the set, in Hz; the files are resampled to it.
-        n_samples: length of the set's clips; longer files are cut, shorter ones padded with silence.
+    The folder holds one ID.wav a triple, at any sample rate, mono or more channels, whose mean is scored. Files are
+    resampled to the set's rate, and cut or padded with silence to the length of its clips.
 
     Attributes:
         notes: sentences on what was cut and padded, for the table.

@@ -35,12 +35,7 @@ class CriterionConfig:
 
 @dataclass(frozen=True)
 class GateConfig:
-    """The gate's criteria.
-
-    Args:
-        set: test set whose figures decide.
-        criteria: metric name, as in metrics.json, to criterion.
-    """
+    """The test set whose figures decide, and the criterion of each metric, by its name in metrics.json."""
 
     set: str
     criteria: dict[str, CriterionConfig]
@@ -53,11 +48,7 @@ class GateConfig:
 
 @dataclass(frozen=True)
 class RegisterConfig:
-    """Section `register_models` of params.yaml.
-
-    Args:
-        gate: what promotion asks for.
-    """
+    """Section `register_models` of params.yaml: what promotion asks for."""
 
     gate: GateConfig
 
@@ -68,11 +59,8 @@ class Check:
 
     Args:
         criterion: the criterion in words, such as "lsd <= 14.28 (champion 14.00)".
-        metric: name of the metric.
-        challenger: the challenger's figure.
         opponent: the opponent's figure; None where an absolute limit was applied.
         limit: the worst figure that passes.
-        passed: whether the challenger's figure is at least as good as `limit`.
     """
 
     criterion: str
@@ -101,12 +89,7 @@ class Decision:
 
 
 def decide(challenger: Mapping[str, float], opponent: Mapping[str, float] | None, gate: GateConfig) -> Decision:
-    """Compare a challenger's figures with the opponent's, or with absolute limits.
-
-    Args:
-        challenger: metric name to figure, the challenger's row of `gate.set` in metrics.json.
-        opponent: the same for the opponent, measured with the same digests; None: absolute limits.
-        gate: criteria.
+    """Compare a challenger's row of `gate.set` in metrics.json with the opponent's, or with absolute limits.
 
     Raises:
         TimbreflowError: a figure is missing or not finite.

@@ -44,11 +44,23 @@ class Summary:
     differences: dict[str, Figures]
     targets_family: Interval | None = None
 
-    def values(self) -> dict[str, dict[str, float]]:
-        """System to metric to value without bounds, rounded for metrics.json."""
+    def means(self) -> dict[str, dict[str, float]]:
+        """System to metric to value without bounds."""
         return {
-            system: {name: round(interval.value, DECIMALS) for name, interval in row.items()}
-            for system, row in self.figures.items()
+            system: {name: interval.value for name, interval in row.items()} for system, row in self.figures.items()
+        }
+
+    def values(self) -> dict[str, dict[str, float]]:
+        """The same, rounded for metrics.json."""
+        rounded: dict[str, dict[str, float]] = plain(self.means())
+        return rounded
+
+    def flat(self, prefix: str) -> dict[str, float]:
+        """The same as PREFIX/system/metric, for a MetricLogger."""
+        return {
+            f"{prefix}/{system}/{metric}": value
+            for system, row in self.means().items()
+            for metric, value in row.items()
         }
 
 
@@ -59,15 +71,9 @@ def summarize(
 
     A figure whose columns are missing, as those of a stored row that is older than a metric, is left out.
 
-    Args:
-        table: of `evaluate.Evaluation`; rows of all systems of a set are of the same triples. One without a column
-            `instrument`, as tables had before, has intervals over single clips.
-        pairs: (first, second): systems whose difference first - second is computed, where both are there.
-        samples: bootstrap draws.
-        seed: of the bootstrap.
-
-    Returns:
-        Set to summary, in the order of the table.
+    Rows of all systems of a set are of the same triples; a table without a column `instrument`, as they had before, has
+    intervals over single clips. For `pairs` (first, second) the difference first - second is computed, where both are
+    there. `samples` are bootstrap draws. Sets are in the order of the table.
 
     Raises:
         TimbreflowError: a figure of a clip is NaN or infinite.
@@ -101,12 +107,7 @@ def summarize(
 def generalisation(
     unseen: Mapping[str, Mapping[str, float]], seen: Mapping[str, Mapping[str, float]]
 ) -> dict[str, dict[str, float]]:
-    """System to distance to (unseen - seen) / seen, of every system that competes.
-
-    Args:
-        unseen: system to distance to mean on unseen timbres.
-        seen: the same on timbres drawn as in training.
-    """
+    """System to distance to (unseen - seen) / seen, of every system that competes; given are their mean distances."""
     return {
         system: {
             metric.name: generalisation_gap(row[metric.name], seen[system][metric.name])

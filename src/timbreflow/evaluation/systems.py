@@ -1,7 +1,6 @@
 """The rows of the table: everything that turns content and style into sound.
 
-A new row is one more entry of `SYSTEMS`, and the loop
-that evaluates them does not change.
+A new row is one more entry of `SYSTEMS`, and the loop that evaluates them does not change.
 """
 
 from collections.abc import Callable, Sequence
@@ -54,11 +53,7 @@ class SystemSpec:
 
 
 class Copied:
-    """Gives one of the inputs back.
-
-    Args:
-        role: which one.
-    """
+    """Gives one of the inputs back."""
 
     def __init__(self, role: Role) -> None:
         self.copies: Role | None = role
@@ -70,11 +65,7 @@ class Copied:
 
 
 class Oracle:
-    """The target's own spectrogram through the same inversion: what a perfect model would score.
-
-    Args:
-        context: features and inversion.
-    """
+    """The target's own spectrogram through the same inversion: what a perfect model would score."""
 
     copies: Role | None = None
     parameters = 0
@@ -92,10 +83,7 @@ class Oracle:
 class ModelSystem:
     """A trained transfer model, from sound to sound as `timbreflow transfer` does it.
 
-    Args:
-        context: features and inversion.
-        name: model whose weights are loaded, such as vqvae.
-        part: makes what transfers of the loaded model; None takes the model itself.
+    `part` makes what transfers of the loaded model `name`; None takes the model itself.
 
     Raises:
         TimbreflowError: the weights are missing, work at another sample rate, or do not transfer timbre.
@@ -112,12 +100,8 @@ class ModelSystem:
                 f"the model {name} works at {bundle.features.sample_rate} Hz and the test clips are at "
                 f"{context.features.sample_rate} Hz; train it again with the present audio section."
             )
-        self._synthesizer = Synthesizer(
-            bundle,
-            context.inverter(bundle.features),
-            device=context.device,
-            variance_scale=context.variance_scale,
-        )
+        inverter = context.inverter(bundle.features)
+        self._synthesizer = Synthesizer(bundle, inverter, device=context.device, variance_scale=context.variance_scale)
         self._temperature = context.temperature
         self._device = context.device
         self.parameters = sum(parameter.numel() for parameter in bundle.model.parameters())

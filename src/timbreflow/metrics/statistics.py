@@ -53,11 +53,10 @@ def bootstrap(
     Raises:
         TimbreflowError: a column is empty, differs in length, or holds NaN.
     """
-    table = (
-        np.stack([np.asarray(column, dtype=np.float64) for column in columns]) if _even(columns) else np.empty((0, 0))
-    )
-    if table.ndim != 2 or table.shape[1] == 0:
+    shapes = {np.shape(column) for column in columns}
+    if len(shapes) != 1 or len(shape := shapes.pop()) != 1 or shape[0] == 0:
         raise TimbreflowError("bootstrap needs columns of one length with at least one clip each.")
+    table = np.stack([np.asarray(column, dtype=np.float64) for column in columns])
     if not np.isfinite(table).all():
         raise TimbreflowError("a metric is NaN or infinite for some clip; see per_clip.parquet.")
     members = np.arange(table.shape[1]) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
@@ -73,7 +72,3 @@ def bootstrap(
 def mean_interval(values: ArrayLike, *, samples: int, seed: int, clusters: ArrayLike | None = None) -> Interval:
     """Mean of one value a clip [n] with its 95 % bootstrap interval; see `bootstrap`."""
     return bootstrap([values], lambda mean: mean, samples=samples, seed=seed, clusters=clusters)
-
-
-def _even(columns: Sequence[ArrayLike]) -> bool:
-    return len(columns) > 0 and len({np.shape(column) for column in columns}) == 1

@@ -44,15 +44,7 @@ SETTINGS: Any = {
 
 @dataclass(frozen=True)
 class Curve:
-    """One line.
-
-    Args:
-        label: in the legend.
-        colour: CSS variable.
-        x: [n] values.
-        y: [n] values; those that are not finite are left out.
-        dashed: whether the line is.
-    """
+    """One line of points [n], of which those that are not finite are left out; its colour is a CSS variable."""
 
     label: str
     colour: str
@@ -63,14 +55,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Point:
-    """Figures of one system.
-
-    Args:
-        label: its name.
-        colour: CSS variable.
-        x: horizontal figure.
-        y: vertical figure.
-    """
+    """Two figures of one system; its colour is a CSS variable."""
 
     label: str
     colour: str
@@ -138,12 +123,7 @@ def scatter_chart(points: Sequence[Point], *, title: str, x_label: str, y_label:
 
 
 def bar_chart(bars: Sequence[tuple[str, str, Interval]], *, title: str) -> str:
-    """SVG of shares with their intervals; 0 and 1 are always on the axis, which ends at -1 and 1.25 at the latest.
-
-    Args:
-        bars: label, CSS variable of the colour, and share of each system.
-        title: for those who do not see it.
-    """
+    """SVG of bars (label, colour, share) with intervals, on an axis from 0, or -1 at the least, to 1.25."""
     with matplotlib.rc_context(SETTINGS):
         figure, axes = _figure(WIDTH, 0.5 + 0.26 * len(bars))
         for row, (_, colour, share) in enumerate(bars):

@@ -32,12 +32,7 @@ def read_curves(results: Path) -> dict[str, pd.DataFrame]:
 
 
 def charts_of_run(run: str, table: pd.DataFrame) -> list[tuple[str, str]]:
-    """(name, SVG) of a run's most telling figures: train and validation in one chart, the loss first.
-
-    Args:
-        run: name of the run.
-        table: columns step, train_<term>, val_<term>.
-    """
+    """(name, SVG) of a run's most telling columns train_<term> and val_<term>, both in one chart, the loss first."""
     terms = [column.removeprefix("val_") for column in table.columns if column.startswith("val_")]
     terms += [term for column in table.columns if column.startswith("train_") and (term := column[6:]) not in terms]
     # Terms with both a training and a validation curve come first.

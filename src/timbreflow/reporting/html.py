@@ -40,46 +40,38 @@ def render_report(
 ) -> str:
     """The whole page as one string.
 
-    Args:
-        summaries: set to its figures, in the order of the page; the page leads with the first.
-        evaluation: timing and sounds.
-        generalisation: system to distance to (unseen - seen) / seen.
-        curves: run to learning curves.
-        config: settings that the page states.
-        digests: metric_digest and test_digest.
+    It leads with the first of `summaries`. `generalisation` is system to distance to (unseen - seen) / seen; `digests`
+    are metric_digest and test_digest.
     """
     lead = next(iter(summaries))
     rows = summaries[lead].figures
-    page: str = (
-        _environment()
-        .get_template("report.html")
-        .render(
-            metrics=[m for m in METRICS if m.group != "ratio"],
-            sets=[_set_view(name, summary, evaluation) for name, summary in summaries.items()],
-            cards=[
-                {
-                    "name": name,
-                    "label": SYSTEMS[name].label,
-                    "gap": row.get("timbre_gap_closed"),
-                    "figures": [(metric, row[metric.name]) for metric in map(BY_NAME.get, CARD_FIGURES) if metric],
-                }
-                for name, row in rows.items()
-                if SYSTEMS[name].competes
-            ],
-            lead_title=SET_TITLES.get(lead, (lead, ""))[0],
-            checks=_checks(rows),
-            systems={name: SYSTEMS[name] for name in SYSTEMS if name in rows},
-            generalisation=[
-                {"label": SYSTEMS[name].label, "values": [row[metric.name] for metric in DISTANCES]}
-                for name, row in generalisation.items()
-            ],
-            distances=DISTANCES,
-            comparisons=[view for name, summary in summaries.items() for view in _differences(name, summary)],
-            published=PUBLISHED,
-            curves=[{"run": run, "charts": charts_of_run(run, table)} for run, table in curves.items()],
-            config=config,
-            digests=digests,
-        )
+    template = _environment().get_template("report.html")
+    page: str = template.render(
+        metrics=[m for m in METRICS if m.group != "ratio"],
+        sets=[_set_view(name, summary, evaluation) for name, summary in summaries.items()],
+        cards=[
+            {
+                "name": name,
+                "label": SYSTEMS[name].label,
+                "gap": row.get("timbre_gap_closed"),
+                "figures": [(metric, row[metric.name]) for metric in map(BY_NAME.get, CARD_FIGURES) if metric],
+            }
+            for name, row in rows.items()
+            if SYSTEMS[name].competes
+        ],
+        lead_title=SET_TITLES.get(lead, (lead, ""))[0],
+        checks=_checks(rows),
+        systems={name: SYSTEMS[name] for name in SYSTEMS if name in rows},
+        generalisation=[
+            {"label": SYSTEMS[name].label, "values": [row[metric.name] for metric in DISTANCES]}
+            for name, row in generalisation.items()
+        ],
+        distances=DISTANCES,
+        comparisons=[view for name, summary in summaries.items() for view in _differences(name, summary)],
+        published=PUBLISHED,
+        curves=[{"run": run, "charts": charts_of_run(run, table)} for run, table in curves.items()],
+        config=config,
+        digests=digests,
     )
     return page
 

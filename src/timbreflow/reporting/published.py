@@ -5,16 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One row of Cífka et al. 2021, table 2.
-
-    Args:
-        system: name of the row.
-        lsd: artificial set, in dB.
-        timbre: artificial set.
-        pitch: artificial set.
-        real_timbre: recorded instruments.
-        real_pitch: recorded instruments.
-    """
+    """One row of Cífka et al. 2021, table 2: LSD (dB) and distances, artificial set and recordings (`real`)."""
 
     system: str
     lsd: float

@@ -43,13 +43,7 @@ _VERSION = 2
 
 @dataclass(frozen=True)
 class Cut:
-    """How recordings are cut.
-
-    Args:
-        sample_rate: in Hz.
-        clip_seconds: length of every clip.
-        silent_dbfs: clips whose RMS is below this are left out, in dBFS, at training level.
-    """
+    """How recordings are cut; clips whose RMS at training level is below `silent_dbfs` are left out."""
 
     sample_rate: int
     clip_seconds: float
@@ -83,12 +77,7 @@ def collect(
     The split of a recording follows from the bytes of its file, by the fraction of validation pieces alone; where that
     leaves validation or training empty, one recording goes there.
 
-    Args:
-        sources: sound files, and folders that are searched through all their subfolders.
-        out: is made, or replaced where it holds clips of recordings.
-        cut: how.
-        splits: `validation_pieces` counts.
-        workers: files that are read at a time; None is TIMBREFLOW_WORKERS, else the number of cores.
+    Folders are searched through all their subfolders; `out` is replaced where it holds clips of recordings.
 
     Raises:
         TimbreflowError: `out` holds something else, or another process collects into it; fewer than two recordings can

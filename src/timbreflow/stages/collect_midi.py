@@ -57,7 +57,7 @@ def run_one(shard: Shard, config: CollectConfig, *, layout: Layout) -> None:
     Raises:
         TimbreflowError: the disk is full, or processes are killed from outside.
     """
-    collect_shard(shard.plan, _folder(shard, layout), config, workers=_workers(shard.plan, worker_count()))
+    collect_shard(shard.plan, _folder(shard, layout), config, workers=worker_count() if shard.plan.is_tar else 1)
 
 
 def finish(config: CollectConfig, *, layout: Layout) -> StageResult:
@@ -89,15 +89,10 @@ def collect(
     corpora: Path | None = None,
     workers: int | None = None,
 ) -> StageResult:
-    """Write the note tables of any sources to a folder of the caller's choice.
+    """Write the note tables of any sources, in place of those of `config`, to a folder of the caller's choice.
 
-    Args:
-        sources: as `CollectConfig.sources`; they replace those of `config`.
-        out: is made, or replaced where it holds nothing but note tables.
-        config: limits.
-        root: what relative sources are relative to; None is the current folder.
-        corpora: folder of fetched corpora; None is data/corpora below `root`.
-        workers: processes to read with; None is TIMBREFLOW_WORKERS, else the number of cores.
+    `out` is replaced where it holds nothing but note tables. Relative sources are relative to `root`, by default the
+    current folder; corpora lie in `corpora`, by default data/corpora below `root`.
 
     Raises:
         TimbreflowError: `out` holds something else, or another process collects into it; a source does not exist; no
@@ -123,7 +118,7 @@ def _collect_all(plans: list[ShardPlan], folders: list[Path], config: CollectCon
     """Read every shard: threads here only hand files to processes, which read and write."""
 
     def collect_one(plan: ShardPlan, folder: Path) -> None:
-        collect_shard(plan, folder, config, workers=_workers(plan, workers))
+        collect_shard(plan, folder, config, workers=workers if plan.is_tar else 1)
 
     shards = list(zip(plans, folders, strict=True))
     for plan, folder in shards:
@@ -136,10 +131,6 @@ def _collect_all(plans: list[ShardPlan], folders: list[Path], config: CollectCon
                 future.result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _workers(plan: ShardPlan, workers: int) -> int:
-    return workers if plan.is_tar else 1
 
 
 def _refuse_foreign(out: Path) -> None:

@@ -41,13 +41,6 @@ def run(
 ) -> StageResult:
     """Evaluate all systems and write results/evaluate, whole or not at all.
 
-    Args:
-        config: section `evaluate`.
-        features: section `audio`.
-        layout: paths.
-        device: auto, cpu or cuda; None takes TIMBREFLOW_DEVICE.
-        log: gets (triples done, figures) as sets go on and all figures at the end.
-
     Raises:
         TimbreflowError: data, weights or a setting is missing or unusable.
     """
@@ -60,12 +53,7 @@ def run(
         # DVC wants the folder, also where no sounds were asked for.
         (place / EXAMPLES).mkdir(exist_ok=True)
         write_json(place / "metrics.json", metrics)
-    flat = {
-        f"eval/{split}/{system}/{metric}": interval.value
-        for split, summary in summaries.items()
-        for system, row in summary.figures.items()
-        for metric, interval in row.items()
-    }
+    flat = {key: value for split, own in summaries.items() for key, value in own.flat(f"eval/{split}").items()}
     done = sum(summary.n_triples for summary in summaries.values())
     log(done, flat)
     return StageResult(
@@ -86,18 +74,8 @@ def evaluate_again(
 ) -> dict[str, Any]:
     """Measure one model on today's test clips with today's metrics, without writing anything.
 
-    Promotion needs it where an opponent was measured by other code or on other clips.
-
-    Args:
-        config: section `evaluate`.
-        features: section `audio`.
-        model: whose row is measured; copies and oracle stand beside it, for ratios.
-        folder: the bundle; the vocoder beside it is used if there is one.
-        layout: paths.
-        device: auto, cpu or cuda; None takes TIMBREFLOW_DEVICE.
-
-    Returns:
-        Figures in the shape of metrics.json.
+    Promotion needs it where an opponent was measured by other code or on other clips. Copies and oracle are measured
+    too, for ratios; a vocoder beside the bundle in `folder` is used. Returns figures in the shape of metrics.json.
 
     Raises:
         TimbreflowError: data, weights or a setting is missing or unusable.
@@ -154,22 +132,11 @@ def _evaluate(
     )
     summaries = summarize(evaluation.table, samples=config.bootstrap_samples, seed=config.seed)
     metrics: dict[str, Any] = {split: summary.values() for split, summary in summaries.items()}
-    if gaps := _gaps(summaries):
-        metrics["generalisation_gap"] = plain(gaps)
-    metrics |= {"metric_digest": metric_digest, "test_digest": digest_of_clips(sets)}
-    metrics["weights"] = weights
+    if {"test", "test_seen"} <= set(summaries):
+        gaps = generalisation(summaries["test"].means(), summaries["test_seen"].means())
+        metrics |= {"generalisation_gap": plain(gaps)} if gaps else {}
+    metrics |= {"metric_digest": metric_digest, "test_digest": digest_of_clips(sets), "weights": weights}
     return evaluation, summaries, metrics
-
-
-def _gaps(summaries: dict[str, Summary]) -> dict[str, dict[str, float]]:
-    """The gap from test_seen to test, where both were evaluated."""
-    if not {"test", "test_seen"} <= set(summaries):
-        return {}
-    unseen, seen = (
-        {system: {name: interval.value for name, interval in row.items()} for system, row in summary.figures.items()}
-        for summary in (summaries["test"], summaries["test_seen"])
-    )
-    return generalisation(unseen, seen)
 
 
 def _rows(summary: Summary) -> list[dict[str, Any]]:

@@ -3,9 +3,8 @@
 Features are made on the CPU, where the same sound gives the same bytes whatever else the machine has.
 """
 
-import dataclasses
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +27,7 @@ STAGE = "extract_mels"
 
 @dataclass(frozen=True)
 class Shard:
-    """One unit of work.
-
-    Args:
-        audio: path of the tar, relative to data/audio.
-        key: of the scratch folder.
-    """
+    """One unit of work: the path of a tar, relative to data/audio, and the key of the scratch folder."""
 
     audio: str
     key: str
@@ -141,7 +135,7 @@ def finish(config: ExtractConfig, features: FeatureConfig, *, layout: Layout) ->
 
 def _shards(manifest: pd.DataFrame, config: ExtractConfig, features: FeatureConfig, layout: Layout) -> list[Shard]:
     # The manifest names the place, peak and RMS of every clip; sound that changes changes it.
-    parts = (dataclasses.asdict(features), config.storage, sha256_file(layout.audio / "manifest.parquet"))
+    parts = (asdict(features), config.storage, sha256_file(layout.audio / "manifest.parquet"))
     key = f"{stable_hash(*parts):016x}"
     return [Shard(audio=audio, key=key) for audio in sorted(manifest["shard"].unique())]
 

@@ -15,7 +15,7 @@ from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import StageResult
 
 Register = Callable[[Candidate], str]
-"""Registers one model and says what it did."""
+"""Puts a model into the registry, once for the same weights, and says what it did."""
 
 
 def candidates(config: RegisterConfig, *, layout: Layout) -> list[Candidate]:
@@ -53,29 +53,22 @@ def released_candidates(config: RegisterConfig, evaluate: Evaluate, *, layout: L
     Raises:
         TimbreflowError: nothing is released; whatever `evaluate` raises.
     """
-    there = [model for model in GATED if is_bundle(layout.released / model.name)]
+    there = {model: layout.released / model.name for model in GATED if is_bundle(layout.released / model.name)}
     if not there:
         raise TimbreflowError(f"Nothing is released in {layout.released}; run `timbreflow register` without it.")
-    found = []
-    for model in there:
-        folder = layout.released / model.name
-        # No run: it was trained in another checkout.
-        tags = {"released": "yes", "run_id": ""}
-        found.append(Candidate(model, folder, _evaluation(evaluate(model, folder), model, config), tags))
-    return found
+    # No run: it was trained in another checkout.
+    tags = {"released": "yes", "run_id": ""}
+    return [
+        Candidate(model, folder, _evaluation(evaluate(model, folder), model, config), tags)
+        for model, folder in there.items()
+    ]
 
 
 def run(config: RegisterConfig, *, layout: Layout, register: Register) -> StageResult:
     """Register every model and note its figures.
 
-    Args:
-        config: the gate.
-        layout: paths of the checkout.
-        register: puts one candidate into the registry, once for the same weights, and returns a sentence.
-
-    Returns:
-        A report with one row a criterion. results/register_models/metrics.json holds, for each registered name, the
-        gate's figures and how many of its absolute limits they pass: no version, time or id.
+    results/register_models/metrics.json holds, for each registered name, the gate's figures and how many of its
+    absolute limits they pass: no version, time or id.
 
     Raises:
         TimbreflowError: see `candidates`; whatever `register` raises.
@@ -89,13 +82,9 @@ def run(config: RegisterConfig, *, layout: Layout, register: Register) -> StageR
             "limits_passed": sum(check.passed for check in decision.checks),
             "limits": len(decision.checks),
         }
+        common = {"model": model.registered}
         table += [
-            {
-                "model": model.registered,
-                "criterion": check.criterion,
-                "figure": check.challenger,
-                "passed": check.passed,
-            }
+            common | {"criterion": check.criterion, "figure": check.challenger, "passed": check.passed}
             for check in decision.checks
         ]
     path = layout.results("register_models") / "metrics.json"

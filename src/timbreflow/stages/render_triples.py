@@ -1,10 +1,9 @@
 """Stage render_triples: note tables and SoundFonts -> audio shards, manifest and notes of every clip."""
 
-import dataclasses
 import shutil
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +43,7 @@ RECIPE_VERSION = 2
 
 @dataclass(frozen=True)
 class Shard:
-    """One unit of work.
-
-    Args:
-        split: train, validation, test or test_seen.
-        index: of the shard in its split.
-        numbers: of the triples in it.
-        key: of the scratch folder.
-    """
+    """One unit of work: the index of a shard in its split, its triples' numbers, and the key of the scratch folder."""
 
     split: str
     index: int
@@ -166,7 +158,7 @@ def _key(config: RenderConfig, layout: Layout) -> str:
     """Scratch key: a hash of everything that decides what the shards hold."""
     find_soundfonts(config.soundfonts, layout.soundfonts)  # their digests are part of the configuration
     notes = [(path.name, sha256_file(path)) for path in sorted(layout.notes.glob("*.parquet"))]
-    parts = (RECIPE_VERSION, dataclasses.asdict(config), notes, fluidsynth_version())
+    parts = (RECIPE_VERSION, asdict(config), notes, fluidsynth_version())
     return f"{stable_hash(*parts):016x}"
 
 
@@ -187,13 +179,8 @@ def manifest_row(
 ) -> dict[str, Any]:
     """A clip's row of the manifest.
 
-    Args:
-        recipe: what was rendered.
-        clip: the sound.
-        notes: that sound in it.
-        split: of the triple.
-        shard: path of the tar without suffix, relative to the manifest.
-        place: offset and length in bytes of its FLAC inside the tar.
+    `shard` is the path of its tar without suffix, relative to the manifest; `place` the offset and the length of its
+    FLAC inside the tar, in bytes.
     """
     segment, timbre, first = recipe.segment, recipe.timbre, recipe.timbre.layers[0]
     return {

@@ -1,7 +1,6 @@
 """Stage report: the results of evaluate as one page, tables and plots, without evaluating anything again."""
 
 from itertools import combinations
-from pathlib import Path
 
 import pandas as pd
 
@@ -9,7 +8,7 @@ from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.evaluation.storage import read_evaluation
 from timbreflow.evaluation.summary import Summary, plain, summarize
 from timbreflow.evaluation.systems import SYSTEMS
-from timbreflow.files import atomic_directory, atomic_file, read_json, write_json
+from timbreflow.files import atomic_directory, atomic_file, read_json, write_json, write_text
 from timbreflow.reporting.curves import read_curves
 from timbreflow.reporting.html import SET_TITLES, render_report
 from timbreflow.reporting.markdown import Table, render_markdown
@@ -23,10 +22,8 @@ STAGE = "report"
 def run(config: EvaluationConfig, *, layout: Layout, log: MetricLogger = ignore_metrics) -> StageResult:
     """Write results/report/{report.html, table.md, scores.json, plots/}, whole or not at all.
 
-    Args:
-        config: section `evaluate`, of which the draws of the bootstrap count; the page states the rest.
-        layout: paths; reads results/evaluate and the learning curves below results/train_*.
-        log: gets nothing.
+    It reads results/evaluate and the learning curves below results/train_*. Of `config` the draws of the bootstrap
+    count; the page states the rest.
 
     Raises:
         TimbreflowError: a file of results/evaluate or a learning curve is missing or broken.
@@ -51,8 +48,8 @@ def run(config: EvaluationConfig, *, layout: Layout, log: MetricLogger = ignore_
         for name, summary in summaries.items()
     ]
     with atomic_directory(layout.results(STAGE)) as place:
-        _write_text(place / "report.html", page)
-        _write_text(place / "table.md", "\n".join(words))
+        write_text(place / "report.html", page)
+        write_text(place / "table.md", "\n".join(words))
         scores = {name: {"systems": s.figures, "comparisons": s.differences} for name, s in summaries.items()}
         write_json(place / "scores.json", plain(scores))
         with atomic_file(place / "plots" / "systems.csv") as temporary:
@@ -71,8 +68,3 @@ def _rows(summaries: dict[str, Summary]) -> pd.DataFrame:
         for split, summary in summaries.items()
         for system, row in summary.values().items()
     )
-
-
-def _write_text(path: Path, text: str) -> None:
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

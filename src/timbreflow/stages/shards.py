@@ -12,13 +12,7 @@ from timbreflow.stages.layout import Layout
 
 
 def run_shard(stage: str, shard: Any, *sections: Any, layout: Layout) -> None:
-    """Run one shard of the stage in the module `timbreflow.stages.<stage>`.
-
-    Args:
-        stage: name of the stage.
-        shard: one of those that its `plan` returned.
-        sections: of params.yaml, as for `plan`.
-        layout: paths of the checkout.
+    """Run one shard that `plan` of the module `timbreflow.stages.<stage>` returned, with the same sections.
 
     Raises:
         TimbreflowError: the checkout is not on this machine, or the stage says so.

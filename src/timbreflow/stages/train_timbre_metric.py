@@ -1,16 +1,13 @@
 """Train the triplet network that measures timbre; its weights are frozen before any model is compared."""
 
-import dataclasses
-
 from timbreflow.audio.features import FeatureConfig
-from timbreflow.models.devices import resolve_device
 from timbreflow.models.timbre_metric import TripletNetwork
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import MetricLogger, StageResult
+from timbreflow.stages.training import Training
 from timbreflow.training.config import TimbreMetricTraining
 from timbreflow.training.data import TrainingData
 from timbreflow.training.objectives import TripletObjective
-from timbreflow.training.run import TrainingRun, read_passed
 from timbreflow.training.seeding import seed_everything
 from timbreflow.training.triplets import Triplets
 
@@ -25,18 +22,10 @@ def run(
 ) -> StageResult:
     """Train and store `data/models/timbre_metric` and `results/train_timbre_metric/`.
 
-    Args:
-        config: the section of params.yaml.
-        features: the audio section, for the clips' sample rate.
-        layout: paths.
-        log: metric logger.
-        device: overrides TIMBREFLOW_DEVICE.
-
     Raises:
         TimbreflowError: the data has not passed validation, or training diverged.
     """
-    passed = read_passed(layout.results("validate_data") / "passed.json")
-    place = resolve_device(device)
+    training = Training("train_timbre_metric", config, features, layout=layout, log=log, device=device)
     train_split, held_out = (
         Triplets(
             layout.audio,
@@ -45,7 +34,7 @@ def run(
             hard_negatives=config.hard_negatives,
             seed=config.fit.seed,
             cache_mb=config.cache_mb,
-            device=place,
+            device=training.device,
         )
         for split in ("train", "validation")
     )
@@ -57,23 +46,13 @@ def run(
         features=features,
         normalizer=None,
     )
-    training = TrainingRun(
-        kind="triplet",
-        fit=config.fit,
-        settings={"section": dataclasses.asdict(config), "data": passed},
-        inputs=(features,),
-        bundle=layout.model("timbre_metric"),
-        results=layout.results("train_timbre_metric"),
-        scratch=layout.scratch("train_timbre_metric"),
-        log=log,
-        device=place,
-    )
     seed_everything(config.fit.seed, "model")
-    result, metrics = training.train(TripletNetwork(config.model), TripletObjective(margin=config.margin), data)
-    return StageResult(
-        summary=f"Timbre metric: {result.steps} steps, {metrics['val_triplet/accuracy']:.1%} of validation triplets "
-        f"in order at step {result.best_step}",
-        metrics=metrics,
-        files={"curves": training.results / "curves.csv"},
-        facts={"precision": result.precision},
+    return training.run(
+        TripletNetwork(config.model),
+        TripletObjective(margin=config.margin),
+        data,
+        summary=lambda result, metrics: (
+            f"Timbre metric: {result.steps} steps, {metrics['val_triplet/accuracy']:.1%} of validation triplets "
+            f"in order at step {result.best_step}"
+        ),
     )

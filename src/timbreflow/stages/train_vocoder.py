@@ -1,6 +1,5 @@
 """Train the vocoder, and compare it with Griffin-Lim on whole validation clips: the better one is used."""
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,16 +15,15 @@ from timbreflow.inference.vocoding import VERDICT, VocoderInverter
 from timbreflow.metrics.lsd import lsd
 from timbreflow.metrics.stft import stft_distance
 from timbreflow.models.bundle import ModelBundle
-from timbreflow.models.devices import resolve_device
 from timbreflow.models.vocoder import Vocoder
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import MetricLogger, StageResult
+from timbreflow.stages.training import Training
 from timbreflow.training.config import VocoderTraining
 from timbreflow.training.data import TrainingData
 from timbreflow.training.device import loader_workers
 from timbreflow.training.discriminator import VocoderWithDiscriminator
 from timbreflow.training.objectives import VocoderObjective
-from timbreflow.training.run import TrainingRun, begin_with, read_passed
 from timbreflow.training.seeding import seed_everything
 
 FIGURES = {"lsd": lsd, "stft": stft_distance}
@@ -42,18 +40,11 @@ def run(
 ) -> StageResult:
     """Train and store `data/models/vocoder` and `results/train_vocoder/`.
 
-    Args:
-        config: the section of params.yaml.
-        features: the audio section.
-        layout: paths.
-        log: metric logger.
-        device: overrides TIMBREFLOW_DEVICE.
-
     Raises:
         TimbreflowError: the data has not passed validation, does not fit the settings, or training diverged.
     """
-    passed = read_passed(layout.results("validate_data") / "passed.json")
-    place = resolve_device(device)
+    training = Training("train_vocoder", config, features, layout=layout, log=log, device=device)
+    place = training.device
     normalizer, stored = read_statistics(layout.mels)
     if stored != features:
         raise TimbreflowError(
@@ -68,10 +59,7 @@ def run(
     places = held_out.spread(config.validation_crops)
     seed_everything(seed, "model")
     model = Vocoder(config.model)
-    begun = ""
-    if config.init_from:
-        begun, _ = begin_with(model, layout.root / config.init_from, features)
-    else:
+    if not training.begin(model, features):
         model.start_from(features, normalizer)
     data = TrainingData(
         batches=lambda start: make_loader(
@@ -84,42 +72,24 @@ def run(
         features=features,
         normalizer=normalizer,
     )
-    training = TrainingRun(
-        kind="vocoder",
-        fit=config.fit,
-        settings={"section": dataclasses.asdict(config), "data": passed, "begun": begun},
-        inputs=(features,),
-        bundle=layout.model("vocoder"),
-        results=layout.results("train_vocoder"),
-        scratch=layout.scratch("train_vocoder"),
-        log=log,
-        device=place,
-    )
     clips = [held_out.clip(number) for number in held_out.spread(config.comparison_clips)]
-    result, metrics = training.train(
+    return training.run(
         model,
         VocoderObjective(features, normalizer, losses=config.losses, noise=config.noise),
         data,
         trained=VocoderWithDiscriminator(model) if config.losses.adversarial else None,
         compare=lambda bundle: better_than_griffin_lim(bundle, clips),
-    )
-    return StageResult(
-        summary=f"Vocoder: {result.steps} steps, on {len(clips)} validation clips LSD {metrics['lsd_vocoder']:.2f} dB "
-        f"against Griffin-Lim's {metrics['lsd_griffin_lim']:.2f}, multi-resolution STFT "
-        f"{metrics['stft_vocoder']:.3f} against {metrics['stft_griffin_lim']:.3f}: "
-        f"{'it is used' if metrics[VERDICT] else 'Griffin-Lim stays'}",
-        metrics=metrics,
-        files={"curves": training.results / "curves.csv"},
-        facts={"precision": result.precision},
+        summary=lambda result, metrics: (
+            f"Vocoder: {result.steps} steps, on {len(clips)} validation clips LSD {metrics['lsd_vocoder']:.2f} dB "
+            f"against Griffin-Lim's {metrics['lsd_griffin_lim']:.2f}, multi-resolution STFT "
+            f"{metrics['stft_vocoder']:.3f} against {metrics['stft_griffin_lim']:.3f}: "
+            f"{'it is used' if metrics[VERDICT] else 'Griffin-Lim stays'}"
+        ),
     )
 
 
 def better_than_griffin_lim(bundle: ModelBundle, clips: Sequence[np.ndarray]) -> dict[str, float]:
-    """Compare the two inversions on the features of true sound.
-
-    Args:
-        bundle: the vocoder.
-        clips: sounds [N] at the rate of the features.
+    """Compare the two inversions on the features of true sounds [N].
 
     Returns:
         "<figure>_vocoder" and "<figure>_griffin_lim" for LSD (dB) and multi-resolution STFT distance, means over the

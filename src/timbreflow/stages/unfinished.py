@@ -27,9 +27,7 @@ def writing(folder: Path) -> Iterator[None]:
 def unfinished(out: Path, key: str) -> Iterator[Path]:
     """The folder of unfinished work beside `out`, for one process at a time: kept where the work fails, removed after.
 
-    Args:
-        out: the folder to be made.
-        key: hash of the sources and limits; unfinished work with another key is removed.
+    `key` is a hash of the sources and limits; unfinished work with another key is removed.
     """
     folder = out.with_name(f".{out.name}-unfinished")
     folder.mkdir(exist_ok=True)
@@ -46,12 +44,7 @@ def unfinished(out: Path, key: str) -> Iterator[Path]:
 
 
 def note_reused(scratch: Path, finished: Sequence[Path]) -> None:
-    """Keep in the scratch folder how many shards an interrupted run has left.
-
-    Args:
-        scratch: folder of the stage and key.
-        finished: what each shard makes.
-    """
+    """Keep in the scratch folder how many shards an interrupted run has left; `finished` is what each shard makes."""
     write_json(scratch / "plan.json", {"reused": sum(path.exists() for path in finished)})
 
 

@@ -41,12 +41,6 @@ def run(
 ) -> StageResult:
     """Check manifest, clip notes and features; write Data Docs and metrics.json, and passed.json when all is well.
 
-    Args:
-        config: limits.
-        render: the section that the data was rendered by.
-        layout: paths.
-        log: takes the figures as step 0.
-
     Raises:
         InvalidData: an expectation failed; it is named, with its suite, column and rows.
         TimbreflowError: a file is missing or cannot be read.
@@ -75,22 +69,18 @@ def run(
             "statistics": statistics,
         }
         suites = build_suites(config, expected, settings)
-    outcome = run_suites(
-        tables,
-        suites,
-        workdir=layout.scratch(STAGE, "great_expectations"),
-        docs=results / "data_docs",
-    )
+    workdir, docs = layout.scratch(STAGE, "great_expectations"), results / "data_docs"
+    outcome = run_suites(tables, suites, workdir=workdir, docs=docs)
     metrics = _metrics(clips, outcome)
     write_json(results / "metrics.json", metrics)
     log(0, metrics)
     if outcome.failures:
-        raise InvalidData(outcome.failures, results / "data_docs")
+        raise InvalidData(outcome.failures, docs)
     write_json(results / "passed.json", {"suites": sorted(outcome.expectations), "digest": data_digest(layout)})
     total = sum(outcome.expectations.values())
     summary = f"{total} expectations in {len(outcome.expectations)} suites hold for {len(clips)} clips."
     rows = [{"suite": name, "expectations": count} for name, count in outcome.expectations.items()]
-    return StageResult(summary, metrics, {"suites": rows}, {"data docs": results / "data_docs" / "index.html"})
+    return StageResult(summary, metrics, {"suites": rows}, {"data docs": docs / "index.html"})
 
 
 def expected_data(render: RenderConfig, *, layout: Layout) -> ExpectedData:

@@ -74,12 +74,8 @@ class BuiltSet:
 def build(names: Sequence[str], *, layout: Layout, released: Path, out: Path, say: Say) -> list[BuiltSet]:
     """Render test sets from their recipes and notes in git, and compare the sound with the released checksums.
 
-    Args:
-        names: of sets; none means all.
-        layout: where SoundFonts and recordings lie; what is missing is fetched.
-        released: released/testsets.
-        out: folder that gets one folder a set: manifest.parquet, clip_notes.parquet, <name>/shard-00000.tar.
-        say: gets one line a fetch and one line a set.
+    No names mean all sets. `out` gets one folder a set: manifest.parquet, clip_notes.parquet, <name>/shard-00000.tar.
+    SoundFonts and recordings that are missing are fetched; `say` gets one line for each and for each set.
 
     Raises:
         TimbreflowError: a set is unknown, a source is missing or another file, or a clip's log-mel is further than
@@ -95,15 +91,7 @@ def build(names: Sequence[str], *, layout: Layout, released: Path, out: Path, sa
 def render_clips(
     released: ReleasedSet, clip_ids: Sequence[str], paths: Mapping[str, Path]
 ) -> dict[str, tuple[RenderedClip, bytes]]:
-    """Render clips of a released set.
-
-    Args:
-        released: the set.
-        clip_ids: which of its clips.
-        paths: of its SoundFonts and recordings, by name.
-
-    Returns:
-        clip_id to the clip and its FLAC.
+    """Render clips of a released set: clip_id to the clip and its FLAC. `paths` are its SoundFonts and recordings.
 
     Raises:
         TimbreflowError: a clip comes out silent.
@@ -161,8 +149,7 @@ def _require_alike(released: ReleasedSet, distances: Mapping[str, float]) -> Non
 
 def _copy_tables(released: ReleasedSet, folder: Path) -> None:
     for name in ("manifest.parquet", "clip_notes.parquet"):
-        if not (folder / name).is_file() or sha256_file(folder / name) != sha256_file(released.folder / name):
-            shutil.copyfile(released.folder / name, folder / name)
+        shutil.copyfile(released.folder / name, folder / name)
 
 
 def _write_manifest(

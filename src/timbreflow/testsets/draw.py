@@ -6,7 +6,7 @@ et al. (2021). seen: the same notes with timbres drawn as in training. real: rec
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import permutations
 from pathlib import Path
@@ -100,13 +100,7 @@ class DrawnClip:
 
 
 def draw(notes: Path, *, layout: Layout, released: Path, say: Say) -> dict[str, Checksums]:
-    """Draw the three sets and write them to `released`.
-
-    Args:
-        notes: folder of note tables.
-        layout: where SoundFonts and recordings lie.
-        released: released/testsets.
-        say: gets one line a step.
+    """Draw the three sets from a folder of note tables and write them to `released`.
 
     Raises:
         TimbreflowError: there is too little music, or a SoundFont or a package of recordings is missing.
@@ -153,13 +147,7 @@ def draw_pairs(windows: Sequence[Window]) -> list[tuple[Window, Window]]:
 
 
 def draw_real(tables: NoteTables, windows: Sequence[Window], players: Players) -> list[DrawnClip]:
-    """Triples of recorded instruments: every ordered pair in turn, with windows that fit both instruments' ranges.
-
-    Args:
-        tables: of the windows.
-        windows: of the test pieces.
-        players: with all recordings.
-    """
+    """Triples of recorded instruments: every ordered pair in turn, with windows that fit both instruments' ranges."""
     pairs = sorted(permutations(INSTRUMENTS, 2), key=lambda pair: stable_hash(SEED, "real", *pair))
     deck = Deck([w for w in windows if len(set(w.notes.onset.tolist())) in _REAL_ONSETS], SEED, "real")
     clips = []
@@ -252,14 +240,7 @@ def _require_audible_onsets(clips: Sequence[DrawnClip]) -> float:
 def write_set(name: str, clips: Sequence[DrawnClip], sources: Mapping[str, Path], released: Path) -> Checksums:
     """Write the tables of a set as git keeps them: manifest, notes and fingerprints, but no sound.
 
-    Args:
-        name: of the set.
-        clips: content, style and target of each triple in turn.
-        sources: its SoundFonts and folders of recordings, by name.
-        released: released/testsets.
-
-    Returns:
-        The entry of checksums.json.
+    `clips` are content, style and target of each triple in turn. Returns the set's entry of checksums.json.
     """
     flacs = {drawn.recipe.clip_id: encode_flac(drawn.clip.audio, SAMPLE_RATE) for drawn in clips}
     sound = [sound_row(clip_id, flacs[clip_id]) for clip_id in sorted(flacs)]
@@ -301,10 +282,6 @@ def near_programs(test: Mapping[str, Path], training: Mapping[str, Path]) -> lis
 
     Compared is one note (C4, 1 s) at equal RMS.
 
-    Args:
-        test: fonts by name.
-        training: fonts by name.
-
     Returns:
         One dict a program: soundfont, bank, program, name, nearest (the same fields), distance_db; in their order.
     """
@@ -321,22 +298,21 @@ def near_programs(test: Mapping[str, Path], training: Mapping[str, Path]) -> lis
         distances = [float(np.median(cells[where])) for cells, where in zip(differences, loud, strict=True)]
         nearest = int(np.argmin(distances))
         if distances[nearest] < NEAR_DB:
-            entry = {"nearest": _fields(known[nearest][0]), "distance_db": round(distances[nearest], 2)}
-            found.append(_fields(preset) | entry)
+            entry = {"nearest": asdict(known[nearest][0]), "distance_db": round(distances[nearest], 2)}
+            found.append(asdict(preset) | entry)
     return found
 
 
 def _melodic_presets(fonts: Mapping[str, Path]) -> list[Preset]:
     """Presets of the fonts that timbres may use."""
-    presets = [preset for name, path in fonts.items() for preset in _presets(name, path)]
+    general_midi = [(program, pretty_midi.program_to_instrument_name(program)) for program in PITCHED_PROGRAMS]
+    presets: list[Preset] = []
+    for name, path in fonts.items():
+        # MuseScore leaves out the padding of odd chunks, so its preset headers cannot be found; these are GM fonts.
+        presets += (
+            [Preset(name, 0, *known) for known in general_midi] if path.suffix == ".sf3" else list_presets(path, name)
+        )
     return [preset for preset in presets if preset.bank in MELODIC_BANKS and preset.program in PITCHED_PROGRAMS]
-
-
-def _presets(name: str, path: Path) -> list[Preset]:
-    if path.suffix != ".sf3":
-        return list_presets(path, name)
-    # MuseScore leaves out the padding of odd chunks, so its preset headers cannot be found; these are GM fonts.
-    return [Preset(name, 0, program, pretty_midi.program_to_instrument_name(program)) for program in PITCHED_PROGRAMS]
 
 
 def _log_mels(synthesizer: Synthesizer, fonts: Mapping[str, Path]) -> list[tuple[Preset, NDArray[np.float32]]]:
@@ -352,7 +328,3 @@ def _log_mels(synthesizer: Synthesizer, fonts: Mapping[str, Path]) -> list[tuple
         magnitude = bank @ np.abs(librosa.stft(audio * (_PROBE_RMS / rms), n_fft=2048, hop_length=512))
         found.append((preset, (20 * np.log10(np.maximum(magnitude, _FLOOR))).astype(np.float32)))
     return found
-
-
-def _fields(preset: Preset) -> dict[str, Any]:
-    return {"soundfont": preset.soundfont, "bank": preset.bank, "program": preset.program, "name": preset.name}

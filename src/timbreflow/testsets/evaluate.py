@@ -21,12 +21,11 @@ from timbreflow.evaluation.storage import write_evaluation
 from timbreflow.evaluation.summary import Summary, generalisation, plain, summarize
 from timbreflow.evaluation.system import System
 from timbreflow.evaluation.systems import COMPUTED, SYSTEMS
-from timbreflow.files import atomic_directory, atomic_file, read_json, write_json
+from timbreflow.files import atomic_directory, read_json, write_json, write_text
 from timbreflow.metrics.analysis import FeatureCache
 from timbreflow.metrics.embedding import load_embed
 from timbreflow.metrics.family import load_family_classifier
 from timbreflow.metrics.onsets import TOLERANCE
-from timbreflow.metrics.registry import DISTANCES
 from timbreflow.metrics.transcription import Transcriber
 from timbreflow.models.bundle import WEIGHTS
 from timbreflow.models.catalogue import is_bundle
@@ -34,7 +33,7 @@ from timbreflow.models.devices import resolve_device
 from timbreflow.reporting.markdown import Table, render_markdown, render_text
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import MetricLogger, StageResult, ignore_metrics
-from timbreflow.testsets.frozen import SAMPLE_RATE, TEST_SETS, read_released, require_built
+from timbreflow.testsets.frozen import SAMPLE_RATE, read_released, require_built
 from timbreflow.testsets.weights import absence, features_and_vocoder, find_weights, require_weights
 from timbreflow.workers import available_cores
 
@@ -57,8 +56,8 @@ class TestSetEvaluation:
     """One frozen test set with what measures it.
 
     Args:
-        testset: one of `TEST_SETS`.
-        config: section `evaluate`; its sets, systems and max_triples are not looked at.
+        testset: artificial, seen or real.
+        config: its sets, systems and max_triples are not looked at.
         layout: paths.
         clips: take so many triples, in the order of their ids; 0 takes all.
         device: auto, cpu or cuda; None takes TIMBREFLOW_DEVICE.
@@ -83,11 +82,7 @@ class TestSetEvaluation:
         only: Sequence[str] = (),
         part: bool = False,
     ) -> None:
-        if testset not in TEST_SETS:
-            raise TimbreflowError(f"There is no test set {testset!r}; choose from {', '.join(TEST_SETS)}.")
         folder = layout.testsets / testset
-        if not (folder / "manifest.parquet").is_file():
-            raise TimbreflowError(f"{folder} is missing; run `timbreflow testset build {testset}`.")
         self._released = None if part else read_released(layout.released_testsets, testset)
         if self._released is not None:
             require_built(folder, self._released)
@@ -136,15 +131,10 @@ class TestSetEvaluation:
         examples: int = 0,
         say: Callable[[str], None] = print,
     ) -> Evaluation:
-        """Build systems of `SYSTEMS`, stored ones too, and evaluate them.
+        """Build systems of `SYSTEMS`, stored ones too, and evaluate them, and `others`, by the names of their rows.
 
-        Args:
-            systems: their names.
-            strict: a diagnostic that the weights do not allow is an error; else it is left out with a note.
-            others: systems that are no row of ours, by the names of their rows.
-            log: gets (triples done, figures).
-            examples: triples whose sounds are kept, evenly spread.
-            say: gets one line a SoundFont that is fetched.
+        Where not `strict`, a diagnostic that the weights do not allow is left out with a note. The sounds of `examples`
+        triples are kept, evenly spread; `say` gets one line a SoundFont that is fetched.
 
         Raises:
             TimbreflowError: weights or SoundFonts are missing, or a system gives NaN.
@@ -205,19 +195,9 @@ def run(
 ) -> StageResult:
     """Evaluate a frozen test set and write OUT/NAME/{metrics.json, timing.json, per_clip.parquet, table.md}.
 
-    Args:
-        testset: artificial, seen or real, below data/testsets.
-        config: section `evaluate`; its sets, systems and max_triples are not looked at.
-        layout: paths.
-        systems: rows of the table, copies and oracle always among them; none takes all that are there, and only
-            then, or into a folder of its own, is the table written.
-        clips: take so many triples, and write nothing; 0 takes all.
-        outputs: folder with another program's outputs, ID.wav each, which become one more row; the table is then
-            written only into a folder of its own.
-        name: of that row; empty takes the folder's name.
-        out: None is results/testsets.
-        device: auto, cpu or cuda; None takes TIMBREFLOW_DEVICE.
-        log: gets (triples done, figures).
+    Copies and oracle are always among the rows; no `systems` take all rows that are there. `outputs` is a folder with
+    another program's outputs, ID.wav each, which become one more row called `name`, or like the folder. A table of
+    chosen rows or with outputs is written only where `out` is given, and one of fewer `clips` than all never.
 
     Returns:
         A result whose summary is the table.
@@ -290,14 +270,18 @@ def run(
     if whole:
         with atomic_directory(place) as folder:
             write_evaluation(folder, made)
-            write_json(folder / "metrics.json", _metrics(testset, summary, gaps) | facts)
-            with atomic_file(folder / "table.md") as temporary:
-                temporary.write_text(render_markdown(table), encoding="utf-8")
-    flat = {
-        f"testset/{testset}/{system}/{metric}": interval.value
-        for system, row in summary.figures.items()
-        for metric, interval in row.items()
-    }
+            # Every figure with its bounds, and nothing that depends on the machine.
+            figures = {
+                "testset": testset,
+                "triples": summary.n_triples,
+                "systems": plain(summary.figures),
+                "comparisons": plain(summary.differences),
+                "family_classifier_on_targets": plain(summary.targets_family) if summary.targets_family else None,
+                "generalisation_gap": plain(gaps),
+            }
+            write_json(folder / "metrics.json", figures | facts)
+            write_text(folder / "table.md", render_markdown(table))
+    flat = summary.flat(f"testset/{testset}")
     log(len(evaluation.clips), flat)
     return StageResult(summary=render_text(table), metrics=flat, files={"table": place / "table.md"} if whole else {})
 
@@ -333,26 +317,13 @@ def generalisation_gap(
         return {}, [
             f"No gap seen -> unseen: {other} was evaluated with other metrics or another vocoder; evaluate it again."
         ]
-    distances = [metric.name for metric in DISTANCES]
-    here = {name: {key: row[key].value for key in distances if key in row} for name, row in summary.figures.items()}
     there = {
-        name: {key: row[key]["value"] for key in distances if key in row}
+        name: {key: figure["value"] for key, figure in row.items()}
         for name, row in stored["systems"].items()
         if stored["weights"].get(name) == facts["weights"].get(name)
     }
+    here = summary.means()
     return generalisation(*((here, there) if testset == "artificial" else (there, here))), []
-
-
-def _metrics(testset: str, summary: Summary, gaps: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """Content of metrics.json: every figure with its bounds, and nothing that depends on the machine."""
-    return {
-        "testset": testset,
-        "triples": summary.n_triples,
-        "systems": plain(summary.figures),
-        "comparisons": plain(summary.differences),
-        "family_classifier_on_targets": plain(summary.targets_family) if summary.targets_family else None,
-        "generalisation_gap": plain(gaps),
-    }
 
 
 def _stored(

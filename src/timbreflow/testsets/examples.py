@@ -22,15 +22,7 @@ def write_examples(
     out: Path,
     device: str | None = None,
 ) -> list[str]:
-    """Write OUT/ID.png and OUT/ID-{content, style, target, each model, oracle}.ogg for each triple.
-
-    Args:
-        testset: artificial, seen or real.
-        triples: ids, such as real-0003.
-        config: section `evaluate`.
-        layout: paths.
-        out: folder, made where it is missing.
-        device: auto, cpu or cuda; None takes TIMBREFLOW_DEVICE.
+    """Write OUT/ID.png and OUT/ID-{content, style, target, each model, oracle}.ogg for each id of a triple.
 
     Returns:
         A sentence a triple: what it is, and LSD and MFCC distance of the content and of each model.

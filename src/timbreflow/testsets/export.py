@@ -28,15 +28,7 @@ Set of this folder (sha256): {digest}. Results are comparable only where this is
 
 
 def export(released: ReleasedSet, *, built: Path, out: Path) -> int:
-    """Write OUT/{pairs.csv, README.txt, content/ID.wav, style/ID.wav}: all of it or nothing.
-
-    Args:
-        released: the set in git.
-        built: data/testsets/<name>, as `build` makes it.
-        out: folder that is not there yet, or is empty.
-
-    Returns:
-        The number of pairs.
+    """Write OUT/{pairs.csv, README.txt, content/ID.wav, style/ID.wav}, all or nothing; returns the number of pairs.
 
     Raises:
         TimbreflowError: the set is not built or has been changed, or `out` holds files.

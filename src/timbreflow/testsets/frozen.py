@@ -93,15 +93,7 @@ class Checksums:
 
 @dataclass(frozen=True)
 class ReleasedSet:
-    """The tables of one test set in git.
-
-    Args:
-        name: artificial, seen or real.
-        folder: of the tables.
-        checksums: of the set.
-        manifest: rows of manifest.parquet.
-        sound: rows of sound.parquet, indexed by clip_id.
-    """
+    """The tables of one test set in git; `sound` is indexed by clip_id."""
 
     name: str
     folder: Path
@@ -139,11 +131,7 @@ def write_checksums(root: Path, checksums: Mapping[str, Checksums]) -> None:
 
 
 def read_released(root: Path, name: str) -> ReleasedSet:
-    """Read one test set from git and compare its tables with checksums.json.
-
-    Args:
-        root: released/testsets.
-        name: of the set.
+    """Read one test set from released/testsets and compare its tables with checksums.json.
 
     Raises:
         TimbreflowError: there is no such set, or one of its files is missing or changed.
@@ -172,11 +160,7 @@ def shard_name(name: str) -> str:
 
 
 def require_built(folder: Path, released: ReleasedSet) -> None:
-    """Check that a folder holds what `timbreflow testset build` makes of a released set.
-
-    Args:
-        folder: data/testsets/<name>.
-        released: the set in git.
+    """Check that data/testsets/<name> holds what `timbreflow testset build` makes of the set in git.
 
     Raises:
         TimbreflowError: the manifest, the notes or the sound is missing or differs.
@@ -218,11 +202,7 @@ def read_flacs(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def compare_sound(released: ReleasedSet, clips: Iterable[tuple[str, bytes]]) -> tuple[dict[str, str], dict[str, float]]:
-    """Compare clips with those of a released set.
-
-    Args:
-        released: the set.
-        clips: clip_id and FLAC of its clips.
+    """Compare clips, as clip_id and FLAC, with those of a released set.
 
     Returns:
         The sha256 of each clip's samples, and the log-mel distance (dB) of every clip whose samples differ.
@@ -259,11 +239,6 @@ def fingerprint(samples: NDArray[np.int16]) -> NDArray[np.float32]:
     return np.asarray(log_mel * (20 / np.log(10)), np.float32)
 
 
-def pack_fingerprint(values: NDArray[np.float32]) -> bytes:
-    """A fingerprint as `sound.parquet` stores it."""
-    return values.astype("<f2").tobytes()
-
-
 def fingerprint_distance(values: NDArray[np.float32], packed: bytes) -> float:
     """Median absolute difference of a fingerprint [64] and a packed one, in dB."""
     return float(np.median(np.abs(values - np.frombuffer(packed, "<f2").astype(np.float32))))
@@ -272,7 +247,7 @@ def fingerprint_distance(values: NDArray[np.float32], packed: bytes) -> float:
 def sound_row(clip_id: str, flac: bytes) -> dict[str, Any]:
     """Row of `sound.parquet` for a clip."""
     samples = samples_of(flac, clip_id)
-    packed = pack_fingerprint(fingerprint(samples))
+    packed = fingerprint(samples).astype("<f2").tobytes()
     return {"clip_id": clip_id, "sha256": sha256_of_samples(samples), "fingerprint": packed}
 
 

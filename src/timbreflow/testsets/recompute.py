@@ -5,12 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.baselines.stored import (
-    StoredRow,
-    read_stored,
-    stored_path,
-    write_stored,
-)
+from timbreflow.evaluation.baselines.stored import StoredRow, read_stored, stored_path, write_stored
 from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.evaluation.evaluate import VOCODER
 from timbreflow.evaluation.storage import TABLE, read_table
@@ -28,15 +23,7 @@ LSD_TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class Recomputed:
-    """The LSD of a row computed again beside the stored one.
-
-    Args:
-        system: the row.
-        clips: how many were compared.
-        stored: mean LSD that was stored, in dB.
-        recomputed: mean LSD of now, in dB.
-        largest: largest difference on one clip, in dB.
-    """
+    """Mean LSD (dB) of a row computed again beside the stored one, and the largest difference on one clip."""
 
     system: str
     clips: int
@@ -74,16 +61,7 @@ def recompute(
 ) -> Recomputed:
     """Compute a row again on the first clips and compare its LSD with what is stored of it.
 
-    Args:
-        testset: artificial, seen or real.
-        system: a stored baseline, compared with released/baselines, or another row, compared with results/testsets.
-        config: section `evaluate`.
-        layout: paths.
-        clips: how many triples, in the order of their ids.
-        out: None is results/testsets.
-        device: auto, cpu or cuda.
-        log: gets (triples done, figures).
-        say: gets one line a SoundFont that is fetched.
+    A stored baseline is compared with released/baselines, another row with the table in `out`, or results/testsets.
 
     Raises:
         TimbreflowError: there is no such row, nothing is stored of it, or that is of other weights or metrics.
@@ -130,19 +108,7 @@ def store(
     log: MetricLogger = ignore_metrics,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Compute a stored baseline on the whole set, which takes hours, and write its file below released/baselines.
-
-    Args:
-        testset: artificial, seen or real.
-        system: a stored baseline.
-        config: section `evaluate`.
-        layout: paths.
-        device: auto, cpu or cuda.
-        log: gets (triples done, figures).
-        say: gets one line a SoundFont that is fetched.
-
-    Returns:
-        The file.
+    """Compute a stored baseline on the whole set, which takes hours; returns its file below released/baselines.
 
     Raises:
         TimbreflowError: the row is not stored but computed with every table, or the set is missing.

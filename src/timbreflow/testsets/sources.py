@@ -23,10 +23,7 @@ Say = Callable[[str], None]
 def locate(name: str, layout: Layout, *, say: Say) -> Path:
     """Path of a SoundFont file or of a folder of recordings; one that is missing is fetched.
 
-    Args:
-        name: stem of a SoundFont, or of an entry of `sampler.INSTRUMENTS`.
-        layout: paths.
-        say: gets one line a fetch.
+    `name` is the stem of a SoundFont, or an entry of `sampler.INSTRUMENTS`; `say` gets one line a fetch.
 
     Raises:
         TimbreflowError: it is missing and cannot be fetched.
@@ -53,12 +50,7 @@ def digest(path: Path) -> str:
 
 
 def check_sources(sources: Mapping[str, str], layout: Layout, *, say: Say) -> dict[str, Path]:
-    """Paths of sources, after a check of their sha256.
-
-    Args:
-        sources: name -> sha256.
-        layout: paths.
-        say: gets one line a fetch.
+    """Paths of sources, given as name -> sha256, after a check of their sha256.
 
     Raises:
         TimbreflowError: one is missing and cannot be fetched, or is another file.
@@ -74,20 +66,16 @@ def check_sources(sources: Mapping[str, str], layout: Layout, *, say: Say) -> di
     return paths
 
 
-def require_training_fonts(layout: Layout, *, say: Say) -> None:
-    """Find or fetch all of `TRAINING_FONTS`, and check that they are those of the set `seen`.
-
-    Args:
-        layout: paths.
-        say: gets one line a fetch.
+def require_training_fonts(layout: Layout, *, say: Say) -> dict[str, Path]:
+    """Find or fetch all of `TRAINING_FONTS`, and check that they are those of the set `seen`; returns their paths.
 
     Raises:
         TimbreflowError: some cannot be fetched (all of them are named), or one is another file.
     """
-    missing = {}
+    paths, missing = {}, {}
     for name in TRAINING_FONTS:
         try:
-            locate(name, layout, say=say)
+            paths[name] = locate(name, layout, say=say)
         except TimbreflowError as error:
             missing[name] = error
     if missing:
@@ -97,6 +85,7 @@ def require_training_fonts(layout: Layout, *, say: Say) -> None:
         )
     released = read_checksums(layout.released_testsets)["seen"].sources
     check_sources({name: released[name] for name in TRAINING_FONTS if name in released}, layout, say=say)
+    return paths
 
 
 class Players:

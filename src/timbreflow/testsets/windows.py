@@ -32,14 +32,7 @@ _PARTNERS = 12
 
 @dataclass(frozen=True)
 class Window:
-    """8 s of one track, with its transposition applied.
-
-    Args:
-        segment: where it lies.
-        notes: that sound in it.
-        voices: mean number of notes that sound while any does.
-        mean_pitch: of the notes.
-    """
+    """8 s of one track, with its transposition applied; `voices` is the mean number of notes while any sounds."""
 
     segment: Segment
     notes: Notes

@@ -170,15 +170,13 @@ def lineage(root: Path) -> dict[str, str]:
     git_commit, git_dirty ("true" where tracked files differ from it) and dvc_lock (`lock_digest`).
     """
     tags = {}
-    commit = git_commit(root)
-    if commit:
+    if commit := _git(root, "rev-parse", "HEAD"):
         tags["git_commit"] = commit
         # Untracked files are not part of the commit; results and the lock are written by the run itself.
         changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *NOT_CODE)
         if changed is not None:
             tags["git_dirty"] = "true" if changed else "false"
-    digest = lock_digest(root / "dvc.lock")
-    if digest:
+    if digest := lock_digest(root / "dvc.lock"):
         tags["dvc_lock"] = digest
     return tags
 
@@ -211,11 +209,6 @@ def lock_digest(lock: Path) -> str | None:
     text = json.dumps(stages, sort_keys=True, separators=(",", ":"))
     # md5 as DVC itself uses; not for security.
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
-
-
-def git_commit(root: Path) -> str | None:
-    """Hash of the checked-out commit, or None outside git."""
-    return _git(root, "rev-parse", "HEAD")
 
 
 def _git(root: Path, *arguments: str) -> str | None:

@@ -29,14 +29,7 @@ PREVIOUS_TAG = "previous_champion"
 
 @dataclass(frozen=True)
 class Promotion:
-    """Result of a promotion.
-
-    Args:
-        registered: name in the registry.
-        version: the challenger's number.
-        opponent: with what it was compared, in words.
-        decision: the gate's checks.
-    """
+    """Result of a promotion: the challenger's version of a registered model, the opponent in words, and the checks."""
 
     registered: str
     version: str
@@ -58,28 +51,17 @@ class Promotion:
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in rows
         ]
-        verdict = (
-            f"{self.registered} version {self.version} is now the champion."
-            if self.promoted
-            else f"{self.registered} version {self.version} was not promoted."
-        )
-        return "\n".join([f"{self.registered} version {self.version} against {self.opponent}", *lines, verdict])
+        title = f"{self.registered} version {self.version}"
+        verdict = f"{title} {'is now the champion' if self.promoted else 'was not promoted'}."
+        return "\n".join([f"{title} against {self.opponent}", *lines, verdict])
 
 
 @clear_errors
 def promote(name: str, gate: GateConfig, *, root: Path, evaluate: Evaluate) -> Promotion:
     """Compare the challenger with the champion, else the released model, else absolute limits.
 
-    A challenger that passes becomes the champion.
-
-    Args:
-        name: a gated model, or its name in the registry.
-        gate: criteria, from params.yaml.
-        root: the checkout.
-        evaluate: evaluates a bundle again where two were not measured by the same code on the same clips.
-
-    Returns:
-        The checks; `promoted` says whether the alias was moved.
+    A challenger that passes becomes the champion. A bundle is evaluated again where two were not measured by the same
+    code on the same clips.
 
     Raises:
         TimbreflowError: there is no challenger, it is the champion already, its files are not what was evaluated, or

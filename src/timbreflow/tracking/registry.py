@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,14 +17,7 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.gate import DIGESTS, require_measured
 from timbreflow.files import read_json
 from timbreflow.inference.vocoding import identity, vocoder_beside
-from timbreflow.models.catalogue import (
-    MODEL_FILES,
-    TRANSFER_MODELS,
-    Candidate,
-    KnownModel,
-    is_bundle,
-    known_model,
-)
+from timbreflow.models.catalogue import MODEL_FILES, TRANSFER_MODELS, Candidate, KnownModel, is_bundle, known_model
 from timbreflow.tracking.connection import (
     StoreUnavailable,
     clear_errors,
@@ -65,14 +58,7 @@ class ResolvedModel:
 def register(candidate: Candidate, *, root: Path) -> str:
     """Make a bundle a version of its registered model, with alias `challenger`, unless the registry has these weights.
 
-    A vocoder beside the bundle that has beaten Griffin-Lim is stored with it.
-
-    Args:
-        candidate: the bundle and its figures, which the gate will compare.
-        root: the checkout.
-
-    Returns:
-        A sentence that says what was done.
+    A vocoder beside the bundle that has beaten Griffin-Lim is stored with it. Returns a sentence.
 
     Raises:
         TimbreflowError: the folder is no bundle or not the one that was evaluated, or MLflow refuses.
@@ -100,10 +86,8 @@ def register(candidate: Candidate, *, root: Path) -> str:
 def resolve(wanted: str, *, root: Path) -> ResolvedModel:
     """Find the bundle that somebody means.
 
-    Args:
-        wanted: name of a transfer model (the registry's champion, else the released model, else the last one trained
-            here); `models:/NAME@ALIAS` or `models:/NAME/VERSION`; or the path of a bundle's folder.
-        root: the checkout.
+    That is the name of a transfer model (the registry's champion, else the released model, else the last one trained
+    here), `models:/NAME@ALIAS` or `models:/NAME/VERSION`, or the path of a bundle's folder.
 
     Raises:
         TimbreflowError: nothing is there, with what to do about it.
@@ -227,10 +211,8 @@ def _from_registry(uri: str, root: Path) -> ResolvedModel:
 def _facts(candidate: Candidate, root: Path) -> dict[str, str]:
     """Tags of a version."""
     evaluation = candidate.evaluation
-    facts = {
-        EVALUATION_TAG: json.dumps(evaluation, sort_keys=True, allow_nan=False),
-        "system": candidate.model.name,
-    } | lineage(root)
+    figures = json.dumps(evaluation, sort_keys=True, allow_nan=False)
+    facts = {EVALUATION_TAG: figures, "system": candidate.model.name} | lineage(root)
     facts |= {name: str(evaluation[name]) for name in DIGESTS if name in evaluation}
     run_file = root / "results" / candidate.model.run_file
     if run_file.is_file():
@@ -283,7 +265,8 @@ def _create(client: "MlflowClient", registered: str, folder: Path, facts: Mappin
             python_model=str(Path(pyfunc.__file__)),
             artifacts={name: str(Path(temporary) / name) for name in parts},
             signature=pyfunc.signature(),
-            pip_requirements=_requirements(),
+            # Local version labels, as in 2.13.0+cpu, are not on public indexes.
+            pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS],
         )
         try:
             client.create_registered_model(registered)
@@ -301,17 +284,6 @@ def _create(client: "MlflowClient", registered: str, folder: Path, facts: Mappin
             tags=dict(facts),
         )
     return str(made.version)
-
-
-def _requirements() -> list[str]:
-    pinned = []
-    for name in REQUIREMENTS:
-        try:
-            # Local version labels, as in 2.13.0+cpu, are not on public indexes.
-            pinned.append(f"{name}=={version(name).split('+')[0]}")
-        except PackageNotFoundError:
-            pinned.append(name)
-    return pinned
 
 
 @contextmanager

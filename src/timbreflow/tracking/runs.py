@@ -1,6 +1,5 @@
 """One MLflow run a stage: parameters under the names of params.yaml, curves in batches, lineage as tags."""
 
-import dataclasses
 import json
 import logging
 import time
@@ -32,11 +31,9 @@ def flatten(params: object, prefix: str = "") -> dict[str, str]:
 
     Lists of plain values stay one JSON value; lists of mappings get their position as a name.
     """
-    if dataclasses.is_dataclass(params) and not isinstance(params, type):
-        params = dataclasses.asdict(params)
     if isinstance(params, Mapping):
         items = [(str(key), value) for key, value in params.items()]
-    elif isinstance(params, list | tuple) and any(_nested(item) for item in params):
+    elif isinstance(params, list | tuple) and any(isinstance(item, Mapping) for item in params):
         items = [(str(position), value) for position, value in enumerate(params)]
     else:
         return {prefix or "value": params if isinstance(params, str) else json.dumps(params)}
@@ -47,12 +44,7 @@ def flatten(params: object, prefix: str = "") -> dict[str, str]:
 
 
 class Run:
-    """An open run.
-
-    Args:
-        client: of the store that holds it.
-        run_id: its id.
-    """
+    """An open run."""
 
     def __init__(self, client: "MlflowClient", run_id: str) -> None:
         self._client = client
@@ -90,12 +82,7 @@ class Run:
         self._client.log_artifact(self.run_id, str(path))
 
     def dataset(self, name: str, digest: str) -> None:
-        """Say which data the run used.
-
-        Args:
-            name: such as "data/mels".
-            digest: a hash of its content; at most 36 characters are kept.
-        """
+        """Say which data the run used, by a name and a hash, of which at most 36 characters are kept."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         source = json.dumps({"path": name, "digest": digest})
@@ -118,16 +105,9 @@ class Run:
 
 @contextmanager
 def open_run(stage: str, params: object, *, root: Path, tags: Mapping[str, str] | None = None) -> Iterator[Run]:
-    """Open an MLflow run for a stage and close it as finished, failed or killed.
+    """Open an MLflow run for a stage and close it as finished, failed or killed; its `log` is a MetricLogger.
 
-    Args:
-        stage: name of the stage, which the run is called by.
-        params: sections of params.yaml, nested mappings or dataclasses; logged under dotted names.
-        root: the checkout.
-        tags: further tags.
-
-    Yields:
-        The run; its `log` is a MetricLogger.
+    Parameters are sections of params.yaml, as nested mappings, logged under dotted names.
 
     Raises:
         TimbreflowError: MLflow cannot be reached.
@@ -170,7 +150,3 @@ def _finish(run: Run, status: str) -> None:
         run.flush()
     finally:
         run._client.set_terminated(run.run_id, status=status)
-
-
-def _nested(value: object) -> bool:
-    return isinstance(value, Mapping) or dataclasses.is_dataclass(value)

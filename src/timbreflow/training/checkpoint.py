@@ -80,9 +80,8 @@ class Checkpoints:
     Args:
         workdir: folder of this fit.
         config: its settings, with the precision that was chosen; a checkpoint of other settings is refused.
-        model: its weights and buffers.
-        ema: the same, averaged.
-        optimizer: its moments and step counts.
+        model: stored with its buffers, as its average `ema` is.
+        optimizer: stored by its moments and step counts.
     """
 
     def __init__(
@@ -95,12 +94,7 @@ class Checkpoints:
         self._optimizer = optimizer
 
     def save(self, state: FitState, best: dict[str, Tensor] | None) -> None:
-        """Write a checkpoint whole or not at all, then remove the older ones.
-
-        Args:
-            state: numbers of the fit.
-            best: snapshot of the EMA weights at the best validation.
-        """
+        """Write a checkpoint, with the EMA weights of the best validation, and remove the older ones."""
         folder = self._workdir / f"{PREFIX}{state.step:08d}"
         with atomic_directory(folder) as temporary:
             for name, module in self._modules.items():

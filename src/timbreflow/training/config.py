@@ -9,6 +9,7 @@ from timbreflow.models.glow.model import GlowConfig
 from timbreflow.models.timbre_metric import TripletConfig
 from timbreflow.models.vocoder import VocoderConfig
 from timbreflow.models.vqvae import VQVAEConfig
+from timbreflow.schema import require_least
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class FitConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
         positive = ("steps", "batch_size", "log_every", "validate_every", "checkpoint_every", "grad_accumulation")
-        _require_least("fit", self, 1, *positive)
-        _require_least("fit", self, 0, "learning_rate", "warmup_steps", "weight_decay", "grad_clip", "patience")
+        require_least("fit", self, 1, *positive)
+        require_least("fit", self, 0, "learning_rate", "warmup_steps", "weight_decay", "grad_clip", "patience")
         if not 0 <= self.ema_decay < 1:
             raise TimbreflowError(f"fit.ema_decay is {self.ema_decay}; set it to at least 0 and below 1.")
 
@@ -84,7 +85,7 @@ class AuxiliaryWeights:
 
     def __post_init__(self) -> None:
         """Refuse weights that would reward mistakes."""
-        _require_least("losses", self, 0, "commitment", "roll", "invariance", "contrastive")
+        require_least("losses", self, 0, "commitment", "roll", "invariance", "contrastive")
         if self.roll_pos_weight <= 0 or self.contrastive_temperature <= 0:
             raise TimbreflowError("losses.roll_pos_weight and losses.contrastive_temperature must be above 0.")
 
@@ -115,8 +116,8 @@ class TimbreMetricTraining:
             raise TimbreflowError(
                 f"train_timbre_metric.hard_negatives is {self.hard_negatives}; set it between 0 and 1."
             )
-        _require_least("train_timbre_metric", self, 1, "validation_triplets")
-        _require_least("train_timbre_metric", self, 0, "cache_mb")
+        require_least("train_timbre_metric", self, 1, "validation_triplets")
+        require_least("train_timbre_metric", self, 0, "cache_mb")
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,8 @@ class TripleTraining:
 
     def __post_init__(self) -> None:
         """Refuse an empty validation set and counts below 0."""
-        _require_least(self.section, self, 1, "validation_triples")
-        _require_least(self.section, self, 0, "crop_frames", "online_triples")
+        require_least(self.section, self, 1, "validation_triples")
+        require_least(self.section, self, 0, "crop_frames", "online_triples")
 
 
 @dataclass(frozen=True)
@@ -190,8 +191,8 @@ class GlowTraining(TripleTraining):
             raise TimbreflowError(
                 f"train_glow.noise is {self.noise}; set it above 0 (0.05 to 0.1), or the likelihood diverges."
             )
-        _require_least(self.section, self, 1, "l1_every")
-        _require_least(self.section, self, 0, "l1")
+        require_least(self.section, self, 1, "l1_every")
+        require_least(self.section, self, 0, "l1")
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ class VocoderLosses:
 
     def __post_init__(self) -> None:
         """Refuse weights that would reward mistakes, and a loss that is 0."""
-        _require_least("train_vocoder.losses", self, 0, *vars(self))
+        require_least("train_vocoder.losses", self, 0, *vars(self))
         if self.convergence + self.magnitude + self.mel == 0:
             raise TimbreflowError("train_vocoder.losses: convergence, magnitude and mel are all 0; raise one of them.")
 
@@ -248,12 +249,5 @@ class VocoderTraining:
         """Refuse empty sets, and double precision, which the losses' filters do not have."""
         if self.fit.precision == "float64":
             raise TimbreflowError("train_vocoder.fit.precision is float64; use auto, float32 or bfloat16.")
-        _require_least("train_vocoder", self, 1, "crop_frames", "validation_crops", "comparison_clips")
-        _require_least("train_vocoder", self, 0, "noise")
-
-
-def _require_least(section: str, settings: object, least: int, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        if value < least:
-            raise TimbreflowError(f"{section}.{name} is {value}; set it to {least} or more.")
+        require_least("train_vocoder", self, 1, "crop_frames", "validation_crops", "comparison_clips")
+        require_least("train_vocoder", self, 0, "noise")

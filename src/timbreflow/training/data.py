@@ -74,17 +74,8 @@ def open_triples(
 ) -> TrainingData[TripleBatch]:
     """Open training and validation triples: from `mels` where it holds features of this kind, else from `audio`.
 
-    With `config.online_triples` training triples are rendered by loader processes; statistics and validation triples
-    are the stored ones.
-
-    Args:
-        mels: data/mels.
-        audio: data/audio.
-        features: settings of the stored features.
-        config: pairs, validation_triples, crop_frames, and the batch size and seed of its fit.
-        kind: which features the model takes.
-        device: where features are made when they are not stored.
-        rendering: what online triples are rendered from.
+    With `config.online_triples` training triples are rendered by loader processes from `rendering`; statistics and
+    validation triples are the stored ones. Features that are not stored are made on `device`.
 
     Raises:
         TimbreflowError: data is missing or was made with other audio settings.
@@ -212,10 +203,6 @@ class DeviceTriples:
     """Triples whose features, as they are stored, and piano rolls are copied to a device once.
 
     Batches are those of the loader, in its order; 60,000 clips of 8 s take 4 GB with 8 bits.
-
-    Args:
-        dataset: the stored triples.
-        device: where they go.
     """
 
     def __init__(self, dataset: TripleDataset, device: torch.device) -> None:

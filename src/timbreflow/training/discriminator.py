@@ -56,11 +56,7 @@ class STFTDiscriminator(nn.Module):
 
 
 class VocoderWithDiscriminator(nn.Module):
-    """A vocoder and its discriminator as one module, so that one fit loop trains, averages and stores both.
-
-    Args:
-        vocoder: what is kept after the training.
-    """
+    """A vocoder and its discriminator as one module, so that one fit loop trains, averages and stores both."""
 
     def __init__(self, vocoder: Vocoder) -> None:
         super().__init__()

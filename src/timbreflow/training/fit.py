@@ -16,14 +16,7 @@ from timbreflow.training.config import FitConfig
 from timbreflow.training.device import BatchT, ModelT, Precision, choose_precision, place_model
 from timbreflow.training.progress import Progress, Stopwatch
 from timbreflow.training.seeding import seed_everything
-from timbreflow.training.steps import (
-    DivergenceGuard,
-    Objective,
-    build_optimizer,
-    training_step,
-    update_ema,
-    validate,
-)
+from timbreflow.training.steps import DivergenceGuard, Objective, build_optimizer, training_step, update_ema, validate
 
 STOP_FILE = "stop"
 
@@ -33,9 +26,7 @@ class FitResult:
     """What a fit did; the model that was passed in holds the EMA weights of `best_step`.
 
     Attributes:
-        steps: optimizer steps done in all.
-        best_step, best_loss: the best validation, by the objective's criterion.
-        stopped: why it ended.
+        steps, best_step, best_loss, stopped: as in `FitState` at the end.
         curves: one row a validation: step, train_<term> (mean since the last row) and val_<figure>.
         resumed_at: step of the checkpoint that this call resumed from (0: none).
         examples_per_second: of this call; a wall-clock figure, so not for files under version control.
@@ -72,16 +63,9 @@ def fit(
     Where `torchrun` started several processes, each calls this with its part of every batch, and all end with the
     weights of one process with the whole batches, up to rounding. The first one validates, logs and writes.
 
-    Args:
-        model: built with its own seed; moved to `device`.
-        objective: the losses.
-        batches: n -> endless iterable that begins with training batch number n, or with this process's part of it.
-            Batch n may depend on n alone.
-        validation_batches: read again at each validation.
-        config: the loop's settings.
-        workdir: scratch folder of this very fit.
-        log: called with (step, values) every `log_every` steps (train/…) and at each validation (val/…).
-        device: where to train.
+    `batches` gives, for n, an endless iterable that begins with training batch number n, or with this process's part of
+    it; batch n may depend on n alone. `log` is called with (step, values) every `log_every` steps (train/…) and at each
+    validation (val/…). `workdir` is the scratch folder of this very fit.
 
     Raises:
         TimbreflowError: the training diverged, there is no validation data, or the checkpoint found in `workdir` is

@@ -108,10 +108,7 @@ class MultiResolutionSTFT(nn.Module):
     """Spectral convergence and L1 of log magnitudes, averaged over resolutions.
 
     Yamamoto, Song, Kim, *Parallel WaveGAN*, 2020. Convergence is taken over the batch, not clip by clip, so that a
-    silent crop causes no division by 0.
-
-    Args:
-        windows: window lengths, in samples.
+    silent crop causes no division by 0. Window lengths are in samples.
     """
 
     def __init__(self, windows: tuple[int, ...] = WINDOWS) -> None:
@@ -143,15 +140,7 @@ def adversarial_terms(discriminator: nn.Module, made: Tensor, true: Tensor) -> d
     """Hinge losses of both sides, whose sum may be minimised by one optimizer.
 
     The generated sound is a constant to the discriminator's loss, and the discriminator's weights are constants to the
-    vocoder's losses, so neither changes the other's weights.
-
-    Args:
-        discriminator: an STFTDiscriminator.
-        made: [B, N] sound that the vocoder generated.
-        true: [B, N].
-
-    Returns:
-        Scalars "gan/discriminator", "gan/vocoder" and "gan/feature_matching".
+    vocoder's losses, so neither changes the other's weights. Sounds are [B, N].
     """
     real_scores, real_activations = discriminator(true)
     fake_scores, _ = discriminator(made.detach())

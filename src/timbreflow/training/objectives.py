@@ -19,9 +19,7 @@ from timbreflow.training.triplets import TripletBatch
 class VQVAEObjective:
     """Reconstruction of the target, commitment, notes in the code, timbre in the tokens.
 
-    Args:
-        reconstruction: "l1", or "mse" as in the 2021 paper, on normalised features.
-        weights: of the auxiliary terms.
+    `reconstruction` is "l1", or "mse" as in the 2021 paper, on normalised features.
     """
 
     criterion = "l1"
@@ -116,9 +114,6 @@ class TripletObjective:
     """Hinge on cosine similarities: the same timbre must be nearer than another one, by a margin.
 
     Cífka et al. 2021, section 4.2, margin 0.1.
-
-    Args:
-        margin: in cosine similarity.
     """
 
     criterion = "loss"
@@ -148,13 +143,8 @@ class VocoderObjective(nn.Module):
     """Spectral losses between a crop of sound and the vocoder's sound for its features.
 
     A module only so that its filters follow the batch to its device; nothing in it is learned. A
-    `VocoderWithDiscriminator` has adversarial losses as well; the spectral losses alone pick the best step.
-
-    Args:
-        features: what the vocoder takes.
-        normalizer: statistics of these features.
-        losses: weights of the terms.
-        noise: standard deviation of the noise on the normalised features in training.
+    `VocoderWithDiscriminator` has adversarial losses as well; the spectral losses alone pick the best step. `noise` is
+    the standard deviation of the noise on the normalised features in training.
     """
 
     criterion = "loss"
@@ -174,12 +164,9 @@ class VocoderObjective(nn.Module):
         if isinstance(model, VocoderWithDiscriminator):
             with torch.autocast(batch.device.type, enabled=False):
                 terms.update(adversarial_terms(model.discriminator, made, batch))
-                terms["loss"] = (
-                    terms["loss"]
-                    + terms["gan/discriminator"]
-                    + self.losses.adversarial * terms["gan/vocoder"]
-                    + self.losses.feature_matching * terms["gan/feature_matching"]
-                )
+                vocoder = self.losses.adversarial * terms["gan/vocoder"]
+                matching = self.losses.feature_matching * terms["gan/feature_matching"]
+                terms["loss"] = terms["loss"] + terms["gan/discriminator"] + vocoder + matching
         return terms
 
     def validate(self, model: nn.Module, batch: Tensor) -> dict[str, Tensor]:
@@ -198,11 +185,8 @@ class VocoderObjective(nn.Module):
         made: Tensor = model(features)
         with torch.autocast(sound.device.type, enabled=False):
             convergence, magnitude = self.resolutions(made, sound)
-            terms = {
-                "stft/convergence": convergence,
-                "stft/magnitude": magnitude,
-                "mel/l1": F.l1_loss(self.extract(made), mel),
-            }
+            mel_error = F.l1_loss(self.extract(made), mel)
+            terms = {"stft/convergence": convergence, "stft/magnitude": magnitude, "mel/l1": mel_error}
             weights = (self.losses.convergence, self.losses.magnitude, self.losses.mel)
             weighted = [weight * term for weight, term in zip(weights, terms.values(), strict=True)]
         return made, {"loss": torch.stack(weighted).sum(), **terms}

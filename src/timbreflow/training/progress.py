@@ -37,9 +37,6 @@ class Stopwatch:
 
     The wait for data is always measured; it costs a microsecond a batch. With TIMBREFLOW_PROFILE=1, or `--profile` of a
     training, the other parts are right on CUDA too: the device is waited for after each, which slows a step a little.
-
-    Args:
-        device: that trains.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -78,10 +75,7 @@ class Stopwatch:
 class Estimate:
     """Estimates the whole time of a training from the pace of its last steps, validations among them.
 
-    Args:
-        first: steps that were done before.
-        steps: of the whole training.
-        now: clock at its start, in s.
+    It starts at the clock `now`, in s, after `first` of all `steps`.
     """
 
     def __init__(self, first: int, steps: int, *, now: float) -> None:
@@ -123,11 +117,7 @@ def format_time(seconds: float) -> str:
 class Progress:
     """Reports a fit: curves to the metric logger, a progress bar or lines and estimates to the shell.
 
-    Args:
-        config: the loop's settings.
-        first: step that the fit begins after.
-        log: metric logger; None reports nothing, as all processes but the first do.
-        watch: of the fit.
+    The fit begins after step `first`. Without a logger nothing is reported, as by all processes but the first.
     """
 
     def __init__(

@@ -12,11 +12,8 @@ def seed_everything(seed: int, *parts: int | str) -> None:
     """Seed Python, NumPy and torch (CPU, and CUDA once it is in use) from `seed` and what it is used for.
 
     The fit loop calls this at each step with the step's number, so a resumed run draws the same numbers as an
-    unbroken one without storing any generator's state (0.1 ms a step).
-
-    Args:
-        seed: the seed of params.yaml.
-        parts: purpose and counter, such as ("train", 1200).
+    unbroken one without storing any generator's state (0.1 ms a step). `parts` are purpose and counter, such as
+    ("train", 1200).
     """
     value = stable_hash(seed, *parts)
     random.seed(value)

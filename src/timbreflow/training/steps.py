@@ -134,12 +134,7 @@ def update_ema(ema: nn.Module, model: nn.Module, *, decay: float, step: int) -> 
 
 
 class DivergenceGuard:
-    """Ends a training that diverges; a few infinite gradients in a row are tolerated.
-
-    Args:
-        config: the loop's settings.
-        workdir: where the checkpoints are.
-    """
+    """Ends a training that diverges; a few infinite gradients in a row are tolerated."""
 
     def __init__(self, config: FitConfig, workdir: Path) -> None:
         self._every, self._workdir = config.checkpoint_every, workdir

@@ -23,13 +23,7 @@ DRAWS = 64
 
 @dataclass
 class TripletBatch:
-    """MFCC 2-13 of a batch.
-
-    Attributes:
-        anchor: [B, 12, T].
-        positive: [B, 12, T], the anchor's timbre.
-        negative: [B, 12, T], another timbre.
-    """
+    """MFCC 2-13 of a batch, [B, 12, T]; `positive` has the anchor's timbre, `negative` another one."""
 
     anchor: Tensor
     positive: Tensor
@@ -60,7 +54,7 @@ class Triplets:
         hard_negatives: probability of the triple's own content.
         seed: of the draws.
         cache_mb: memory for coefficients, in MB; the clips used longest ago are forgotten first.
-        device: where coefficients are made.
+        device: makes coefficients.
 
     Raises:
         TimbreflowError: a file is missing, or the split has only one timbre.

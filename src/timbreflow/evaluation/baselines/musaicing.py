@@ -116,20 +116,7 @@ def activate(
     iterations: int,
     seed: int,
 ) -> NDArray[np.float32]:
-    """When each frame of the style sounds.
-
-    Args:
-        content: V [F, T] magnitudes.
-        style: W [F, S] magnitudes.
-        repetition: r.
-        polyphony: p.
-        continuity: c.
-        iterations: L.
-        seed: of the activations that the search begins with.
-
-    Returns:
-        H [S, T], not negative.
-    """
+    """When each frame of the style sounds: H [S, T], not negative, from magnitudes V [F, T] and W [F, S]."""
     total = style.sum(axis=0)[:, None] + _SMALLEST
     activations = np.random.default_rng(seed).random((style.shape[1], content.shape[1]), dtype=np.float32)
     for iteration in range(1, iterations + 1):

@@ -74,11 +74,6 @@ def training_presets(
 ) -> tuple[Preset, ...]:
     """Pitched presets that timbres of the train split may use: none of a test font, none of a held-out program.
 
-    Args:
-        paths: name of each font that is there and its path.
-        soundfonts: fonts of `render_triples` with their roles.
-        fractions: held-out parts.
-
     Raises:
         TimbreflowError: a font cannot be read, or nothing is left.
     """
@@ -90,13 +85,7 @@ def training_presets(
 def open_library(
     paths: Mapping[str, Path], presets: Sequence[Preset], *, sample_rate: int, folder: Path
 ) -> PatchLibrary:
-    """Read the library of these patches, or make it (some seconds a SoundFont) and keep it.
-
-    Args:
-        paths: name of each font and its path.
-        presets: patches of these fonts.
-        sample_rate: at which patches are played, in Hz.
-        folder: where libraries are kept, such as .scratch/patches.
+    """Read the library of these patches from a folder, or make it (some seconds a SoundFont) and keep it there.
 
     Raises:
         TimbreflowError: a font cannot be loaded, no patch sounds, or the kept library is broken.

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.files import atomic_file
+from timbreflow.files import write_text
 from timbreflow.metrics.registry import CEILING_COLUMNS, PER_CLIP
 
 METRICS = tuple(metric.name for metric in PER_CLIP if not metric.optional)
@@ -32,8 +32,8 @@ class StoredRow:
     Args:
         system: name of the row.
         set: name of the test set.
-        test_digest: names the test clips (`clips.digest_of_clips`).
-        metric_digest: names metric code and weights (`digest.digest_of_metrics`).
+        test_digest: names the test clips.
+        metric_digest: names metric code and weights.
         table: one row a triple with the columns `COLUMNS`, or some of them; `triple_id` and `lsd` always.
 
     Raises:
@@ -72,17 +72,11 @@ def write_stored(path: Path, row: StoredRow) -> None:
     table = row.table[[column for column in COLUMNS if column in row.table]].sort_values("triple_id")
     header = "".join(f"# {name}: {getattr(row, name)}\n" for name in _HEADER)
     body = table.to_csv(index=False, float_format=f"%.{DECIMALS}f", lineterminator="\n")
-    with atomic_file(path) as temporary:
-        temporary.write_text(header + body, encoding="utf-8")
+    write_text(path, header + body)
 
 
 def read_stored(path: Path, *, test_digest: str | None = None, metric_digest: str | None = None) -> StoredRow:
-    """Read a file.
-
-    Args:
-        path: of `stored_path`.
-        test_digest: what the test clips must be; None takes any.
-        metric_digest: what the metrics must be; None takes any.
+    """Read a file, of clips and metrics with these digests; None takes any.
 
     Raises:
         TimbreflowError: the file is missing or broken, or its figures are of other clips or metrics.
@@ -115,11 +109,7 @@ def read_stored(path: Path, *, test_digest: str | None = None, metric_digest: st
 
 
 def with_stored(computed: pd.DataFrame, stored: Mapping[str, StoredRow]) -> pd.DataFrame:
-    """The per-clip table of one set with stored rows added, as far as their triples were evaluated.
-
-    Args:
-        computed: of `evaluate.Evaluation`, with the row content_copied.
-        stored: system to its row.
+    """The per-clip table of one set, with the row content_copied, and stored rows of the triples that were evaluated.
 
     Raises:
         TimbreflowError: a stored row lacks a triple.

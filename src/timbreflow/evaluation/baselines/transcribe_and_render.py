@@ -20,13 +20,12 @@ from torch import Tensor
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.baselines.loudness import as_loud_as
-from timbreflow.evaluation.baselines.patches import PatchLibrary, open_library, patch_statistics, training_presets
+from timbreflow.evaluation.baselines.patches import PatchLibrary, open_library, patch_statistics
 from timbreflow.evaluation.system import Role, SystemContext
 from timbreflow.metrics.timbre import cosine_distance
 from timbreflow.metrics.transcription import Transcriber
 from timbreflow.notes.tables import Notes
-from timbreflow.rendering.config import SoundFontSpec, SplitFractions
-from timbreflow.rendering.soundfonts import Preset, bundled_soundfont
+from timbreflow.rendering.soundfonts import Preset
 from timbreflow.rendering.synthesizer import Synthesizer
 from timbreflow.rendering.timbres import Layer
 
@@ -38,7 +37,7 @@ class TranscribeAndRender:
         context: sample rate of the pipeline.
         paths: name of each training font and its path.
         presets: patches to choose from, all of these fonts.
-        cache: folder in which libraries of patches are kept.
+        cache: keeps libraries of patches.
         candidates: patches that play the style's notes before one is chosen; 1 takes the library's nearest.
 
     Raises:
@@ -84,12 +83,7 @@ class TranscribeAndRender:
         return torch.stack(made).to(content.device)
 
     def choose_patch(self, style: NDArray[np.float32], notes: Notes) -> Preset:
-        """The training patch nearest to a recording.
-
-        Args:
-            style: [N] samples.
-            notes: what is played in it.
-        """
+        """The training patch nearest to a recording [N], in which these notes are played."""
         wanted = patch_statistics(style, self._sample_rate)
         ranked = self._library.ranked(wanted)[: self._candidates]
         if len(notes) == 0:
@@ -107,36 +101,3 @@ class TranscribeAndRender:
         layer = Layer(patch.soundfont, patch.bank, patch.program, 0.0)
         seconds = n_samples / self._sample_rate
         return self._synthesizers[patch.soundfont].play(notes, [layer], None, seconds=seconds)
-
-
-def from_folder(
-    context: SystemContext,
-    *,
-    soundfonts: Sequence[SoundFontSpec],
-    fractions: SplitFractions,
-    folder: Path = Path("data/soundfonts"),
-    cache: Path = Path(".scratch/patches"),
-) -> TranscribeAndRender:
-    """The row with all training patches of the SoundFonts that are there.
-
-    Args:
-        context: sample rate of the pipeline.
-        soundfonts: fonts of `render_triples` with their roles; test fonts and missing ones are left out.
-        fractions: held-out parts of `render_triples`.
-        folder: where SoundFonts lie.
-        cache: folder in which libraries of patches are kept.
-
-    Raises:
-        TimbreflowError: no training font is there, or one cannot be read.
-    """
-    paths = {font.name: path for font in soundfonts if font.role == "train" and (path := _find(font.name, folder))}
-    if not paths:
-        raise TimbreflowError(f"{folder} holds no SoundFont to train on; run `timbreflow corpus fetch`.")
-    return TranscribeAndRender(
-        context, paths=paths, presets=training_presets(paths, soundfonts, fractions), cache=cache
-    )
-
-
-def _find(name: str, folder: Path) -> Path | None:
-    candidates = [folder / f"{name}.sf2", folder / f"{name}.sf3", bundled_soundfont()]
-    return next((path for path in candidates if path.stem == name and path.is_file()), None)

@@ -98,11 +98,7 @@ class UlyanovLebedev:
     def transfer(self, content: Tensor, style: Tensor, target: Tensor, *, seed: int) -> Tensor:
         """The content [B, N] with the feature statistics of the style [B, S]; the target is not looked at.
 
-        Args:
-            content: [B, N].
-            style: [B, S].
-            target: ignored.
-            seed: of Griffin-Lim's first phases; the filters are always the same.
+        The seed is of Griffin-Lim's first phases; the filters are always the same.
 
         Raises:
             TimbreflowError: a sound has fewer frames than a filter spans.
@@ -168,15 +164,7 @@ def match_statistics(
 ) -> Tensor:
     """Change a spectrogram until the Gram matrix of its features nears another's.
 
-    Args:
-        content: [D, T], where the search begins.
-        style: [D, S].
-        features: maps [D, T] to [K, T'].
-        style_weight: of the style term, the content term's being 1.
-        evaluations: of the loss.
-
-    Returns:
-        [D, T].
+    The search begins at the content [D, T]; `features` maps it, and the style [D, S], to [K, T']. Returns [D, T].
     """
     with torch.no_grad():
         content_features, style_features = features(content), features(style)
