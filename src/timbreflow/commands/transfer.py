@@ -40,6 +40,7 @@ def transfer(
     seed: int | None = None,
     mode: Literal["sample", "convert"] = "sample",
     fit_style: int = 0,
+    expression: Literal["on", "off"] = "on",
 ) -> None:
     """Play the notes of CONTENT with the sound of STYLE.
 
@@ -59,6 +60,7 @@ def transfer(
             more of its articulation and noise.
         fit_style: glow only: gradient steps that fit the style tokens to STYLE before the transfer, 30 to 100; 0 is
             none.
+        expression: on keeps tuning, vibrato, glides and dynamics of CONTENT; off leaves them to the model.
     """
     one = content is not None and style is not None and pairs is None
     many = content is None and style is None and pairs is not None
@@ -74,14 +76,25 @@ def transfer(
 
     session = TimbreTransfer.load(folder, device=resolve_device())
     options = TransferOptions(
-        DEFAULT_TEMPERATURE if temperature is None else temperature, 0 if seed is None else seed, mode, fit_style
+        DEFAULT_TEMPERATURE if temperature is None else temperature,
+        0 if seed is None else seed,
+        mode,
+        fit_style,
+        expression,
     )
     given = [name for name, value in (("temperature", temperature), ("seed", seed)) if value is not None]
     if given:
         _say_what_has_no_effect(session, given, options)
     if pairs is not None:
         written = session.transfer_pairs(
-            pairs, out, temperature=options.temperature, seed=options.seed, mode=mode, fit_style=fit_style, report=say
+            pairs,
+            out,
+            temperature=options.temperature,
+            seed=options.seed,
+            mode=mode,
+            fit_style=fit_style,
+            expression=expression,
+            report=say,
         )
         say(f"wrote {len(written)} files to {out}")
     elif content is not None and style is not None:
@@ -94,6 +107,7 @@ def transfer(
                 seed=options.seed,
                 mode=mode,
                 fit_style=fit_style,
+                expression=expression,
                 progress=progress,
             )
         say(" ".join([f"wrote {result.path}.", *result.notes]))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from timbreflow.audio.features import FeatureExtractor
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.system import Role, System, SystemContext
 from timbreflow.files import stable_hash
+from timbreflow.inference.expression import Dynamics
 from timbreflow.inference.synthesis import DecodeRequest, Synthesizer, to_sound
 from timbreflow.models.bundle import load_bundle
 
@@ -110,9 +112,16 @@ class ModelSystem:
 
     def transfer(self, content: Tensor, style: Tensor, target: Tensor, *, seed: int) -> Tensor:
         """The content [B, N] with the style's timbre; the target is not looked at."""
-        features = self._synthesizer.features
+        rate = self._synthesizer.config.sample_rate
         noise = torch.Generator(device=self._device).manual_seed(seed)
-        return self._synthesizer(features(content), DecodeRequest(features(style), self._temperature, seed, noise))
+        request = DecodeRequest(self._synthesizer.features(style), self._temperature, seed, noise)
+        sounds = content.cpu().numpy()
+        dynamics = [Dynamics.of(sound, rate) for sound in sounds]
+        level = [next(own.taken_out([sound], rate)) for own, sound in zip(dynamics, sounds, strict=True)]
+        made = self._synthesizer.transfer(level, request)
+        return torch.from_numpy(
+            np.stack([next(own.put_back([sound], rate)) for own, sound in zip(dynamics, made, strict=True)])
+        )
 
 
 def _model(name: str, label: str, description: str) -> dict[str, SystemSpec]:
