@@ -16,7 +16,7 @@ from timbreflow.audio.features import FeatureExtractor
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.system import Role, System, SystemContext
 from timbreflow.files import stable_hash
-from timbreflow.inference.expression import Dynamics
+from timbreflow.inference.expression import Dynamics, rise_seconds
 from timbreflow.inference.synthesis import DecodeRequest, Synthesizer, to_sound
 from timbreflow.models.bundle import load_bundle
 
@@ -114,7 +114,8 @@ class ModelSystem:
         """The content [B, N] with the style's timbre; the target is not looked at."""
         rate = self._synthesizer.config.sample_rate
         noise = torch.Generator(device=self._device).manual_seed(seed)
-        request = DecodeRequest(self._synthesizer.features(style), self._temperature, seed, noise)
+        rises = tuple(rise_seconds(sound, rate) for sound in style.cpu().numpy())
+        request = DecodeRequest(self._synthesizer.features(style), self._temperature, seed, noise, rises=rises)
         sounds = content.cpu().numpy()
         dynamics = [Dynamics.of(sound, rate) for sound in sounds]
         level = [next(own.taken_out([sound], rate)) for own, sound in zip(dynamics, sounds, strict=True)]

@@ -16,7 +16,7 @@ from torch import Tensor
 from timbreflow.audio.features import FeatureConfig, FeatureExtractor
 from timbreflow.audio.inversion import Inverter
 from timbreflow.errors import TimbreflowError
-from timbreflow.inference.expression import Sound, time_map
+from timbreflow.inference.expression import Sound, sharpened, time_map
 from timbreflow.models.base import Noise, TransferModel
 from timbreflow.models.bundle import ModelBundle
 from timbreflow.models.glow.model import Glow
@@ -81,6 +81,7 @@ class DecodeRequest:
         fitted: [B, K, D] style tokens in place of the encoder's; None encodes `style`. Needs a flow.
         own_style: [B, M, S'] features of the contents' own timbres, to convert; None samples. Needs a flow.
         expression: whether the contents' pitch is made flat before the model and restored after it.
+        rises: [B] s of the styles' attacks, which the contents' onsets get; empty leaves those of the model.
     """
 
     style: Tensor
@@ -90,6 +91,7 @@ class DecodeRequest:
     fitted: Tensor | None = None
     own_style: Tensor | None = None
     expression: Expression = "on"
+    rises: tuple[float, ...] = ()
 
     def part(self, chosen: list[int]) -> "DecodeRequest":
         """The request of some contents of a batch."""
@@ -99,6 +101,7 @@ class DecodeRequest:
             noise=[self.noise[index] for index in chosen] if isinstance(self.noise, list) else self.noise,
             fitted=None if self.fitted is None else self.fitted[chosen],
             own_style=None if self.own_style is None else self.own_style[chosen],
+            rises=tuple(self.rises[index] for index in chosen) if self.rises else (),
         )
 
     def joins(self, other: "DecodeRequest") -> bool:
@@ -131,6 +134,7 @@ class DecodeRequest:
             torch.cat(fitted) if fitted else None,
             torch.cat(own) if own else None,
             first.expression,
+            tuple(rise for request in requests for rise in request.rises),
         )
 
 
@@ -188,7 +192,10 @@ class Synthesizer:
             features = self.features(torch.from_numpy(np.ascontiguousarray(padded, np.float32)).to(device))
             sound = self(features, request.part(chosen)).float().cpu().numpy()
             made |= {index: sound[row, : len(flat[index])] for row, index in enumerate(chosen)}
-        return [made[i] if way is None else way.restore(made[i]) for i, way in enumerate(maps)]
+        restored = [made[index] if way is None else way.restore(made[index]) for index, way in enumerate(maps)]
+        if request.expression == "off" or not request.rises:
+            return restored
+        return [sharpened(*each, rate) for each in zip(restored, sounds, request.rises, strict=True)]
 
     @torch.inference_mode()
     def __call__(self, content: Tensor, request: DecodeRequest) -> Tensor:

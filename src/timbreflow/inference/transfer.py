@@ -33,7 +33,7 @@ from timbreflow.inference.streaming.writing import (
     require_writable,
     scratch_beside,
 )
-from timbreflow.inference.style import SHORTEST_STYLE_SECONDS, Styles
+from timbreflow.inference.style import SHORTEST_STYLE_SECONDS, HeardStyle, Styles
 from timbreflow.inference.synthesis import (
     DEFAULT_TEMPERATURE,
     DecodeRequest,
@@ -85,7 +85,7 @@ class _FileTransfer(TransferStream):
     """A transfer from file to file, checked and not yet run."""
 
     content: Recording
-    style: Tensor
+    style: HeardStyle
     out: Path
     options: TransferOptions
     notes: tuple[str, ...]
@@ -181,7 +181,7 @@ class TimbreTransfer:
         style_rate = rate if style_sample_rate is None else style_sample_rate
         music = from_array(content, rate, name="the content")
         reference = from_array(style, style_rate, name="the style", minimum_seconds=SHORTEST_STYLE_SECONDS)
-        stream = TransferStream(*self._asked(music, self.styles.features_of(reference), options))
+        stream = TransferStream(*self._asked(music, self.styles.heard(reference), options))
         audio = np.concatenate(list(self._samples(music, StreamBatches(self._decode, batch_size=BATCH_SIZE), stream)))
         audio *= np.float32(output_gain(music, _square_sum(audio)))
         for note in music.notes + reference.notes:
@@ -338,7 +338,7 @@ class TimbreTransfer:
         if content.channels > 1:
             notes.append(f"The models are mono: all {content.channels} channels of {out} hold the same sound.")
         if transfer.options.fit_style:
-            fitted = self.styles.fitted(transfer.style, transfer.options)
+            fitted = self.styles.fitted(transfer.style.features, transfer.options)
             notes.append(
                 f"The style's likelihood went from {fitted.bits_per_dim_before:.3f} to "
                 f"{fitted.bits_per_dim_after:.3f} bits per dimension."
@@ -362,17 +362,18 @@ class TimbreTransfer:
         return self.synthesizer.features(torch.from_numpy(np.ascontiguousarray(audio, np.float32)).to(self.device))
 
     def _asked(
-        self, content: Recording, style: Tensor, options: TransferOptions
+        self, content: Recording, style: HeardStyle, options: TransferOptions
     ) -> tuple[Iterator[np.ndarray], DecodeRequest]:
         """Chunks of a content, and how they are to sound: the first two fields of a `TransferStream`."""
         request = DecodeRequest(
-            style,
+            style.features,
             options.temperature,
             options.seed,
             torch.Generator(self.device).manual_seed(options.seed),
-            fitted=self.styles.fitted(style, options).tokens if options.fit_style else None,
-            own_style=self.styles.features_of(content) if options.mode == "convert" else None,
+            fitted=self.styles.fitted(style.features, options).tokens if options.fit_style else None,
+            own_style=self.styles.heard(content).features if options.mode == "convert" else None,
             expression=options.expression,
+            rises=(style.rise,),
         )
         blocks = content.mono(self.sample_rate)
         if options.expression == "on":
