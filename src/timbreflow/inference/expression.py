@@ -28,7 +28,7 @@ APERIODIC = 0.15
 AUDIBLE_DB = 40.0
 """Frames so far below the loudest one have neither pitch nor level."""
 LARGEST_STEP = 40.0
-"""Cents in a frame: 50 a second of semitones. Faster is another note, not a glide; a vibrato of +-100 cents has 30."""
+"""Cents in a frame, 50 semitones a second: faster is another note, not a glide. A vibrato of +-100 cents has 30."""
 SHORTEST_RUN = 0.08
 """Seconds that a pitch must last."""
 STEADY = 20.0
