@@ -75,6 +75,12 @@ def test_tuning_of_chords_and_melodies(cents: float) -> None:
         assert tuning(way.restore(way.flatten(sound))) == pytest.approx(cents, abs=3)
 
 
+def test_a_legato_is_no_glide() -> None:
+    steps = np.repeat([-300.0, -200.0, -400.0, -300.0], RATE // 2)
+    tied = np.convolve(np.pad(steps, 400, mode="edge"), np.ones(801) / 801, mode="valid")  # 50 ms from note to note
+    assert time_map(tone(tied), RATE) is None
+
+
 def test_what_is_steady_and_in_tune_has_no_map() -> None:
     scale = tone(np.repeat(100.0 * np.arange(-3, 9), RATE // 4))
     noise = 0.1 * np.random.default_rng(0).standard_normal(2 * RATE).astype(np.float32)

@@ -10,6 +10,7 @@ to some 30 ms, get the rise of the style's own at the content's onsets.
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -31,11 +32,14 @@ LARGEST_STEP = 40.0
 """Cents in a frame, 50 semitones a second: faster is another note, not a glide. A vibrato of +-100 cents has 30."""
 SHORTEST_RUN = 0.08
 """Seconds that a pitch must last."""
-STEADY = 20.0
+STEADY = 30.0
 """Cents within which nine tenths of a note lie that has neither vibrato nor glide."""
+DWELL_SECONDS, STEP_BETWEEN = 0.1, 0.08
+"""A pitch that rests on two notes for the first time each and is between them for less than the second plays two notes,
+however smoothly they are tied."""
 MONOPHONIC = 0.7
 """Share of the audible frames that must have a pitch, else only the tuning is looked at."""
-IN_TUNE = 3.0
+IN_TUNE = 5.0
 """Cents that are left alone."""
 CLEAR = 0.45
 """Share of the partials that must lie within 12 cents of the tuning; .24 do by chance."""
@@ -110,7 +114,7 @@ def time_map(sound: Sound, sample_rate: int) -> TimeMap | None:
         middles = np.array([np.median(track.cents[run]) for run in runs])
         weights = np.array([float(run.stop - run.start) for run in runs])
         offset = _mode(middles, weights)
-        times, cents = _deviation(track, runs, offset)
+        times, cents = _deviation(track, [note for run in runs for note in _notes(track.cents, run, offset)], offset)
     else:
         offset = _mode(*partials(sound, sample_rate))
         times, cents = np.zeros(1), np.full(1, offset)
@@ -206,8 +210,29 @@ def _runs(track: PitchTrack) -> list[slice]:
     ]
 
 
+def _notes(cents: NDArray[np.float64], run: slice, offset: float) -> list[slice]:
+    """A run cut where a legato goes from note to note."""
+    half = round(0.075 / HOP_SECONDS)
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(cents[run], half, mode="edge"), 2 * half + 1)
+    # A median takes vibrato away and keeps steps.
+    place = (np.median(around, axis=1) - offset) / 100
+    note = np.where(np.abs(place - np.round(place)) < 0.3, np.round(place), np.nan)
+    edges = [0, *(np.flatnonzero(note[1:] != note[:-1]) + 1), len(note)]
+    rests = [
+        (start, stop)
+        for start, stop in pairwise(edges)
+        if np.isfinite(note[start]) and (stop - start) * HOP_SECONDS >= DWELL_SECONDS
+    ]
+    cuts = [
+        run.start + (stop + start) // 2
+        for (first, stop), (start, _) in pairwise(rests)
+        if note[first] != note[start] and (start - stop) * HOP_SECONDS <= STEP_BETWEEN
+    ]
+    return [slice(int(start), int(stop)) for start, stop in pairwise([run.start, *cuts, run.stop])]
+
+
 def _deviation(track: PitchTrack, runs: list[slice], offset: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Cents from the notes at [K] times in s: each run has one note, and between runs lies the tuning."""
+    """Cents from the notes at [K] times in s; between runs of one note lies the tuning."""
     times: list[NDArray[np.float64]] = [np.array([-1.0])]
     values: list[NDArray[np.float64]] = [np.array([offset])]
     for run in runs:
@@ -216,8 +241,9 @@ def _deviation(track: PitchTrack, runs: list[slice], offset: float) -> tuple[NDA
         low, high = np.quantile(cents, [0.05, 0.95])
         if high - low < STEADY:
             cents = np.full(len(cents), note + offset)
-        # Two frames at an edge see another sound, too.
-        held = np.pad(cents[2:-2], 2, mode="edge") - note
+        # Frames at an edge see another sound, too.
+        edge = min(2, (len(cents) - 1) // 2)
+        held = np.pad(cents[edge : len(cents) - edge], edge, mode="edge") - note
         smooth = np.convolve(np.pad(held, 1, mode="edge"), [0.25, 0.5, 0.25], mode="valid")
         times += [at[:1] - 0.02, at, at[-1:] + 0.02]
         values += [np.array([offset]), smooth, np.array([offset])]
