@@ -93,15 +93,19 @@ class TimeMap:
 
 def read_at(sound: Sound, places: NDArray[np.float64]) -> Sound:
     """A sound [N] at any places [n], in samples, by a windowed sinc; silence lies around it."""
-    padded = np.pad(np.asarray(sound, np.float64), TAPS)
+    padded = np.pad(np.asarray(sound, np.float64), TAPS + 1)
     whole = np.floor(places).astype(np.int64)
-    part = places - whole
+    part = np.clip(places - whole, 1e-9, 1 - 1e-9)
+    first = np.clip(whole + TAPS + 1, TAPS - 1, len(padded) - TAPS - 1)
+    # sin and cos of all taps' distances from those of one: sinc times a Hann window.
+    sine, angle = np.sin(np.pi * part) / np.pi, np.pi * part / TAPS
+    cosine_of, sine_of = 0.5 * np.cos(angle), 0.5 * np.sin(angle)
     result = np.zeros(len(places))
     for tap in range(1 - TAPS, TAPS + 1):
-        distance = part - tap
-        weight = np.sinc(distance) * np.cos(np.pi * distance / (2 * TAPS)) ** 2
-        result += weight * padded[np.clip(whole + tap + TAPS, 0, len(padded) - 1)]
-    return result.astype(np.float32)
+        turn = math.pi * tap / TAPS
+        window = 0.5 + math.cos(turn) * cosine_of + math.sin(turn) * sine_of
+        result += (-1) ** tap * window / (part - tap) * padded[first + tap]
+    return (result * sine).astype(np.float32)
 
 
 def time_map(sound: Sound, sample_rate: int) -> TimeMap | None:
