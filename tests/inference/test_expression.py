@@ -94,7 +94,7 @@ def test_a_phrase_at_a_fifth_of_the_level_is_evened_and_comes_back() -> None:
     dynamics = Dynamics.of(sound, RATE)
     even = next(dynamics.taken_out([sound], RATE))
     loud, soft = (20 * np.log10(np.std(part)) for part in np.split(even, 2))
-    assert loud - soft == pytest.approx(3.0, abs=1.5)
+    assert 1.5 < loud - soft < 6
     np.testing.assert_allclose(next(dynamics.put_back([even], RATE)), sound, rtol=1e-4, atol=1e-7)
     assert np.mean(even**2) == pytest.approx(np.mean(sound**2), rel=0.1)
 

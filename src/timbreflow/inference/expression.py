@@ -178,8 +178,10 @@ def track_pitch(sound: Sound, sample_rate: int) -> PitchTrack:
 def partials(sound: Sound, sample_rate: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Partials from 60 to 2000 Hz in spectra of half a second: cents re 440 Hz and amplitudes, [P] each."""
     size = sample_rate // 2
-    padded = np.pad(np.asarray(sound, np.float64), (0, max(0, size - len(sound))))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[:: size // 2] * np.hanning(size)
+    if len(sound) < size:  # too short to tell
+        return np.zeros(0), np.zeros(0)
+    frames = np.lib.stride_tricks.sliding_window_view(np.asarray(sound, np.float64), size)[:: size // 2]
+    frames = frames * np.hanning(size)
     logs = np.log(np.abs(np.fft.rfft(frames, 2 * size)) + 1e-9)
     low, middle, high = logs[:, :-2], logs[:, 1:-1], logs[:, 2:]
     peak = (middle > low) & (middle >= high) & (middle > logs.max() + math.log(0.03))
@@ -402,7 +404,7 @@ def _spectra(sound: Sound, sample_rate: int) -> Tensor:
     """[K, F] short spectra of a sound [N]."""
     size, step = (round(seconds * sample_rate) for seconds in (SHORT_SECONDS, STEP_SECONDS))
     padded = torch.from_numpy(np.pad(sound, (0, max(0, size - len(sound)))))
-    return torch.stft(padded, size, step, window=torch.hann_window(size), pad_mode="constant", return_complex=True)
+    return torch.stft(padded, size, step, window=torch.hann_window(size), return_complex=True)
 
 
 def _band_levels(spectrum: Tensor) -> NDArray[np.float64]:

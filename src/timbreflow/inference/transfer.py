@@ -166,7 +166,7 @@ class TimbreTransfer:
             mode: "convert" encodes the content under its own style and decodes it under the other; flows only.
             fit_style: gradient steps that fit the style tokens to the style first, 0 for none; flows only.
             expression: "on" keeps tuning, vibrato, glides and dynamics of the content; "off" leaves them to the model,
-                which loses most of them.
+                which loses most of them. A conversion re-encodes them and takes no notice.
 
         Returns:
             float32 of the content's shape, rate, length and level; peaks are bent below full scale. The models are
@@ -372,11 +372,12 @@ class TimbreTransfer:
             torch.Generator(self.device).manual_seed(options.seed),
             fitted=self.styles.fitted(style.features, options).tokens if options.fit_style else None,
             own_style=self.styles.heard(content).features if options.mode == "convert" else None,
-            expression=options.expression,
+            # A conversion holds the content's own playing already.
+            expression="off" if options.mode == "convert" else options.expression,
             rises=(style.rise,),
         )
         blocks = content.mono(self.sample_rate)
-        if options.expression == "on":
+        if request.expression == "on":
             blocks = Dynamics(content.frame_powers).taken_out(blocks, self.sample_rate)
         return cut(blocks, self.plan), request
 
