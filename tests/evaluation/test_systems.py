@@ -77,7 +77,7 @@ def test_what_is_measured_is_what_ships(tmp_path: Path, kind: str) -> None:
 def test_no_row_is_louder_than_full_scale(tmp_path: Path, row: str) -> None:
     folder = tiny.save_bundles(tmp_path)["vqvae"]
     invert = Silent()
-    context = SystemContext(tiny.FEATURES, lambda name: folder, torch.device("cpu"), 0.0, 1e6, lambda features: invert)
+    context = SystemContext(tiny.FEATURES, lambda name: folder, torch.device("cpu"), 0.0, 1e6, lambda _: invert)
     system = ModelSystem(context, "model") if row == "model" else Oracle(context)
     system.transfer(CONTENT, STYLE, 1e6 * CONTENT, seed=0)
     assert float(invert.given[0].max()) == pytest.approx(math.log(tiny.FEATURES.win_length / 2))
