@@ -35,7 +35,7 @@ SHORTEST_RUN = 0.08
 STEADY = 50.0
 """Cents within which nine tenths of a note lie that has neither vibrato nor glide. At 30 the vibrato of +-20 cents that
 recorded violins have is kept too, which costs .17 +- .08 dB of LSD on the set real: its targets have none."""
-DWELL_SECONDS, STEP_BETWEEN = 0.1, 0.08
+DWELL_SECONDS, STEP_BETWEEN = 0.12, 0.08
 """A pitch that rests on two notes for the first time each and is between them for less than the second plays two notes,
 however smoothly they are tied."""
 MONOPHONIC = 0.7
@@ -223,7 +223,7 @@ def _notes(cents: NDArray[np.float64], run: slice, offset: float) -> list[slice]
     around = np.lib.stride_tricks.sliding_window_view(np.pad(cents[run], half, mode="edge"), 2 * half + 1)
     # A median takes vibrato away and keeps steps.
     place = (np.median(around, axis=1) - offset) / 100
-    note = np.where(np.abs(place - np.round(place)) < 0.3, np.round(place), np.nan)
+    note = np.where(np.abs(place - np.round(place)) < 0.2, np.round(place), np.nan)
     edges = [0, *(np.flatnonzero(note[1:] != note[:-1]) + 1), len(note)]
     rests = [
         (start, stop)
@@ -324,6 +324,7 @@ def onsets(sound: Sound, sample_rate: int) -> list[int]:
     levels = np.maximum(levels, levels.max() - 60)
     wide, near = round(FLUX_SECONDS / STEP_SECONDS), round(APART_SECONDS / STEP_SECONDS)
     flux = np.maximum(0, levels[:, wide:] - levels[:, :-wide]).mean(axis=0)
+    flux = flux[: max(0, len(flux) - round(SHORT_SECONDS / STEP_SECONDS))]  # a cut is no onset
     step = round(STEP_SECONDS * sample_rate)
     return [
         _steepest(sound, (int(frame) + wide // 2) * step, sample_rate)
