@@ -34,7 +34,8 @@ SHORTEST_RUN = 0.08
 """Seconds that a pitch must last."""
 STEADY = 50.0
 """Cents within which nine tenths of a note lie that has neither vibrato nor glide. At 30 the vibrato of +-20 cents that
-recorded violins have is kept too, which costs .17 +- .08 dB of LSD on the set real: its targets have none."""
+recorded violins have is kept too; on the set real, whose targets have none, pitch then costs .17 +- .08 dB of LSD and
+not .07 +- .05."""
 DWELL_SECONDS, STEP_BETWEEN = 0.12, 0.08
 """A pitch that rests on two notes for the first time each and is between them for less than the second plays two notes,
 however smoothly they are tied."""
