@@ -38,6 +38,13 @@ class Silent:
         return torch.zeros(len(features), features.shape[-1] * tiny.FEATURES.hop_length)
 
 
+class Shown:
+    """An inversion that shows what it was given."""
+
+    def __call__(self, features: Tensor, *, seed: int = 0) -> Tensor:
+        return features.flatten(1)
+
+
 def raw(folder: Path, scale: float, *, content: Tensor = CONTENT, style: Tensor = STYLE) -> Tensor:
     """Raw features [1, M, T] that the row gives to the inversion."""
     invert = Silent()
