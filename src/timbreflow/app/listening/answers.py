@@ -250,8 +250,8 @@ def plan_session(study: Study, number: int, heard: dict[str, int]) -> list[Step]
     """What the listener of that number is given, in order.
 
     The headphone check and the training come first. Then the trials that were given least often so far, in random
-    order, with every catch trial twice among them. Sides alternate from listener to listener, and half of a
-    listener's trials are exchanged; a catch trial's second time has its sides exchanged.
+    order, with every catch trial twice among them. The sides of a trial alternate from one of its listeners to the
+    next, and half of the trials begin exchanged; a catch trial's second time has its sides exchanged.
 
     Args:
         study: the study.
@@ -261,7 +261,7 @@ def plan_session(study: Study, number: int, heard: dict[str, int]) -> list[Step]
     draw = np.random.default_rng([study.seed, number])
     shuffled = draw.permutation(len(study.trials))
     order = sorted(shuffled, key=lambda index: heard.get(study.trials[index].id, 0))[: study.per_listener]
-    main = [(study.trials[index], (index + number) % 2) for index in order]
+    main = [(study.trials[index], (index + heard.get(study.trials[index].id, 0)) % 2) for index in order]
     draw.shuffle(main)
     first, second = (
         [(trial, (index + number + time) % 2) for index, trial in enumerate(study.catches)] for time in (0, 1)
