@@ -41,7 +41,9 @@ def main() -> None:
         if error.name is None or error.name.startswith("timbreflow"):
             raise
         command = " ".join(["timbreflow", *sys.argv[1:2]])
-        sys.exit(_fail(f"`{command}` needs the pipeline ({error.name} is not installed): {PIPELINE}."))
+        extra = "studio" if sys.argv[1:2] == ["listen"] else "pipeline"
+        remedy = PIPELINE.replace("pipeline", extra)
+        sys.exit(_fail(f"`{command}` needs the {extra} ({error.name} is not installed): {remedy}."))
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:

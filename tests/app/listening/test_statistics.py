@@ -82,10 +82,10 @@ def test_agreement_counts_pairs_of_listeners(pair: Study) -> None:
 
 
 def test_power_is_that_of_the_exact_test() -> None:
-    # Rejects at 15 of 20 or more, 5 or less: P(X >= 15 or X <= 5 | 0.65).
-    assert statistics.power(20, 1) == pytest.approx(0.2456889, abs=1e-3)
+    # It rejects at 15 of 20 or more and at 5 or less: R's 1 - pbinom(14, 20, .65) + pbinom(5, 20, .65).
+    assert statistics.power(20, 1) == pytest.approx(0.2457063, abs=1e-6)
     n = statistics.answers_needed(1)
-    assert 85 <= n <= 95 and statistics.power(n, 1) >= 0.8 > statistics.power(n - 5, 1)
+    assert 85 <= n <= 100 and statistics.power(n, 1) >= 0.8 > statistics.power(n - 1, 1)
     assert statistics.answers_needed(10) > n
 
 
