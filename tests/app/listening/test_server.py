@@ -41,7 +41,7 @@ def test(folder: Path) -> Iterator[ListeningTest]:
 
 @pytest.fixture
 def client(test: ListeningTest) -> TestClient:
-    return TestClient(test.application())
+    return TestClient(test.application(), base_url="http://127.0.0.1")
 
 
 def begin(client: Any) -> tuple[str, list[dict[str, Any]]]:
@@ -112,7 +112,7 @@ def test_votes_twice_and_for_another_get_one_sentence(client: TestClient, test: 
         409,
         "This step was answered before; the first answer is kept.",
     )
-    stranger = TestClient(test.application())
+    stranger = TestClient(test.application(), base_url="http://127.0.0.1")
     begin(stranger)
     for reply in (stranger.post(f"{place}/answers", json={"position": 1, "answer": 0}), stranger.get(place)):
         assert reply.status_code == 403 and "another listener's" in reply.json()["error"]

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +143,7 @@ def make_study(
         for trial in study.headphones:
             for name, file in trial.clips.items():
                 write_audio(folder / file, headphone_tone(name), SAMPLE_RATE)
-        study = Study(**{**vars(study), "lufs": round(lufs, 2)})
+        study = replace(study, lufs=round(lufs, 2))
         write_study(folder, study)
         write_webmushra(folder, study)
     return study

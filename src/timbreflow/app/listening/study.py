@@ -16,6 +16,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.scalarstring import LiteralScalarString
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_file, sha256_file
@@ -121,7 +122,8 @@ class Study:
 
 def write_study(folder: Path, study: Study) -> None:
     """Write FOLDER/study.yaml."""
-    write_yaml(folder / STUDY, asdict(study))
+    # People edit this text: it stands there as lines.
+    write_yaml(folder / STUDY, {**asdict(study), "consent": LiteralScalarString(study.consent)})
 
 
 def write_yaml(path: Path, values: Any) -> None:

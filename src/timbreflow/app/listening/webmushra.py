@@ -26,7 +26,7 @@ def write_webmushra(folder: Path, study: Study) -> None:
     check_webmushra(config)
     place = folder / "webmushra"
     (place / FOLDER).mkdir(parents=True)
-    for name in sorted({name for trial in study.trials for name in trial.files}):
+    for name in sorted({name for trial in study.trials for name in trial.files if name != trial.clips.get(ANCHOR)}):
         shutil.copyfile(folder / name, place / _path(name))
     write_yaml(place / "configs" / "timbreflow.yaml", config)
 
