@@ -268,7 +268,9 @@ def _sounds(
         for name, system in built.items():
             output = system.transfer(*inputs, seed=batch_seed(config.seed, clips.split, number))
             made[name] = output.float().cpu().numpy()
-            say(f"{SYSTEMS[name].label}: {len(sounds) // (len(built) + 4) + len(batch.triple_ids)} of {len(clips)} triples")
+            say(
+                f"{SYSTEMS[name].label}: {len(sounds) // (len(built) + 4) + len(batch.triple_ids)} of {len(clips)} triples"
+            )
         made[ANCHOR] = sosfiltfilt(low_pass, batch.target, axis=1).astype(np.float32)
         for name, sound in made.items():
             sounds |= {_file(triple, name): sound[index] for index, triple in enumerate(batch.triple_ids)}

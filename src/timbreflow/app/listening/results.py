@@ -131,7 +131,7 @@ def sentence(row: WinRate, study: Study) -> str:
     )
     what = {"notes": "keeping the notes", "timbre": "the instrument's sound"}[row.question]
     if row.p_holm >= statistics.ALPHA:
-        return f"For {what}, listeners showed no preference between {first} and {second} ({figures})."
+        return f"For {what}, no preference between {first} and {second} was found ({first} in {figures})."
     better, worse = (first, second) if row.rate.value > 0.5 else (second, first)
     return f"For {what}, listeners preferred {better} to {worse} ({first} in {figures})."
 
@@ -145,6 +145,7 @@ def _tables(view: dict[str, Any], table: pd.DataFrame, simulated: bool) -> dict[
             "second": row.second,
             "wins": row.wins,
             "n": row.n,
+            "listeners": row.listeners,
             "rate": row.rate.value,
             "low": row.rate.low,
             "high": row.rate.high,

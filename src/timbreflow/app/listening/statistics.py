@@ -46,6 +46,7 @@ class WinRate:
         second: the other one.
         wins: answers for the first; for abx right answers.
         n: answers.
+        listeners: who gave them.
         rate: wins / n with the exact interval.
         over_listeners: the same rate with the interval of a bootstrap over listeners.
         p: exact binomial test against one half, two-sided; for abx one-sided.
@@ -59,6 +60,7 @@ class WinRate:
     second: str
     wins: int
     n: int
+    listeners: int
     rate: Interval
     over_listeners: Interval
     p: float
@@ -96,6 +98,7 @@ def win_rates(table: pd.DataFrame, study: Study, *, kind: str = "ab", samples: i
                 str(second),
                 int(won.sum()),
                 len(won),
+                len(sums),
                 Interval(float(won.mean()), float(exact.low), float(exact.high)),
                 over,
                 float(test.pvalue),
