@@ -268,9 +268,8 @@ def _sounds(
         for name, system in built.items():
             output = system.transfer(*inputs, seed=batch_seed(config.seed, clips.split, number))
             made[name] = output.float().cpu().numpy()
-            say(
-                f"{SYSTEMS[name].label}: {len(sounds) // (len(built) + 4) + len(batch.triple_ids)} of {len(clips)} triples"
-            )
+            done = number * config.batch_size + len(batch.triple_ids)
+            say(f"{SYSTEMS[name].label}: {done} of {len(clips)} triples")
         made[ANCHOR] = sosfiltfilt(low_pass, batch.target, axis=1).astype(np.float32)
         for name, sound in made.items():
             sounds |= {_file(triple, name): sound[index] for index, triple in enumerate(batch.triple_ids)}
