@@ -6,8 +6,8 @@ trials are those of real listeners):
 - `coverage`: share of 95 % intervals that hold the true preference of 65 %, exact ones and those over listeners; once
   with listeners who are alike, once with listeners whose log-odds differ by a standard deviation of 0.5;
 - `false_alarms`: share of studies without any preference in which a comparison is found different (exact test and
-  Holm), and the same when somebody looks after every listener: with the exact test, which does not allow it, and with
-  the anytime p-values, which do.
+  Holm), and the same when somebody looks after every second listener: with the exact test, which does not allow it, and
+  with the anytime p-values, which do.
 
 `server`: so many listeners answer at once over HTTP, while the database is copied again and again. The last line is
 JSON.
@@ -87,14 +87,14 @@ def false_alarms(study: Study, studies: int, listeners: int) -> dict[str, float]
         table = panel(study, listeners, preference=0.5, seed=seed)
         looks = [
             statistics.win_rates(table[table["listener"] <= number], study, samples=1)
-            for number in range(2, listeners + 1)
+            for number in range(2, listeners + 1, 2)
         ]
         exact = [any(row.p_holm < statistics.ALPHA for row in rows) for rows in looks]
         anytime = [any(row.p_anytime_holm < statistics.ALPHA for row in rows) for rows in looks]
         alarms.append([exact[-1], any(exact), any(anytime)])
     end, peeked, allowed = np.mean(alarms, axis=0)
-    return {"exact": round(float(end), 4), "exact_looked_at_after_every_listener": round(float(peeked), 4),
-            "anytime_looked_at_after_every_listener": round(float(allowed), 4), "studies": studies}  # fmt: skip
+    return {"exact": round(float(end), 4), "exact_looked_at_often": round(float(peeked), 4),
+            "anytime_looked_at_often": round(float(allowed), 4), "studies": studies}  # fmt: skip
 
 
 def server(study: Study, listeners: int) -> dict[str, Any]:
@@ -151,6 +151,7 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=500)
     parser.add_argument("--listeners", type=int, default=20)
     parser.add_argument("--at-once", type=int, default=50, help="listeners of the server")
+    parser.add_argument("--only", default="", help="one of these figures")
     arguments = parser.parse_args()
     study = five_systems(24)
     figures: dict[str, Any] = {}
@@ -160,6 +161,8 @@ def main() -> None:
         "coverage_listeners_differ": lambda: coverage(study, arguments.studies, arguments.listeners, SPREAD),
         "false_alarms": lambda: false_alarms(study, arguments.studies, arguments.listeners),
     }.items():
+        if arguments.only not in ("", name):
+            continue
         figures[name] = compute()
         print(name, figures[name], flush=True)
     print(json.dumps(figures))
