@@ -141,7 +141,10 @@ def test_results_of_people_and_of_simulated_listeners_never_mix(folder: Path, st
     simulate(folder, 4, preference=0.8)
     with pytest.raises(TimbreflowError, match="holds no answer of any person; there are .* of simulated listeners"):
         write_results(folder)
-    assert write_results(folder, simulated=True).startswith("SIMULATED LISTENERS: no person gave these answers.")
+    said = write_results(folder, simulated=True).splitlines()
+    assert said[0] == "SIMULATED LISTENERS: no person gave these answers."
+    assert all(line.startswith("simulated: ") for line in said if line.split(": ")[-1].startswith("For "))
+    assert sum(line.startswith("simulated: For ") for line in said) == 6
     page = (folder / "results-simulated" / "index.html").read_text()
     assert "no person gave these answers" in page and "Sentences for a paper" not in page
     for path in (folder / "results-simulated").glob("*.csv"):

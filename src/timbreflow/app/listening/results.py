@@ -61,7 +61,9 @@ def write_results(folder: Path, *, out: Path | None = None, simulated: bool = Fa
             page.write_text(text, encoding="utf-8")
     lines = ["SIMULATED LISTENERS: no person gave these answers."] if simulated else []
     lines += [f"{view['counted']} of {len(view['listeners'])} listeners count.", view["stopping"].sentence]
-    lines += [sentence(row, study) for rows in view["wins"].values() for row in rows]
+    # Each line of its own, since lines are copied.
+    mark = "simulated: " if simulated else ""
+    lines += [mark + sentence(row, study) for rows in view["wins"].values() for row in rows]
     return "\n".join([*lines, f"wrote {place / 'index.html'}"])
 
 
