@@ -1,6 +1,7 @@
 """The page's server: who gets in, what the page is told, and what is refused."""
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import pytest
 import uvicorn
 from starlette.testclient import TestClient
 
-from timbreflow.app.listening.server import ListeningTest
+from timbreflow.app.listening.server import ListeningTest, serve
 from timbreflow.errors import TimbreflowError
 
 
@@ -151,6 +152,11 @@ def test_beyond_the_loopback_only_the_whole_link_opens(folder: Path) -> None:
     assert opened.status_code == 200 and opened.url.query == b"" and "Listening test" in opened.text
     assert client.post("/api/sessions", json={}).status_code == 201
     test.answers.close()
+
+
+def test_a_taken_port_is_said(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(TimbreflowError, match="name another --port"):
+        serve(folder, host="127.0.0.1", port=taken.getsockname()[1])
 
 
 def test_other_names_of_the_loopback_are_refused(test: ListeningTest) -> None:

@@ -169,6 +169,7 @@ def serve(folder: Path, *, host: str, port: int, say: Callable[[str], None] = pr
     try:
         bound = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
+        test.answers.close()
         raise TimbreflowError(
             f"{host}:{port} cannot be listened on ({error.strerror or error}); name another --port or --host."
         ) from error
