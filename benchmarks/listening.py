@@ -1,10 +1,11 @@
 """Whether a listening test's figures can be trusted, and whether its server loses votes.
 
-Simulated panels answer a study of five systems (24 trials, of which a listener gets all; the plan, sides and catch
-trials are those of real listeners):
+Simulated panels answer studies of five and of two systems (24 AB trials, of which a listener gets all; the plan, sides
+and catch trials are those of real listeners):
 
 - `coverage`: share of 95 % intervals that hold the true preference of 65 %, exact ones and those over listeners; once
-  with listeners who are alike, once with listeners whose log-odds differ by a standard deviation of 0.5;
+  with listeners who are alike, once with listeners whose log-odds differ by a standard deviation of 0.5 (of a listener
+  five systems have one or two answers a comparison, two systems have twelve);
 - `false_alarms`: share of studies without any preference in which a comparison is found different (exact test and
   Holm), and the same when somebody looks after every second listener: with the exact test, which does not allow it, and
   with the anytime p-values, which do.
@@ -42,7 +43,7 @@ PREFERENCE = 0.65
 SPREAD = 0.5
 
 
-def five_systems(trials: int) -> Study:
+def study_of(systems: list[str], trials: int) -> Study:
     """A study without sound."""
     draw = np.random.default_rng(0)
     files = {role: f"clips/t0-{role}.wav" for role in ("target", "style")}
@@ -56,10 +57,10 @@ def five_systems(trials: int) -> Study:
         test_digest="",
         seed=0,
         lufs=-23.0,
-        systems={name: name for name in SYSTEMS},
+        systems={name: name for name in systems},
         per_listener=trials,
         listeners=20,
-        trials=plan_trials(triples, SYSTEMS, trials=trials, kinds=["ab"], draw=draw),
+        trials=plan_trials(triples, systems, trials=trials, kinds=["ab"], draw=draw),
         training=[check],
         catches=[replace(check, id=f"catch-{number}") for number in range(3)],
         headphones=headphone_trials(draw),
@@ -153,12 +154,14 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=50, help="listeners of the server")
     parser.add_argument("--only", default="", help="one of these figures")
     arguments = parser.parse_args()
-    study = five_systems(24)
+    study, two = study_of(SYSTEMS, 24), study_of(SYSTEMS[:2], 24)
     figures: dict[str, Any] = {}
     for name, compute in {
         "server": lambda: server(study, arguments.at_once),
         "coverage": lambda: coverage(study, arguments.studies, arguments.listeners, 0.0),
         "coverage_listeners_differ": lambda: coverage(study, arguments.studies, arguments.listeners, SPREAD),
+        "coverage_two_systems": lambda: coverage(two, arguments.studies, arguments.listeners, 0.0),
+        "coverage_two_systems_listeners_differ": lambda: coverage(two, arguments.studies, arguments.listeners, SPREAD),
         "false_alarms": lambda: false_alarms(study, arguments.studies, arguments.listeners),
     }.items():
         if arguments.only not in ("", name):
