@@ -1,4 +1,4 @@
-"""The style of a transfer: features of a recording's most active part, and style tokens that are fitted to them.
+"""The style of a transfer: features of a recording's most active part, and style tokens that are mixed or fitted.
 
 Fitting needs a model with an exact likelihood. The style encoder gives the first tokens; gradient steps on
 -log p(reference | its own notes, tokens) move them, while all weights stay as they are.
@@ -7,7 +7,7 @@ Fitting needs a model with an exact likelihood. The style encoder gives the firs
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
@@ -18,12 +18,13 @@ from torch import Generator, Tensor
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.inference.streaming.recordings import Recording, open_recording
-from timbreflow.inference.synthesis import TransferOptions
+from timbreflow.inference.synthesis import TransferOptions, encoding
 from timbreflow.models.bundle import ModelBundle
 from timbreflow.models.glow.model import Glow
 
 SHORTEST_STYLE_SECONDS = 0.5
 LONGEST_STYLE_SECONDS = 16.0
+MOST_STYLES = 4
 STYLES_KEPT = 32
 DEFAULT_NOISE = 0.1
 """Noise on the features in the training of a flow whose bundle does not tell it."""
@@ -39,6 +40,89 @@ LIKELIHOOD_DRAWS = 4
 ValueT = TypeVar("ValueT")
 
 
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A recording whose timbre is taken.
+
+    Attributes:
+        features: [1, M, S] normalised features of its most active part.
+        level: RMS of its audible part.
+        notes: sentences on what of it is not taken as it is.
+    """
+
+    features: Tensor
+    level: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class StyleBlend:
+    """One to four references and the share of each.
+
+    Attributes:
+        references: what is blended.
+        weights: of each, with the sum 1.
+    """
+
+    references: tuple[Reference, ...]
+    weights: tuple[float, ...]
+
+    @property
+    def features(self) -> Tensor:
+        """[1, M, S]: of each reference as many frames as its weight says, S those of the longest."""
+        if len(self.references) == 1:
+            return self.references[0].features
+        longest = max(reference.features.shape[-1] for reference in self.references)
+        parts = []
+        for reference, weight in zip(self.references, self.weights, strict=True):
+            n_frames = round(weight * longest)
+            parts.append(reference.features.repeat(1, 1, -(-longest // reference.features.shape[-1]))[..., :n_frames])
+        return torch.cat(parts, -1)
+
+    @property
+    def level(self) -> float:
+        """Weighted mean of the references' levels."""
+        return sum(share * reference.level for share, reference in zip(self.weights, self.references, strict=True))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Those of all references."""
+        return tuple(note for reference in self.references for note in reference.notes)
+
+
+def blend(references: Sequence[Reference], weights: Sequence[float] = ()) -> StyleBlend:
+    """References with weights that are brought to the sum 1; none are equal ones.
+
+    Raises:
+        TimbreflowError: there are no references or too many, or the weights do not fit.
+    """
+    if not 1 <= len(references) <= MOST_STYLES:
+        raise TimbreflowError(f"{len(references)} styles are given; give one to {MOST_STYLES}.")
+    given = list(weights) or [1.0] * len(references)
+    if len(given) != len(references):
+        raise TimbreflowError(
+            f"blend has {len(given)} weights for {len(references)} styles; give one for each, such as 0.7,0.3."
+        )
+    if not all(math.isfinite(weight) and weight >= 0 for weight in given) or sum(given) <= 0:
+        raise TimbreflowError(f"blend is {', '.join(map(str, given))}; give weights of 0 or more, one above 0.")
+    kept = [(reference, weight) for reference, weight in zip(references, given, strict=True) if weight > 0]
+    total = sum(given)
+    return StyleBlend(tuple(reference for reference, _ in kept), tuple(weight / total for _, weight in kept))
+
+
+def moved(own: Tensor, style: Tensor, strength: float) -> Tensor:
+    """Tokens on the line from the content's own, [1, K, D], through the style's: own + strength * (style - own).
+
+    Beyond the style a token is made no longer than the longer of the two: its layer normalisation gives all lengths
+    that were ever decoded.
+    """
+    tokens = own + strength * (style - own)
+    if strength <= 1:
+        return tokens
+    longest = torch.maximum(own.norm(dim=-1, keepdim=True), style.norm(dim=-1, keepdim=True))
+    return tokens * (longest / tokens.norm(dim=-1, keepdim=True).clamp_min(1e-9)).clamp_max(1)
+
+
 class Styles:
     """Styles of one model; those of the last few files are kept, since many pairs may share one.
 
@@ -52,23 +136,41 @@ class Styles:
         self._bundle = bundle
         self._features = features
         self._frames = frames
-        self._read: OrderedDict[Hashable, tuple[Tensor, tuple[str, ...]]] = OrderedDict()
+        self._read: OrderedDict[Hashable, Reference] = OrderedDict()
         self._fitted: OrderedDict[Hashable, FittedStyle] = OrderedDict()
 
-    def read(self, path: Path) -> tuple[Tensor, tuple[str, ...]]:
-        """[1, M, S] normalised features of a file, and sentences on what of it is not taken as it is.
+    def read(self, path: Path) -> Reference:
+        """A file as a style.
 
         Raises:
             TimbreflowError: the file is missing, corrupt, silent or shorter than half a second.
         """
 
-        def read() -> tuple[Tensor, tuple[str, ...]]:
-            style = open_recording(path, minimum_seconds=SHORTEST_STYLE_SECONDS)
-            return self.features_of(style), style.notes
+        def read() -> Reference:
+            return self.reference(open_recording(path, minimum_seconds=SHORTEST_STYLE_SECONDS))
 
         state = path.stat() if path.is_file() else None
         key = (str(path.resolve()), state.st_mtime_ns, state.st_size) if state else None
         return _kept(self._read, key, read)
+
+    def reference(self, style: Recording) -> Reference:
+        """A recording as a style."""
+        return Reference(self.features_of(style), style.level, style.notes)
+
+    @torch.inference_mode()
+    def tokens(self, content: Recording, style: StyleBlend, options: TransferOptions) -> Tensor | None:
+        """[1, K, D] tokens where they are not simply the encoder's of one reference; else None."""
+        if len(style.references) == 1 and options.strength == 1 and not options.fit_style:
+            return None
+        encode = encoding(self._bundle.model).style_encoder
+        tokens = sum(
+            weight * (self.fitted(one.features, options).tokens if options.fit_style else encode(one.features).float())
+            for one, weight in zip(style.references, style.weights, strict=True)
+        )
+        assert isinstance(tokens, Tensor)
+        if options.strength == 1:
+            return tokens
+        return moved(encode(self.features_of(content)).float(), tokens, options.strength)
 
     @torch.inference_mode()
     def features_of(self, style: Recording) -> Tensor:

@@ -6,10 +6,10 @@ normalise -> model -> variance scale -> denormalise -> limit to full scale -> vo
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Literal, TypedDict, cast, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from timbreflow.audio.features import FeatureConfig, FeatureExtractor
 from timbreflow.audio.inversion import Inverter
@@ -17,6 +17,7 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.models.base import Noise, TransferModel
 from timbreflow.models.bundle import ModelBundle
 from timbreflow.models.glow.model import Glow
+from timbreflow.models.vqvae import VQVAE
 
 DEFAULT_TEMPERATURE = 0.25
 """Chosen on validation triples: 0 keeps more notes, .5 is nearer to the timbre and farther in LSD."""
@@ -27,17 +28,43 @@ error vary too little (Toda and Tokuda 2007: "global variance")."""
 
 TransferMode = Literal["sample", "convert"]
 """sample: draw from the prior of the content. convert: encode the content under its own style, decode under the new."""
+Loudness = Literal["keep", "match"]
+Stereo = Literal["mono", "mid", "channels"]
+STRONGEST = 1.5
+FURTHEST_TRANSPOSITION = 24.0
+
+
+class TransferArguments(TypedDict, total=False):
+    """The fields of `TransferOptions`, as keyword arguments."""
+
+    temperature: float
+    seed: int
+    mode: TransferMode
+    fit_style: int
+    blend: Sequence[float]
+    strength: float
+    transpose: float
+    mix: float
+    loudness: Loudness
+    stereo: Stereo
 
 
 @dataclass(frozen=True)
 class TransferOptions:
-    """What is asked of the model.
+    """What is asked of a transfer.
 
     Attributes:
-        temperature: scale of the noise of models that sample.
-        seed: of everything drawn.
-        mode: "convert" needs a flow.
+        temperature: spread of a flow's samples, 0 for its most likely one; a VQ-VAE draws none.
+        seed: of everything drawn; the same seed gives the same samples.
+        mode: "convert" encodes the content under its own style and decodes it under the other; needs a flow.
         fit_style: gradient steps that fit the style tokens to the reference (see `style`); 0 for none. Needs a flow.
+        blend: weight of each style, in any unit; empty for equal ones.
+        strength: how far from the content's own timbre (0) to the style's (1), or beyond it (at most 1.5).
+        transpose: semitones by which the content is played higher; its length stays.
+        mix: share of the result; the rest is the content itself, in sync to the sample.
+        loudness: "keep" has the content's level, "match" the style's.
+        stereo: "mono" gives all channels the same sound; "mid" transfers their mean and leaves what each differs from
+            it by as it was; "channels" transfers each channel alone.
 
     Raises:
         TimbreflowError: a value means nothing.
@@ -47,14 +74,32 @@ class TransferOptions:
     seed: int = 0
     mode: TransferMode = "sample"
     fit_style: int = 0
+    blend: Sequence[float] = ()
+    strength: float = 1.0
+    transpose: float = 0.0
+    mix: float = 1.0
+    loudness: Loudness = "keep"
+    stereo: Stereo = "mono"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise TimbreflowError(
                 f"temperature is {self.temperature}; give a number that is 0 or more, such as {DEFAULT_TEMPERATURE}."
             )
-        if self.mode not in get_args(TransferMode):
-            raise TimbreflowError(f"mode is {self.mode!r}; choose {' or '.join(get_args(TransferMode))}.")
+        for name, value, kind in (
+            ("mode", self.mode, TransferMode),
+            ("loudness", self.loudness, Loudness),
+            ("stereo", self.stereo, Stereo),
+        ):
+            if value not in get_args(kind):
+                raise TimbreflowError(f"{name} is {value!r}; choose {' or '.join(get_args(kind))}.")
+        for name, number, low, high in (
+            ("strength", self.strength, 0.0, STRONGEST),
+            ("transpose", self.transpose, -FURTHEST_TRANSPOSITION, FURTHEST_TRANSPOSITION),
+            ("mix", self.mix, 0.0, 1.0),
+        ):
+            if not low <= number <= high:
+                raise TimbreflowError(f"{name} is {number}; give a number from {low:g} to {high:g}.")
         if self.fit_style < 0:
             raise TimbreflowError(f"fit_style is {self.fit_style} steps; give 0 for none, or some 30 to 200.")
 
@@ -64,20 +109,22 @@ class DecodeRequest:
     """How contents are to sound; B is 1 for a single one, and the batch size for `joined` ones.
 
     Attributes:
-        style: [B, M, S] normalised features of the references.
+        style: [B, M, S] normalised features of the references; of a blend, as many frames of each as its weight says.
         temperature: scale of the noise.
         seed: of the phases that Griffin-Lim starts from.
         noise: what the model draws from.
-        fitted: [B, K, D] style tokens in place of the encoder's; None encodes `style`. Needs a flow.
+        tokens: [B, K, D] style tokens in place of the encoder's; None encodes `style`.
         own_style: [B, M, S'] features of the contents' own timbres, to convert; None samples. Needs a flow.
+        transpose: semitones by which the contents are analysed higher.
     """
 
     style: Tensor
     temperature: float
     seed: int
     noise: Noise
-    fitted: Tensor | None = None
+    tokens: Tensor | None = None
     own_style: Tensor | None = None
+    transpose: float = 0.0
 
     def joins(self, other: "DecodeRequest") -> bool:
         """Whether contents of both can be in one batch: the options are the same, and the styles equally long."""
@@ -86,8 +133,9 @@ class DecodeRequest:
                 request.temperature,
                 request.seed,
                 request.style.shape,
-                request.fitted is None,
+                request.tokens is None,
                 None if request.own_style is None else request.own_style.shape,
+                request.transpose,
             )
             for request in (self, other)
         )
@@ -98,15 +146,16 @@ class DecodeRequest:
         """One request for a batch; each content keeps its own source of noise."""
         first = requests[0]
         noise = [cast(torch.Generator, request.noise) for request in requests]
-        fitted = [request.fitted for request in requests if request.fitted is not None]
+        tokens = [request.tokens for request in requests if request.tokens is not None]
         own = [request.own_style for request in requests if request.own_style is not None]
         return DecodeRequest(
             torch.cat([request.style for request in requests]),
             first.temperature,
             first.seed,
             noise,
-            torch.cat(fitted) if fitted else None,
+            torch.cat(tokens) if tokens else None,
             torch.cat(own) if own else None,
+            first.transpose,
         )
 
 
@@ -150,7 +199,7 @@ class Synthesizer:
         """Normalised features of contents [B, M, T] -> transferred sound [B, T * hop_length].
 
         Raises:
-            TimbreflowError: fitted tokens or an own style, and the model is no flow.
+            TimbreflowError: tokens or an own style, and the model takes none.
         """
         made = self._decode(content, request)
         # A conversion returns the variance of its source: nothing to scale.
@@ -159,14 +208,26 @@ class Synthesizer:
 
     def _decode(self, content: Tensor, request: DecodeRequest) -> Tensor:
         model, temperature, noise = self.model, request.temperature, request.noise
-        if request.fitted is None and request.own_style is None:
+        if request.tokens is None and request.own_style is None:
             return model.transfer(content, request.style, temperature=temperature, generator=noise)
-        if not isinstance(model, Glow):
-            raise TimbreflowError(f"A {type(model).__name__} can neither fit a style nor convert; use a Glow.")
-        tokens = model.style_encoder(request.style) if request.fitted is None else request.fitted
         if request.own_style is None:
+            model, tokens = encoding(model), cast(Tensor, request.tokens)
             return model.transfer_with_tokens(content, tokens, temperature=temperature, generator=noise)
+        if not isinstance(model, Glow):
+            raise TimbreflowError(f"A {type(model).__name__} does not convert; use a Glow.")
+        tokens = model.style_encoder(request.style) if request.tokens is None else request.tokens
         return model.convert_with_tokens(content, model.style_encoder(request.own_style), tokens)
+
+
+def encoding(model: nn.Module | TransferModel) -> VQVAE | Glow:
+    """The model, if it encodes contents as notes and styles as tokens.
+
+    Raises:
+        TimbreflowError: it does not.
+    """
+    if not isinstance(model, VQVAE | Glow):
+        raise TimbreflowError(f"A {type(model).__name__} has no style tokens; use a vqvae or a glow.")
+    return model
 
 
 @torch.inference_mode()
