@@ -90,6 +90,7 @@ def test_blends_that_mean_nothing(count: int, weights: tuple[float, ...], messag
 @pytest.mark.parametrize(
     "asked",
     [
+    [
         {"strength": 1.6},
         {"strength": -0.1},
         {"strength": float("nan")},
