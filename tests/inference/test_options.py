@@ -90,7 +90,6 @@ def test_blends_that_mean_nothing(count: int, weights: tuple[float, ...], messag
 @pytest.mark.parametrize(
     "asked",
     [
-    [
         {"strength": 1.6},
         {"strength": -0.1},
         {"strength": float("nan")},
