@@ -40,6 +40,17 @@ def test_a_stream_is_the_whole_transfer(session: TimbreTransfer, tmp_path: Path,
     np.testing.assert_allclose(made, whole, atol=1e-4)
 
 
+def test_a_stream_may_have_a_blend_of_styles(session: TimbreTransfer, tmp_path: Path) -> None:
+    content, styles = melody(9, 16000, level=0.05), [STYLE, melody(3, 16000, seed=8)]
+    for name, sound in (("content", content), ("a", styles[0]), ("b", styles[1])):
+        soundfile.write(tmp_path / f"{name}.wav", sound, 16000, subtype="FLOAT")
+    levels = session.transfer_file(
+        tmp_path / "content.wav", [tmp_path / "a.wav", tmp_path / "b.wav"], tmp_path / "out.wav", blend=(1, 2)
+    ).levels
+    made = np.concatenate(list(session.stream(pieces(content), styles, levels=levels, blend=(1, 2))))
+    np.testing.assert_allclose(made, session.transfer(content, styles, blend=(1, 2)), atol=1e-4)
+
+
 @pytest.mark.parametrize("rate", [16000, 44100])
 def test_the_latency_is_as_stated(session: TimbreTransfer, rate: int) -> None:
     content, given, got, worst = melody(30, rate), 0, 0, 0

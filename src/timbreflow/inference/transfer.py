@@ -383,7 +383,8 @@ class TimbreTransfer:
                 written = made[number].result
                 assert written is not None
                 written.path.replace(name)
-                takes.append(replace(made[number], result=replace(written, path=name)))
+                notes = tuple(note.replace(str(written.path), str(name)) for note in written.notes)
+                takes.append(replace(made[number], result=replace(written, path=name, notes=notes)))
             return takes
 
     def stream(
@@ -732,13 +733,13 @@ class TimbreTransfer:
             into = known.gain
         else:
             into, out, known = levels.into, levels.out, None
-        own_rate = self.sample_rate
+        own_rate, tokens = self.sample_rate, self.styles.tokens(None, style, options)
 
         def generated() -> int:
             return max(1, round(n_samples * own_rate / rate))
 
         content = resampled((block * np.float32(into) for block in coming), rate, own_rate)
-        stream = TransferStream(cut(content, self.plan), self._request(style, options))
+        stream = TransferStream(cut(content, self.plan), self._request(style, options, tokens=tokens))
         made = overlap_add(StreamBatches(self._decode, batch_size=1).run(stream), self.plan, generated)
         for part in exactly(resampled(made, own_rate, rate), lambda: n_samples):
             if out is None and known is not None and len(part):
