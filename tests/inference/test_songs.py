@@ -68,8 +68,8 @@ def test_a_styled_track_stands_where_the_file_puts_it(vqvae: TimbreTransfer, tmp
     assert sound.shape == (round(4.95 * rate), 2)
     assert np.abs(sound).max() == pytest.approx(PEAK, rel=1e-3)
     violin, piano = power(out, 0.1, 1.9), power(out, 2.1, 3.9)
-    assert violin[0] > 10 * violin[1]  # hard left, but for the drums
-    assert piano[1] > 10 * piano[0]
+    assert violin[0] > 100 * violin[1]  # hard left, but for the drums
+    assert piano[1] > 100 * violin[1]  # hard right, where an untrained model's hum on the left does not reach
     assert heard == sorted(heard)
     assert heard[-1] == 1.0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["song.mid", "song.wav", "style.wav"]
@@ -88,13 +88,13 @@ def test_volume_acts_on_styled_tracks_as_on_plain_ones(vqvae: TimbreTransfer, tm
 
 
 def test_the_others_can_be_left_out(vqvae: TimbreTransfer, tmp_path: Path, style: Path) -> None:
-    song = write_song(tmp_path / "song.mid", pans=(64, 64))
-    reinstrument(vqvae, song, {0: style}, tmp_path / "out.wav", others="leave-out")
-    left, right = power(tmp_path / "out.wav", 0.1, 1.9)
-    assert left == pytest.approx(right, rel=0.05)
-    assert power(tmp_path / "out.wav", 3.0, 3.9).max() < 0.01 * left
-    reinstrument(vqvae, song, {0: style, 1: style}, tmp_path / "out.wav", others="leave-out")
-    assert power(tmp_path / "out.wav", 3.0, 3.9).max() > 0.05 * power(tmp_path / "out.wav", 0.1, 1.9).max()
+    song, out = write_song(tmp_path / "song.mid"), tmp_path / "out.wav"
+    reinstrument(vqvae, song, {0: style}, out, others="leave-out")
+    left, right = power(out, 0.1, 3.9)
+    assert right < 1e-6 * left
+    reinstrument(vqvae, song, {0: style, 1: style}, out, others="leave-out")
+    left, right = power(out, 0.1, 3.9)
+    assert left / 10 < right < 10 * left
 
 
 @pytest.mark.parametrize(

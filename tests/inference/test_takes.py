@@ -35,6 +35,7 @@ def test_the_best_comes_first() -> None:
         (0.7, 0.9, "close to the style, notes clear"),
         (0.3, 0.6, "on the way to the style, most notes kept"),
         (-0.2, 0.1, "far from the style, notes blurred"),
+        (0.7, math.nan, "close to the style"),
     ],
 )
 def test_words(closeness: float, notes: float, words: str) -> None:
