@@ -62,7 +62,7 @@ def sorted_figures(takes: list) -> list[TakeFigures]:  # type: ignore[type-arg]
 def test_a_take_that_is_the_style_is_close(glow: TimbreTransfer) -> None:
     judge = glow._judge()
     request = glow._request(glow._blend_of(STYLE, RATE, glow._options({})), glow._options({}))
-    content = glow._features(CONTENT[None, : 4 * RATE])
+    content = glow._features(CONTENT[None, : 8 * RATE])
     judge.add(content, request.style, request)
     assert judge.figures.closeness == pytest.approx(1.0, abs=1e-4)
     stays = glow._judge()

@@ -54,11 +54,12 @@ def notes_of(roll: np.ndarray, seconds_per_frame: float) -> list[HeardNote]:
     on = np.pad(roll >= THRESHOLD, ((0, 0), (1, 1))).astype(np.int8)
     steps = np.diff(on, axis=1)
     (pitch, begin), (_, end) = np.nonzero(steps == 1), np.nonzero(steps == -1)
-    return sorted(
+    found = (
         HeardNote(float(first * seconds_per_frame), float((last - first) * seconds_per_frame), int(key))
         for key, first, last in zip(pitch, begin, end, strict=True)
         if last - first >= SHORTEST_FRAMES
     )
+    return sorted(found, key=lambda note: (note.onset, note.pitch))
 
 
 def write_midi(notes: Iterable[HeardNote], path: str | Path) -> None:
