@@ -77,6 +77,16 @@ def test_the_frames_of_a_blend_come_by_weight() -> None:
     assert mixed.level == pytest.approx(1.75)
 
 
+def test_a_weaker_style_leaves_frames_to_the_contents_own_timbre(vqvae: TimbreTransfer) -> None:
+    content, style = vqvae._given(CONTENT, STYLE, None, None, TransferOptions())
+    weak = vqvae.styles.weakened(content, style, TransferOptions(strength=0.25)).features
+    own, full = vqvae.styles.features_of(content), style.features
+    n_own = round(0.75 * weak.shape[-1])
+    torch.testing.assert_close(weak[..., :n_own], own[..., :n_own])
+    torch.testing.assert_close(weak[..., n_own:], full[..., : weak.shape[-1] - n_own])
+    assert vqvae.styles.weakened(content, style, TransferOptions(strength=1.2)) is style
+
+
 @pytest.mark.parametrize(
     ("count", "weights", "message"),
     [

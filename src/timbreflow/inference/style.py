@@ -178,6 +178,14 @@ class Styles:
             return tokens
         return moved(self._encoded(self.features_of(content)), tokens, options.strength)
 
+    def weakened(self, content: Recording, style: StyleBlend, options: TransferOptions) -> StyleBlend:
+        """The style with the content's own timbre as a further reference, for the share that strength leaves to it."""
+        if options.strength >= 1:
+            return style
+        shares = [options.strength * weight for weight in style.weights]
+        own = self.reference(content)
+        return StyleBlend((own, *style.references), (1 - options.strength, *shares))
+
     @torch.inference_mode()
     def _encoded(self, features: Tensor) -> Tensor:
         tokens: Tensor = encoding(self._bundle.model).style_encoder(features)

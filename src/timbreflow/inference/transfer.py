@@ -55,7 +55,6 @@ from timbreflow.inference.synthesis import (
     encoding,
 )
 from timbreflow.inference.takes import MOST_TAKES, TakeFigures, TakeJudge, ranked
-from timbreflow.inference.transposition import transposed_features
 from timbreflow.inference.vocoding import open_inverter, vocoder_beside
 from timbreflow.models.bundle import ModelBundle, load_bundle, weights_sha256
 from timbreflow.models.glow.model import Glow
@@ -803,9 +802,10 @@ class TimbreTransfer:
             )
         return options
 
-    def _features(self, audio: np.ndarray) -> Tensor:
+    def _features(self, audio: np.ndarray, *, transpose: float = 0.0) -> Tensor:
         """[B, N] sound at the feature rate -> [B, M, T] normalised features on the device."""
-        return self.synthesizer.features(torch.from_numpy(np.ascontiguousarray(audio, np.float32)).to(self.device))
+        sound = torch.from_numpy(np.ascontiguousarray(audio, np.float32)).to(self.device)
+        return self.synthesizer.features(sound, transpose=transpose)
 
     def _content_features(self, chunks: Sequence[np.ndarray], transpose: float) -> Tensor:
         """Normalised features of chunks of one length, [B, M, T], of at least a second."""
@@ -813,10 +813,7 @@ class TimbreTransfer:
         # A lone short chunk gets at least a second, in whole frames: encoders step over several frames at once.
         padded = max(-(-n_samples // hop) * hop, -(-self.sample_rate // hop) * hop)
         audio = np.stack([np.pad(chunk, (0, padded - n_samples)) for chunk in chunks])
-        if not transpose:
-            return self._features(audio)
-        synthesizer = self.synthesizer
-        return synthesizer.normalizer.normalize(transposed_features(audio, transpose, synthesizer.extract))
+        return self._features(audio, transpose=transpose)
 
     def _request(
         self,
@@ -841,7 +838,7 @@ class TimbreTransfer:
     ) -> tuple[Iterator[np.ndarray], DecodeRequest]:
         """Chunks of a content, and how they are to sound: the first two fields of a `TransferStream`."""
         request = self._request(
-            style,
+            self.styles.weakened(content, style, options),
             options,
             tokens=self.styles.tokens(content, style, options),
             own_style=self.styles.features_of(content) if options.mode == "convert" else None,
