@@ -75,6 +75,19 @@ def test_tuning_of_chords_and_melodies(cents: float) -> None:
         assert tuning(way.restore(way.flatten(sound))) == pytest.approx(cents, abs=3)
 
 
+@pytest.mark.parametrize("cents", [VIBRATO, STEADY], ids=["vibrato", "steady"])
+def test_a_result_can_lie_between_the_semitones(cents: np.ndarray) -> None:
+    """As transpositions by less than one do: a model answers only semitones."""
+    sound = tone(cents)
+    way = time_map(sound, RATE, above=30)
+    assert way is not None
+    assert tuning(way.flatten(sound)) == pytest.approx(-30, abs=3)
+    answer = tone(np.full(6 * RATE, -300.0), partials=3)
+    higher = way.restore(answer)
+    assert len(higher) == len(sound)
+    assert np.nanmedian(pitch_track(higher)[10:-10]) == pytest.approx(np.median(cents) + 30, abs=3)
+
+
 def test_a_legato_is_no_glide() -> None:
     steps = np.repeat([-300.0, -200.0, -400.0, -300.0], RATE // 2)
     tied = np.convolve(np.pad(steps, 400, mode="edge"), np.ones(801) / 801, mode="valid")  # 50 ms from note to note
@@ -165,11 +178,38 @@ def test_lengths_are_exact_whatever_is_bent(session: TimbreTransfer, seconds: fl
     assert not np.array_equal(made["on"], made["off"])
 
 
+def test_a_model_is_asked_for_semitones(session: TimbreTransfer, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[float, float]] = []
+    genuine = type(session.synthesizer).content_features
+
+    def listening(self, sounds, *, transpose=0.0):  # noqa: ANN001, ANN202
+        asked.append((tuning(sounds[0]), 100 * transpose))
+        return genuine(self, sounds, transpose=transpose)
+
+    monkeypatch.setattr(type(session.synthesizer), "content_features", listening)
+    session.transfer(tone(STEADY + 20), melody(1.0, RATE), transpose=-3.4)
+    (heard, transposed) = asked[0]
+    assert heard + transposed == pytest.approx(-300, abs=3)
+    session.transfer(tone(STEADY + 20), melody(1.0, RATE), transpose=-3.4, expression="off")
+    assert asked[1] == (pytest.approx(20, abs=3), pytest.approx(-340))
+
+
+def test_each_channel_keeps_its_own_expression(session: TimbreTransfer) -> None:
+    style, swell = melody(1.0, RATE), np.repeat([1.0, 0.1], len(T) // 2).astype(np.float32)
+    both = np.stack([tone(VIBRATO) * swell, tone(GLIDE) * swell[::-1]])
+    for number, made in enumerate(session.transfer(both, style, stereo="channels")):
+        np.testing.assert_allclose(made, session.transfer(both[number], style), atol=1e-5)
+    middle = session.transfer(both.mean(axis=0), style)
+    made = session.transfer(both, style, stereo="mid").mean(axis=0)
+    np.testing.assert_allclose(made, middle, atol=1e-4)
+    assert np.abs(middle - session.transfer(both.mean(axis=0), style, expression="off")).max() > 1e-3
+
+
 def test_batches_change_nothing(session: TimbreTransfer) -> None:
     from timbreflow.inference.synthesis import DecodeRequest
 
     sounds = [tone(STEADY), tone(VIBRATO), tone(STEADY + 30)]
-    style = session.styles.heard(_recording(melody(2.0, RATE)))
+    style = session.styles.reference(_recording(melody(2.0, RATE)))
 
     def request(count: int) -> DecodeRequest:
         return DecodeRequest(style.features.repeat(count, 1, 1), 0.0, 0, None, rises=(style.rise,) * count)

@@ -148,7 +148,10 @@ class FeatureExtractor(nn.Module):
         Returns:
             [B, M, T] raw (not normalised), T = N // hop_length.
         """
-        magnitude = self.magnitude(audio)
+        return self.from_magnitude(self.magnitude(audio))
+
+    def from_magnitude(self, magnitude: Tensor) -> Tensor:
+        """Features [B, M, T] of a linear magnitude [B, n_bins, T]."""
         if self.filterbank is None:
             return magnitude.log1p()
         mel = torch.matmul(self.filterbank.T, magnitude)

@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
@@ -26,13 +26,15 @@ For example
     timbreflow transfer melody.wav cello.wav -o out.wav
     timbreflow transfer melody.wav cello.wav -o out.wav --model models:/timbreflow-glow@champion
     timbreflow transfer melody.wav cello.wav -o out.wav --model glow --fit-style 50
+    timbreflow transfer melody.wav cello.wav flute.wav -o out.wav --blend 0.7,0.3 --strength 0.8
+    timbreflow transfer melody.wav cello.wav -o out.wav --model glow --takes 4
+    timbreflow transfer song.mid cello.wav -o out.wav
     timbreflow transfer --pairs pairs.csv --out folder"""
 )
 def transfer(
     content: Path | None = None,
-    style: Path | None = None,
     /,
-    *,
+    *style: Path,
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
     pairs: Path | None = None,
     model: str = "vqvae",
@@ -41,15 +43,23 @@ def transfer(
     mode: Literal["sample", "convert"] = "sample",
     fit_style: int = 0,
     expression: Literal["on", "off"] = "on",
+    blend: str = "",
+    strength: float = 1.0,
+    transpose: float = 0.0,
+    mix: float = 1.0,
+    loudness: Literal["keep", "match"] = "keep",
+    stereo: Literal["mono", "mid", "channels"] = "mono",
+    takes: int = 1,
+    midi: Path | None = None,
 ) -> None:
     """Play the notes of CONTENT with the sound of STYLE.
 
     Sound files may be wav, flac, ogg or mp3, of any rate, channels and length. The result has the content's length,
-    rate, channels and bits (in wav and flac); its band ends at 8 kHz.
+    rate, channels and bits (in wav and flac); its band ends at 8 kHz. A .mid file as CONTENT is played plainly first.
 
     Args:
-        content: recording whose notes are kept.
-        style: half a second or more of the instrument to sound like.
+        content: recording whose notes are kept, or a .mid file.
+        style: half a second or more of the instrument to sound like; up to four are blended.
         out: sound file to write; with --pairs, the folder that gets ID.wav for each row.
         pairs: CSV file with the columns id, content, style, as spreadsheets write it.
         model: vqvae, glow, a folder of weights, or models:/NAME@ALIAS.
@@ -61,40 +71,76 @@ def transfer(
         fit_style: glow only: gradient steps that fit the style tokens to STYLE before the transfer, 30 to 100; 0 is
             none.
         expression: on keeps tuning, vibrato, glides and dynamics of CONTENT; off leaves them to the model.
+        blend: weight of each style, such as 0.7,0.3; equal ones by default.
+        strength: from the content's own timbre (0) to the style's (1) and beyond (at most 1.5).
+        transpose: semitones by which the content is played higher; the length stays.
+        mix: share of the result from 0 to 1; the rest is the content itself, in sync.
+        loudness: keep the content's level, or match the style's.
+        stereo: mono makes all channels the same; mid transfers their mean and keeps what they differ by; channels
+            transfers each alone.
+        takes: glow only: write so many takes to OUT-1.wav, OUT-2.wav ..., the best first by the model's own judgement.
+        midi: .mid file that gets the notes that the model hears in CONTENT.
     """
-    one = content is not None and style is not None and pairs is None
-    many = content is None and style is None and pairs is not None
+    one = content is not None and style and pairs is None
+    many = content is None and not style and pairs is not None and takes == 1 and midi is None
     if not one and not many:
-        raise TimbreflowError("Give CONTENT and STYLE, or --pairs PAIRS.csv; see `timbreflow transfer --help`.")
+        raise TimbreflowError("Give CONTENT and STYLE, or --pairs PAIRS.csv alone; see `timbreflow transfer --help`.")
 
-    folder, description = _find(model)
+    folder, description = find_model(model)
     say(f"model: {description}")
 
-    from timbreflow.inference.synthesis import DEFAULT_TEMPERATURE, TransferOptions
+    from timbreflow.inference.synthesis import DEFAULT_TEMPERATURE, TransferArguments, TransferOptions
     from timbreflow.inference.transfer import TimbreTransfer
     from timbreflow.models.devices import resolve_device
 
     session = TimbreTransfer.load(folder, device=resolve_device())
-    settings: dict[str, Any] = {
-        "temperature": DEFAULT_TEMPERATURE if temperature is None else temperature,
-        "seed": seed or 0,
-        "mode": mode,
-        "fit_style": fit_style,
-        "expression": expression,
-    }
+    options = TransferArguments(
+        temperature=DEFAULT_TEMPERATURE if temperature is None else temperature,
+        seed=0 if seed is None else seed,
+        mode=mode,
+        fit_style=fit_style,
+        expression=expression,
+        blend=_weights(blend),
+        strength=strength,
+        transpose=transpose,
+        mix=mix,
+        loudness=loudness,
+        stereo=stereo,
+    )
     given = [name for name, value in (("temperature", temperature), ("seed", seed)) if value is not None]
     if given:
-        _say_what_has_no_effect(session, given, TransferOptions(**settings))
+        _say_what_has_no_effect(session, given, TransferOptions(**options))
     if pairs is not None:
-        written = session.transfer_pairs(pairs, out, **settings, report=say)
+        written = session.transfer_pairs(pairs, out, report=say, **options)
         say(f"wrote {len(written)} files to {out}")
-    elif content is not None and style is not None:
+    elif content is not None:
         with progress_bar() as progress:
-            result = session.transfer_file(content, style, out, **settings, progress=progress)
-        say(" ".join([f"wrote {result.path}.", *result.notes]))
+            if takes == 1:
+                result = session.transfer_file(content, style, out, progress=progress, **options)
+                lines = [" ".join([f"wrote {result.path}.", *result.notes])]
+            else:
+                made = session.takes_files(content, style, out, takes, progress=progress, **options)
+                lines = [
+                    f"wrote {take.result.path}: {take.figures.words} (--seed {take.seed})."
+                    for take in made
+                    if take.result is not None
+                ]
+                lines += made[0].result.notes if made[0].result is not None else ()
+        for line in lines:
+            say(line)
+        if midi is not None:
+            notes = session.midi_file(content, midi, transpose=transpose)
+            say(f"wrote {len(notes)} notes to {midi}.")
 
 
-def _find(wanted: str) -> tuple[Path, str]:
+def _weights(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(weight) for weight in text.split(",")) if text else ()
+    except ValueError as error:
+        raise TimbreflowError(f"--blend {text} is no list of numbers; write one such as 0.7,0.3.") from error
+
+
+def find_model(wanted: str) -> tuple[Path, str]:
     """Folder of a model, and where it was found; the registry is asked only where there can be one."""
     try:
         root = project_root()

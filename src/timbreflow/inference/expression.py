@@ -110,8 +110,14 @@ def read_at(sound: Sound, places: NDArray[np.float64]) -> Sound:
     return (result * sine).astype(np.float32)
 
 
-def time_map(sound: Sound, sample_rate: int) -> TimeMap | None:
-    """The map that makes a sound [N] in tune and its pitch flat; None where it is so already."""
+def time_map(sound: Sound, sample_rate: int, *, above: float = 0.0) -> TimeMap | None:
+    """The map that makes a sound [N] in tune and its pitch flat; None where it is so already.
+
+    Args:
+        sound: the content.
+        sample_rate: in Hz.
+        above: cents by which the result is to be higher than what is made of the flat sound.
+    """
     track = track_pitch(sound, sample_rate)
     runs = _runs(track)
     audible = int(track.audible.sum())
@@ -124,6 +130,7 @@ def time_map(sound: Sound, sample_rate: int) -> TimeMap | None:
     else:
         offset = _mode(*partials(sound, sample_rate))
         times, cents = np.zeros(1), np.full(1, offset)
+    cents = cents + above
     if np.abs(cents).max() < IN_TUNE:
         return None
     deviation = np.interp(np.arange(len(sound)) / sample_rate, times, cents)

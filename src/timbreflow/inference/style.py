@@ -1,4 +1,4 @@
-"""The style of a transfer: features of a recording's most active part, and style tokens that are fitted to them.
+"""The style of a transfer: features of a recording's most active part, and style tokens that are mixed or fitted.
 
 Fitting needs a model with an exact likelihood. The style encoder gives the first tokens; gradient steps on
 -log p(reference | its own notes, tokens) move them, while all weights stay as they are.
@@ -7,7 +7,7 @@ Fitting needs a model with an exact likelihood. The style encoder gives the firs
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
@@ -19,12 +19,13 @@ from torch import Generator, Tensor
 from timbreflow.errors import TimbreflowError
 from timbreflow.inference.expression import rise_seconds
 from timbreflow.inference.streaming.recordings import Recording, open_recording
-from timbreflow.inference.synthesis import TransferOptions
+from timbreflow.inference.synthesis import TransferOptions, encoding
 from timbreflow.models.bundle import ModelBundle
 from timbreflow.models.glow.model import Glow
 
 SHORTEST_STYLE_SECONDS = 0.5
 LONGEST_STYLE_SECONDS = 16.0
+MOST_STYLES = 4
 STYLES_KEPT = 32
 DEFAULT_NOISE = 0.1
 """Noise on the features in the training of a flow whose bundle does not tell it."""
@@ -40,6 +41,96 @@ LIKELIHOOD_DRAWS = 4
 ValueT = TypeVar("ValueT")
 
 
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A recording whose timbre is taken.
+
+    Attributes:
+        features: [1, M, S] normalised features of its most active part.
+        level: RMS of its audible part.
+        rise: seconds from 10 to 90 % of its attacks; infinite where none is sharp.
+        notes: sentences on what of it is not taken as it is.
+    """
+
+    features: Tensor
+    level: float
+    rise: float = math.inf
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class StyleBlend:
+    """One to four references and the share of each.
+
+    Attributes:
+        references: what is blended.
+        weights: of each, with the sum 1.
+    """
+
+    references: tuple[Reference, ...]
+    weights: tuple[float, ...]
+
+    @property
+    def features(self) -> Tensor:
+        """[1, M, S]: of each reference as many frames as its weight says, S those of the longest."""
+        if len(self.references) == 1:
+            return self.references[0].features
+        longest = max(reference.features.shape[-1] for reference in self.references)
+        parts = []
+        for reference, weight in zip(self.references, self.weights, strict=True):
+            n_frames = round(weight * longest)
+            parts.append(reference.features.repeat(1, 1, -(-longest // reference.features.shape[-1]))[..., :n_frames])
+        return torch.cat(parts, -1)
+
+    @property
+    def level(self) -> float:
+        """Weighted mean of the references' levels."""
+        return sum(share * reference.level for share, reference in zip(self.weights, self.references, strict=True))
+
+    @property
+    def rise(self) -> float:
+        """That of the heaviest reference: a mean with one that has no sharp attacks would have none."""
+        return max(zip(self.weights, self.references, strict=True), key=lambda each: each[0])[1].rise
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Those of all references."""
+        return tuple(note for reference in self.references for note in reference.notes)
+
+
+def blend(references: Sequence[Reference], weights: Sequence[float] = ()) -> StyleBlend:
+    """References with weights that are brought to the sum 1; none are equal ones.
+
+    Raises:
+        TimbreflowError: there are no references or too many, or the weights do not fit.
+    """
+    if not 1 <= len(references) <= MOST_STYLES:
+        raise TimbreflowError(f"{len(references)} styles are given; give one to {MOST_STYLES}.")
+    given = list(weights) or [1.0] * len(references)
+    if len(given) != len(references):
+        raise TimbreflowError(
+            f"blend has {len(given)} weights for {len(references)} styles; give one for each, such as 0.7,0.3."
+        )
+    if not all(math.isfinite(weight) and weight >= 0 for weight in given) or sum(given) <= 0:
+        raise TimbreflowError(f"blend is {', '.join(map(str, given))}; give weights of 0 or more, one above 0.")
+    kept = [(reference, weight) for reference, weight in zip(references, given, strict=True) if weight > 0]
+    total = sum(given)
+    return StyleBlend(tuple(reference for reference, _ in kept), tuple(weight / total for _, weight in kept))
+
+
+def moved(own: Tensor, style: Tensor, strength: float) -> Tensor:
+    """Tokens on the line from the content's own, [1, K, D], through the style's: own + strength * (style - own).
+
+    Beyond the style a token is made no longer than the longer of the two: its layer normalisation gives all lengths
+    that were ever decoded.
+    """
+    tokens = own + strength * (style - own)
+    if strength <= 1:
+        return tokens
+    longest = torch.maximum(own.norm(dim=-1, keepdim=True), style.norm(dim=-1, keepdim=True))
+    return tokens * (longest / tokens.norm(dim=-1, keepdim=True).clamp_min(1e-9)).clamp_max(1)
+
+
 class Styles:
     """Styles of one model; those of the last few files are kept, since many pairs may share one.
 
@@ -53,35 +144,79 @@ class Styles:
         self._bundle = bundle
         self._features = features
         self._frames = frames
-        self._read: OrderedDict[Hashable, tuple[HeardStyle, tuple[str, ...]]] = OrderedDict()
+        self._read: OrderedDict[Hashable, Reference] = OrderedDict()
         self._fitted: OrderedDict[Hashable, FittedStyle] = OrderedDict()
 
-    def read(self, path: Path) -> tuple["HeardStyle", tuple[str, ...]]:
-        """The style of a file, and sentences on what of it is not taken as it is.
+    def read(self, path: Path) -> Reference:
+        """A file as a style.
 
         Raises:
             TimbreflowError: the file is missing, corrupt, silent or shorter than half a second.
         """
 
-        def read() -> tuple[HeardStyle, tuple[str, ...]]:
-            style = open_recording(path, minimum_seconds=SHORTEST_STYLE_SECONDS)
-            return self.heard(style), style.notes
+        def read() -> Reference:
+            return self.reference(open_recording(path, minimum_seconds=SHORTEST_STYLE_SECONDS))
 
         state = path.stat() if path.is_file() else None
         key = (str(path.resolve()), state.st_mtime_ns, state.st_size) if state else None
         return _kept(self._read, key, read)
 
+    def reference(self, style: Recording) -> Reference:
+        """A recording as a style."""
+        audio = self._active(style)
+        rise = rise_seconds(audio, self._bundle.features.sample_rate)
+        return Reference(self._filled(audio), style.level, rise, style.notes)
+
+    def features_of(self, recording: Recording) -> Tensor:
+        """[1, M, S] normalised features of the most active 16 s of a recording."""
+        return self._filled(self._active(recording))
+
+    def tokens(self, content: Recording | None, style: StyleBlend, options: TransferOptions) -> Tensor | None:
+        """[1, K, D] tokens where they are not simply the encoder's of one reference; else None.
+
+        Args:
+            content: whose own tokens are asked for where the strength is not 1.
+            style: the references.
+            options: strength, and the steps of a fit.
+        """
+        if len(style.references) == 1 and options.strength == 1 and not options.fit_style:
+            return None
+        tokens = torch.stack(
+            [
+                weight
+                * (self.fitted(one.features, options).tokens if options.fit_style else self._encoded(one.features))
+                for one, weight in zip(style.references, style.weights, strict=True)
+            ]
+        ).sum(0)
+        if options.strength == 1 or content is None:
+            return tokens
+        return moved(self._encoded(self.features_of(content)), tokens, options.strength)
+
+    def weakened(self, content: Recording, style: StyleBlend, options: TransferOptions) -> StyleBlend:
+        """The style with the content's own timbre as a further reference, for the share that strength leaves to it."""
+        if options.strength >= 1:
+            return style
+        shares = [options.strength * weight for weight in style.weights]
+        own = self.reference(content)
+        return StyleBlend((own, *style.references), (1 - options.strength, *shares))
+
     @torch.inference_mode()
-    def heard(self, style: Recording) -> "HeardStyle":
-        """Features and attacks of the most active 16 s of a recording."""
+    def _encoded(self, features: Tensor) -> Tensor:
+        tokens: Tensor = encoding(self._bundle.model).style_encoder(features)
+        return tokens.float()
+
+    def _active(self, recording: Recording) -> np.ndarray:
+        return recording.excerpt(self._bundle.features.sample_rate, seconds=LONGEST_STYLE_SECONDS)
+
+    @torch.inference_mode()
+    def _filled(self, audio: np.ndarray) -> Tensor:
+        """Features of a sound [N], repeated until there are as many frames as in a clip of the training."""
         config = self._bundle.features
-        audio = style.excerpt(config.sample_rate, seconds=LONGEST_STYLE_SECONDS)
         # A content is a style too when it is converted, and may be shorter than a frame.
         features = self._features(np.pad(audio, (0, max(0, config.hop_length - len(audio))))[None])
         repeats = -(-self._frames // features.shape[-1])
         # Frames are repeated, not samples: a seam in the sound would be a click, which has a timbre of its own.
-        features = features.repeat(1, 1, repeats)[..., : max(self._frames, features.shape[-1])]
-        return HeardStyle(features, rise_seconds(audio, config.sample_rate))
+        return features.repeat(1, 1, repeats)[..., : max(self._frames, features.shape[-1])]
 
     def fitted(self, style: Tensor, options: TransferOptions) -> "FittedStyle":
         """Tokens after `options.fit_style` gradient steps.
@@ -103,19 +238,6 @@ class Styles:
 
         digest = hashlib.sha256(style.cpu().numpy().tobytes()).hexdigest()
         return _kept(self._fitted, (digest, options.fit_style, options.seed), fit)
-
-
-@dataclass(frozen=True, eq=False)
-class HeardStyle:
-    """What is taken of a style's sound.
-
-    Attributes:
-        features: [1, M, S] normalised.
-        rise: seconds from 10 to 90 % of its attacks; infinite where none is sharp.
-    """
-
-    features: Tensor
-    rise: float
 
 
 @dataclass(frozen=True)

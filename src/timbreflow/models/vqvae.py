@@ -117,5 +117,12 @@ class VQVAE(nn.Module):
     def transfer(self, content: Tensor, style: Tensor, *, temperature: float = 0.0, generator: Noise = None) -> Tensor:
         """See `TransferModel.transfer`; this model is deterministic, so temperature and generator change nothing."""
         del temperature, generator
-        prediction: Tensor = self(content, style).prediction
-        return prediction
+        return self.transfer_with_tokens(content, self.style_encoder(style))
+
+    def transfer_with_tokens(
+        self, content: Tensor, tokens: Tensor, *, temperature: float = 0.0, generator: Noise = None
+    ) -> Tensor:
+        """As `transfer`, with a style that is given as tokens, [B, K, D], such as a blend of several."""
+        del temperature, generator
+        code, used_tokens = self.dropout(self.content_path(content).code, tokens)
+        return full_precision(self.decoder(code, used_tokens, content.shape[-1]))

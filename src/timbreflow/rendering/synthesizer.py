@@ -7,11 +7,13 @@ Samples are taken as floats, because the 16-bit output is dithered from a runnin
 """
 
 import ctypes
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 import numpy as np
 
@@ -33,6 +35,29 @@ _PROBE = Notes.of([0.0], [0.3], [0], [100])
 """This note tests whether a preset sounds at a pitch: in its first .3 s, above the amplitude below."""
 
 _PROBE_AMPLITUDE = 1e-5
+
+
+STREAM_BLOCKS = 512
+"""Blocks that `Synthesizer.stream` gives at a time."""
+
+_ORDER = {"off": 0, "control": 1, "bend": 2, "on": 3}
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a MIDI channel is told.
+
+    Args:
+        time: in s.
+        kind: end of a note, control change, pitch bend or beginning of a note.
+        number: pitch, or number of the control.
+        value: velocity, value of the control, or bend from -8192 to 8191.
+    """
+
+    time: float
+    kind: Literal["off", "control", "bend", "on"]
+    number: int
+    value: int
 
 
 @lru_cache(maxsize=1)
@@ -137,24 +162,49 @@ class Synthesizer:
         """
         n_samples = round(seconds * self.sample_rate)
         n_blocks = -(-n_samples // BLOCK)
-        synth = self._library.new_fluid_synth(self._owner.settings)
-        shared = []
-        try:
-            numbers = {}
-            for name in {layer.soundfont: None for layer in layers}:
-                if name not in self._fonts:
-                    raise TimbreflowError(f"SoundFont {name} is not loaded; give its path to the synthesizer.")
-                numbers[name] = self._c.fluid_synth_add_sfont(synth, self._fonts[name])
-                shared.append(self._fonts[name])
-            for channel, layer in enumerate(layers):
-                self._select(synth, channel, numbers[layer.soundfont], layer, synthesis)
+        with self._fresh(layers, synthesis) as synth:
             stereo = self._run(synth, _events(notes, n_blocks, self.sample_rate), len(layers), n_blocks)
-        finally:
-            for font in shared:
-                self._c.fluid_synth_remove_sfont(synth, font)
-            self._library.delete_fluid_synth(synth)
         mono: np.ndarray = (stereo[:n_samples, 0] + stereo[:n_samples, 1]) * np.float32(0.5)
         return mono
+
+    def stream(self, events: Iterable[Event], layer: Layer, *, seconds: float) -> Iterator[np.ndarray]:
+        """Render one MIDI channel in stereo, with its controls and bends, in memory that does not grow with it.
+
+        Args:
+            events: in any order; at one time ends of notes come first, and beginnings last.
+            layer: the preset that plays.
+            seconds: length.
+
+        Yields:
+            [2, n] float32, in all round(seconds * sample_rate) samples.
+
+        Raises:
+            TimbreflowError: the layer names a font or a preset that is not loaded.
+        """
+        library, left = self._library, round(seconds * self.sample_rate)
+        blocks_per_second = self.sample_rate / BLOCK
+        timed = [(round(event.time * blocks_per_second), _ORDER[event.kind], event) for event in events]
+        waiting = sorted(timed, key=lambda one: one[:2])[::-1]
+        now = 0
+        with self._fresh([layer], None) as synth:
+            while left > 0:
+                stereo = np.zeros((STREAM_BLOCKS * BLOCK, 2), np.float32)
+                for begin in range(0, len(stereo), BLOCK):
+                    while waiting and waiting[-1][0] <= now:
+                        event = waiting.pop()[2]
+                        if event.kind == "on":
+                            library.fluid_synth_noteon(synth, 0, event.number, event.value)
+                        elif event.kind == "off":
+                            library.fluid_synth_noteoff(synth, 0, event.number)
+                        elif event.kind == "control":
+                            library.fluid_synth_cc(synth, 0, event.number, event.value)
+                        else:
+                            library.fluid_synth_pitch_bend(synth, 0, event.value + 8192)
+                    address, at = stereo.ctypes.data, 2 * begin
+                    self._c.fluid_synth_write_float(synth, BLOCK, address, at, 2, address, at + 1, 2)
+                    now += 1
+                yield np.ascontiguousarray(stereo[:left].T)
+                left -= len(stereo)
 
     def reaches(self, layer: Layer, pitch: int) -> bool:
         """Whether a preset sounds at a pitch: SoundFonts leave keys out, and some of their samples are empty.
@@ -167,6 +217,26 @@ class Synthesizer:
             audio = self.play(replace(_PROBE, pitch=np.array([pitch], np.uint8)), [layer], None, seconds=0.3)
             self._reached[key] = bool(np.max(np.abs(audio)) > _PROBE_AMPLITUDE)
         return self._reached[key]
+
+    @contextmanager
+    def _fresh(self, layers: Sequence[Layer], synthesis: Synthesis | None) -> Iterator[int]:
+        """A new synthesizer whose channels play the layers, with the fonts of this one."""
+        synth = self._library.new_fluid_synth(self._owner.settings)
+        shared = []
+        try:
+            numbers = {}
+            for name in {layer.soundfont: None for layer in layers}:
+                if name not in self._fonts:
+                    raise TimbreflowError(f"SoundFont {name} is not loaded; give its path to the synthesizer.")
+                numbers[name] = self._c.fluid_synth_add_sfont(synth, self._fonts[name])
+                shared.append(self._fonts[name])
+            for channel, layer in enumerate(layers):
+                self._select(synth, channel, numbers[layer.soundfont], layer, synthesis)
+            yield synth
+        finally:
+            for font in shared:
+                self._c.fluid_synth_remove_sfont(synth, font)
+            self._library.delete_fluid_synth(synth)
 
     def _select(self, synth: int, channel: int, number: int, layer: Layer, synthesis: Synthesis | None) -> None:
         if self._library.fluid_synth_program_select(synth, channel, number, layer.bank, layer.program) != 0:

@@ -8,7 +8,7 @@ constant power: linearly where the two are the same waveform, with equal power w
 Joining the unchanged chunks of a signal gives the signal.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,20 +78,24 @@ def cut(blocks: Iterable[np.ndarray], plan: ChunkPlan) -> Iterator[np.ndarray]:
         yield np.pad(held, (0, plan.length - len(held)))
 
 
-def overlap_add(chunks: Iterable[np.ndarray], plan: ChunkPlan, n_samples: int) -> Iterator[np.ndarray]:
+def overlap_add(
+    chunks: Iterable[np.ndarray], plan: ChunkPlan, n_samples: int | Callable[[], int]
+) -> Iterator[np.ndarray]:
     """Join chunks into a signal of exactly `n_samples`.
 
     Args:
         chunks: [plan.length] each, or a single one of any length.
         plan: lengths with which they were cut.
         n_samples: length of the whole; what is missing is silence (at most `max_lag` samples), what is over is cut.
+            Where it is known only in the end, a function that gives what has come so far.
 
     Yields:
         [n] parts of the whole.
     """
     # What the newest chunk holds beyond the samples that are given out: its first `fade` samples meet the next.
     rest: np.ndarray | None = None
-    left = n_samples
+    length = n_samples if callable(n_samples) else lambda: n_samples
+    given = 0
     for chunk in chunks:
         head, start, lag = chunk[:0], 0, 0
         if rest is not None:
@@ -101,9 +105,10 @@ def overlap_add(chunks: Iterable[np.ndarray], plan: ChunkPlan, n_samples: int) -
             head = cross_fade(tail, chunk[start - plan.fade : start])
         stop = plan.hop + plan.margin + lag
         rest = chunk[stop:]
-        part = np.concatenate((head, chunk[start:stop]))[:left]
-        left -= len(part)
+        part = np.concatenate((head, chunk[start:stop]))[: length() - given]
+        given += len(part)
         yield part
+    left = length() - given
     last = np.zeros(0, dtype=np.float32) if rest is None else rest[:left]
     yield np.pad(last, (0, left - len(last)))
 

@@ -67,6 +67,31 @@ class Recording:
         """Length in seconds."""
         return self.n_samples / self.sample_rate
 
+    @property
+    def mono_rms(self) -> float:
+        """RMS of the mono mix."""
+        return math.sqrt(float(self.frame_powers.mean()))
+
+    @property
+    def level(self) -> float:
+        """RMS of the audible part of the mono mix."""
+        return math.sqrt(float(self.frame_powers[_audible(self.frame_powers)].mean()))
+
+    def channel(self, number: int) -> "Recording | None":
+        """One channel as a recording of its own; None where it is silent."""
+        try:
+            return measure(
+                lambda: (block[number : number + 1] for block in self.blocks()), self.sample_rate, name=self.name
+            )
+        except TimbreflowError:  # the recording is sound as a whole: this channel can only be silent
+            return None
+
+    def active_part(self, seconds: float) -> tuple[float, float]:
+        """Start and end, in s, of the most active part of at most so many seconds."""
+        start, stop = _most_active(self.frame_powers, round(seconds / FRAME_SECONDS))
+        frame = _frame_length(self.sample_rate) / self.sample_rate
+        return start * frame, min(stop * frame, self.seconds)
+
     def mono(self, sample_rate: int) -> Iterator[np.ndarray]:
         """The mono mix at training level, [n] float32 blocks at `sample_rate` Hz."""
         mixed = ((block.mean(axis=0) - np.float32(self.offset)) * np.float32(self.gain) for block in self.blocks())

@@ -3,7 +3,8 @@
 import math
 import os
 import tempfile
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -70,13 +71,79 @@ def _identities(path: Path) -> list[Hashable]:
     return [place, (state.st_dev, state.st_ino)]
 
 
-def exactly(blocks: Iterable[np.ndarray], n_samples: int) -> Iterator[np.ndarray]:
-    """The blocks, cut or filled up with zeros to `n_samples` in all: resampling there and back rounds twice."""
-    left = n_samples
+def exactly(blocks: Iterable[np.ndarray], n_samples: int | Callable[[], int]) -> Iterator[np.ndarray]:
+    """The blocks, cut or filled up with zeros to `n_samples` in all: resampling there and back rounds twice.
+
+    Args:
+        blocks: [n] each.
+        n_samples: of the whole; a function where it is known only in the end, as in `overlap_add`.
+    """
+    length = n_samples if callable(n_samples) else lambda: n_samples
+    given = 0
     for block in blocks:
-        yield block[:left]
-        left -= len(block[:left])
-    yield np.zeros(left, dtype=np.float32)
+        part = block[: length() - given]
+        given += len(part)
+        yield part
+    yield np.zeros(length() - given, dtype=np.float32)
+
+
+def recut(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """Blocks [..., n] of any lengths as blocks of `size` samples, the last one shorter."""
+    held: list[np.ndarray] = []
+    n_held = 0
+    for block in blocks:
+        held.append(block)
+        n_held += block.shape[-1]
+        if n_held >= size:
+            whole = np.concatenate(held, axis=-1)
+            for start in range(0, n_held - size + 1, size):
+                yield whole[..., start : start + size]
+            rest = n_held % size
+            held, n_held = [whole[..., n_held - rest :]], rest
+    if n_held:
+        yield np.concatenate(held, axis=-1)
+
+
+@dataclass(frozen=True)
+class Wet:
+    """What a model made of the content, or of one of its channels, before it is written.
+
+    Args:
+        blocks: [n] float32 at the content's rate; as many samples as the content has.
+        gain: factor that brings it to its level.
+        channels: of the result that it is heard in.
+    """
+
+    blocks: Iterable[np.ndarray]
+    gain: float
+    channels: Sequence[int]
+
+
+def finished(content: Recording, wets: Sequence[Wet], *, mix: float, side: float | None) -> Iterator[np.ndarray]:
+    """The result, sample for sample beside the content.
+
+    Args:
+        content: what was transferred.
+        wets: together of all channels that sound.
+        mix: share of the wets; the rest is the content.
+        side: factor of what each channel of the content differs from their mean by, which is added; None adds nothing.
+
+    Yields:
+        [C, n] blocks, or [1, n] where all channels are the same; before the limiter.
+    """
+    same = len(wets) == 1 and len(wets[0].channels) == content.channels and side is None
+    if same and mix == 1:
+        for block in wets[0].blocks:
+            yield (block * np.float32(wets[0].gain))[None]
+        return
+    streams = [recut(wet.blocks, BLOCK) for wet in wets]
+    for dry in recut(content.blocks(), BLOCK):
+        made = np.zeros_like(dry)
+        for wet, stream in zip(wets, streams, strict=True):
+            made[list(wet.channels)] = next(stream) * np.float32(wet.gain)
+        if side is not None:
+            made += np.float32(side) * (dry - dry.mean(axis=0))
+        yield made if mix == 1 else np.float32(mix) * made + np.float32(1 - mix) * dry
 
 
 def scratch_beside(out_path: Path) -> BinaryIO:
@@ -101,8 +168,8 @@ def read_back(waiting: BinaryIO) -> Iterator[np.ndarray]:
         yield np.frombuffer(data, dtype=np.float32)
 
 
-def require_writable(out_path: Path, content: Recording) -> None:
-    """Find out before minutes of work whether the format takes the content's rate and channels.
+def require_writable(out_path: Path, sample_rate: int, channels: int, *, like: str) -> None:
+    """Find out before minutes of work whether the format takes the content's rate, channels and subtype.
 
     Raises:
         TimbreflowError: it does not, or the suffix is none we write, or a file of this name is write-protected.
@@ -116,10 +183,10 @@ def require_writable(out_path: Path, content: Recording) -> None:
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / f"trial{out_path.suffix.lower()}"
         try:
-            with AudioWriter(trial, content.sample_rate, content.channels, like=content.subtype) as writer:
-                writer.write(np.zeros((content.channels, 1), dtype=np.float32))
+            with AudioWriter(trial, sample_rate, channels, like=like) as writer:
+                writer.write(np.zeros((channels, 1), dtype=np.float32))
         except TimbreflowError as error:
             raise TimbreflowError(
-                f"{out_path} cannot have the content's {content.channels} channels at {content.sample_rate} Hz; "
+                f"{out_path} cannot have the content's {channels} channels at {sample_rate} Hz; "
                 "name a .wav file instead."
             ) from error

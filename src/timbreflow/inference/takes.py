@@ -1,0 +1,113 @@
+"""Several takes of one transfer, ranked by the model's own judgement.
+
+What a model made is analysed again and asked three things: how likely is it under the content's notes and the style
+(a flow's exact likelihood), how near are its own style tokens to the style's, and how well does the piano roll that the
+model hears in it agree with that of the content. No test metric takes part.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from timbreflow.inference.synthesis import DecodeRequest, encoding
+from timbreflow.models.bundle import ModelBundle
+from timbreflow.models.glow.model import Glow
+
+MOST_TAKES = 32
+CLOSE, NEARER = 0.5, 0.25
+"""Share of the way from the content's tokens to the style's, from which a take is called close, or on the way."""
+CLEAR, KEPT = 0.75, 0.55
+"""Agreement of the piano rolls from which notes are called clear, or mostly kept."""
+
+
+@dataclass(frozen=True)
+class TakeFigures:
+    """What the model says of its own take.
+
+    Attributes:
+        bits_per_dim: of the take under the content's notes and the style, at the noise of the training; lower is
+            likelier; NaN for a model without a likelihood.
+        closeness: share of the way that the style tokens have gone from the content's to the style's; 1 is there.
+        notes_kept: agreement of the piano rolls of take and content, 0 to 1; NaN for a model that hears none.
+    """
+
+    bits_per_dim: float
+    closeness: float
+    notes_kept: float
+
+    @property
+    def words(self) -> str:
+        """The figures for a person."""
+        if self.closeness >= CLOSE:
+            style = "close to the style"
+        else:
+            style = "on the way to the style" if self.closeness >= NEARER else "far from the style"
+        if math.isnan(self.notes_kept):
+            return style
+        if self.notes_kept >= CLEAR:
+            return f"{style}, notes clear"
+        return f"{style}, {'most notes kept' if self.notes_kept >= KEPT else 'notes blurred'}"
+
+
+def ranked(figures: Sequence[TakeFigures]) -> list[int]:
+    """Numbers of the takes, best first: by the mean of the three figures, each in its deviations over the takes."""
+    table = np.array([[-one.bits_per_dim, one.closeness, one.notes_kept] for one in figures])
+    table = table[:, np.isfinite(table).all(axis=0)]
+    spread = table.std(axis=0)
+    scores = ((table - table.mean(axis=0)) / np.where(spread > 0, spread, 1)).mean(axis=1)
+    return [int(number) for number in np.argsort(-scores, kind="stable")]
+
+
+@dataclass
+class TakeJudge:
+    """Adds up the figures of one take while it is made, chunk by chunk.
+
+    Args:
+        bundle: of the model.
+        noise: deviation of the noise on the features, as in the training.
+    """
+
+    bundle: ModelBundle
+    noise: float
+    _sums: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("n", "bits", "own", "out", "same", "all"), 0.0)
+    )
+
+    @torch.inference_mode()
+    def add(self, content: Tensor, made: Tensor, request: DecodeRequest) -> None:
+        """Judge chunks.
+
+        Args:
+            content: [B, M, T] normalised features of the content.
+            made: [B, M, T] those of the sound that was made of it.
+            request: how it was made.
+        """
+        model = encoding(self.bundle.model)
+        style = model.style_encoder(request.style) if request.tokens is None else request.tokens
+        notes, heard = model.content_path(content), model.content_path(made)
+        self._sums["n"] += len(content)
+        for name, features in (("own", content), ("out", made)):
+            distance = (model.style_encoder(features) - style).square().mean((1, 2)).sqrt()
+            self._sums[name] += float(distance.sum())
+        if notes.pianoroll_logits is not None and heard.pianoroll_logits is not None:
+            wanted, found = notes.pianoroll_logits.sigmoid(), heard.pianoroll_logits.sigmoid()
+            self._sums["same"] += 2 * float(torch.minimum(wanted, found).sum())
+            self._sums["all"] += float(wanted.sum() + found.sum())
+        if isinstance(model, Glow):
+            conditions = model.condition(notes.code, style, frames=content.shape[-1])
+            draw = torch.randn(made.shape, generator=torch.Generator().manual_seed(0)).to(made)
+            self._sums["bits"] += float(model.likelihood(made + self.noise * draw, conditions).bits_per_dim.sum())
+
+    @property
+    def figures(self) -> TakeFigures:
+        """Of all chunks together."""
+        sums = self._sums
+        return TakeFigures(
+            sums["bits"] / sums["n"] if self.bundle.kind == "glow" else math.nan,
+            1 - sums["out"] / sums["own"] if sums["own"] > 0 else 0.0,
+            sums["same"] / sums["all"] if sums["all"] > 0 else math.nan,
+        )
