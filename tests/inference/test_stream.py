@@ -40,6 +40,20 @@ def test_a_stream_is_the_whole_transfer(session: TimbreTransfer, tmp_path: Path,
     np.testing.assert_allclose(made, whole, atol=1e-4)
 
 
+def test_a_stream_keeps_vibrato(session: TimbreTransfer, tmp_path: Path) -> None:
+    """At an even level, since dynamics need the whole content."""
+    time = np.arange(12 * 16000) / 16000
+    content = (0.05 * np.sin(2 * np.pi * 440 * time + 2 * np.sin(2 * np.pi * 5.5 * time))).astype(np.float32)
+    soundfile.write(tmp_path / "content.wav", content, 16000, subtype="FLOAT")
+    soundfile.write(tmp_path / "style.wav", STYLE, 16000, subtype="FLOAT")
+    levels = session.transfer_file(tmp_path / "content.wav", tmp_path / "style.wav", tmp_path / "out.wav").levels
+    made = np.concatenate(list(session.stream(pieces(content), STYLE, levels=levels)))
+    np.testing.assert_allclose(made, session.transfer(content, STYLE), atol=1e-4)
+    off = np.concatenate(list(session.stream(pieces(content), STYLE, levels=levels, expression="off")))
+    np.testing.assert_array_equal(off.shape, made.shape)
+    assert np.abs(made - off).max() > 1e-3
+
+
 def test_a_stream_may_have_a_blend_of_styles(session: TimbreTransfer, tmp_path: Path) -> None:
     content, styles = melody(9, 16000, level=0.05), [STYLE, melody(3, 16000, seed=8)]
     for name, sound in (("content", content), ("a", styles[0]), ("b", styles[1])):
