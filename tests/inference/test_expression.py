@@ -1,14 +1,17 @@
 """Expression kept at inference: what is taken out of a content comes back, and a steady one is left alone."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from tests.inference.tiny import melody
 from timbreflow.errors import TimbreflowError
 from timbreflow.inference import expression
-from timbreflow.inference.expression import Dynamics, TimeMap, onsets, rise_seconds, sharpened, time_map
+from timbreflow.inference.expression import Dynamics, Sound, TimeMap, onsets, rise_seconds, sharpened, time_map
+from timbreflow.inference.synthesis import Synthesizer
 from timbreflow.inference.transfer import TimbreTransfer
 from timbreflow.metrics.expression import glide_error, pitch_track, rise_time, tuning, vibrato
 
@@ -180,13 +183,13 @@ def test_lengths_are_exact_whatever_is_bent(session: TimbreTransfer, seconds: fl
 
 def test_a_model_is_asked_for_semitones(session: TimbreTransfer, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[float, float]] = []
-    genuine = type(session.synthesizer).content_features
+    genuine = Synthesizer.content_features
 
-    def listening(self, sounds, *, transpose=0.0):  # noqa: ANN001, ANN202
+    def listening(self: Synthesizer, sounds: Sequence[Sound], *, transpose: float = 0.0) -> Tensor:
         asked.append((tuning(sounds[0]), 100 * transpose))
         return genuine(self, sounds, transpose=transpose)
 
-    monkeypatch.setattr(type(session.synthesizer), "content_features", listening)
+    monkeypatch.setattr(Synthesizer, "content_features", listening)
     session.transfer(tone(STEADY + 20), melody(1.0, RATE), transpose=-3.4)
     (heard, transposed) = asked[0]
     assert heard + transposed == pytest.approx(-300, abs=3)
