@@ -73,7 +73,7 @@ class TrainingRun:
     """One training: its settings, and where it writes.
 
     Attributes:
-        kind: of the bundle: vqvae, glow, triplet or vocoder.
+        kind: of the bundle: vqvae, glow, refiner, triplet or vocoder.
         fit: settings of the loop.
         settings: what the bundle must remember: the section of params.yaml, the content of passed.json, and the weights
             that it began with.
