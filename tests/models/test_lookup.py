@@ -67,13 +67,14 @@ def slow_skeleton(content_roll: np.ndarray, style_roll: np.ndarray, style: np.nd
             logits = np.array([-abs(p - q) / 3 - abs(age - a) / 2 - others for _, q, a, others in keys])
             weights = np.exp(logits - logits.max())
             moved = [
-                transpose(torch.from_numpy(style[:, frame]), torch.tensor(int(p - q))).numpy() for frame, q, _, _ in keys
+                transpose(torch.from_numpy(style[:, frame]), torch.tensor(int(p - q))).numpy()
+                for frame, q, _, _ in keys
             ]
             power[:, time] += np.exp(2 * (weights / weights.sum()) @ np.array(moved))
     return np.log(power) / 2
 
 
-def test_skeleton_is_that_of_the_definition():
+def test_skeleton_is_that_of_the_definition() -> None:
     content_roll, style_roll, style = roll(3, 20, seed=1), roll(3, 24, seed=2), spectra(3, 24, seed=3)
     style_roll[2] = 0.0  # a style without notes has nothing to look up
     found = hand_set_skeleton(content_roll, style_roll, style, transposition())
@@ -87,7 +88,7 @@ def test_skeleton_is_that_of_the_definition():
 
 
 @pytest.mark.parametrize("semitones", [-12, -5, 0, 7, 12])
-def test_a_transposed_tone_has_the_spectrum_of_the_tone_at_that_pitch(semitones):
+def test_a_transposed_tone_has_the_spectrum_of_the_tone_at_that_pitch(semitones: int) -> None:
     features = FeatureConfig("log_mel", 16000, 2048, 2000, 500, 128, 20.0, 8000.0, FLOOR)
     seconds = torch.arange(16000) / 16000
 
@@ -106,13 +107,13 @@ def test_a_transposed_tone_has_the_spectrum_of_the_tone_at_that_pitch(semitones)
         torch.testing.assert_close(moved, true, atol=2e-3, rtol=0)
 
 
-def test_bands_from_beyond_the_spectrum_are_silent():
+def test_bands_from_beyond_the_spectrum_are_silent() -> None:
     moved = transposition()(torch.zeros(128), torch.tensor(-12))
     assert moved[0] == 0
     assert moved[-1] == pytest.approx(math.log(FLOOR))
 
 
-def test_times_of_notes():
+def test_times_of_notes() -> None:
     sounding = torch.zeros(1, 128, 10, dtype=torch.bool)
     sounding[0, 60, 2:5] = sounding[0, 60, 7:8] = True
     times = NoteTimes.of(sounding)
@@ -121,7 +122,7 @@ def test_times_of_notes():
     assert (times.released[0, 60, :2] > TAIL_FRAMES).all()
 
 
-def test_a_frame_of_the_style_belongs_to_its_most_salient_pitch_and_then_to_the_last_one_that_ended():
+def test_a_frame_of_the_style_belongs_to_its_most_salient_pitch_and_then_to_the_last_one_that_ended() -> None:
     probabilities = torch.zeros(1, 128, 40)
     probabilities[0, 60, 0:6], probabilities[0, 64, 2:5] = 0.6, 0.9
     keys = StyleFrames.of(probabilities)
@@ -136,7 +137,7 @@ def lookup(heads: int = 4) -> NoteLookup:
     return NoteLookup(transposition(), partial_maps(**BANDS)[0], heads=heads)
 
 
-def test_the_learned_look_up_copies_a_note_that_the_style_plays_and_its_tail():
+def test_the_learned_look_up_copies_a_note_that_the_style_plays_and_its_tail() -> None:
     content_roll, style_roll = torch.zeros(1, 128, 12), torch.zeros(1, 128, 40)
     content_roll[0, 60, 2:6] = 0.9
     style_roll[0, 60, 0:4] = style_roll[0, 40, 30:40] = 0.9
@@ -151,7 +152,7 @@ def test_the_learned_look_up_copies_a_note_that_the_style_plays_and_its_tail():
     assert float(found[..., :2].max()) == pytest.approx(math.log(FLOOR), abs=1e-5)
 
 
-def test_gradients_reach_every_weight_of_the_look_up():
+def test_gradients_reach_every_weight_of_the_look_up() -> None:
     model = lookup()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -162,7 +163,7 @@ def test_gradients_reach_every_weight_of_the_look_up():
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_clips_of_a_batch_do_not_mix():
+def test_clips_of_a_batch_do_not_mix() -> None:
     inputs = (roll(3, 20, seed=1), spectra(3, 20, seed=2), roll(3, 24, seed=3), spectra(3, 24, seed=4))
     model = lookup()
     together = model(*inputs)
@@ -170,7 +171,7 @@ def test_clips_of_a_batch_do_not_mix():
         torch.testing.assert_close(together[clip], model(*(x[clip : clip + 1] for x in inputs))[0])
 
 
-def test_nothing_sounds_anywhere():
+def test_nothing_sounds_anywhere() -> None:
     silent = torch.zeros(2, 128, 8)
     found = lookup()(silent, spectra(2, 8, seed=1), silent, spectra(2, 8, seed=2))
     torch.testing.assert_close(found, torch.full_like(found, math.log(FLOOR)))

@@ -15,6 +15,7 @@ from timbreflow.audio.features import FeatureExtractor
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.system import Role, System, SystemContext
 from timbreflow.files import stable_hash
+from timbreflow.inference.refining import open_refiner, refiner_beside
 from timbreflow.inference.synthesis import DecodeRequest, Synthesizer, to_sound
 from timbreflow.models.bundle import load_bundle
 
@@ -92,7 +93,9 @@ class ModelSystem:
     copies: Role | None = None
 
     def __init__(self, context: SystemContext, name: str) -> None:
-        bundle = load_bundle(context.model_folder(name))
+        folder = context.model_folder(name)
+        bundle = load_bundle(folder)
+        refiner = open_refiner(refiner_beside(folder), bundle) if context.refined else None
         if bundle.features.sample_rate != context.features.sample_rate:
             raise TimbreflowError(
                 f"the model {name} works at {bundle.features.sample_rate} Hz and the test clips are at "
@@ -102,11 +105,13 @@ class ModelSystem:
             bundle,
             context.inverter(bundle.features),
             device=context.device,
+            refiner=refiner,
             variance_scale=context.variance_scale,
         )
         self._temperature = context.temperature
         self._device = context.device
-        self.parameters = sum(parameter.numel() for parameter in bundle.model.parameters())
+        learned = [bundle.model, *([] if refiner is None else [refiner])]
+        self.parameters = sum(parameter.numel() for part in learned for parameter in part.parameters())
 
     def transfer(self, content: Tensor, style: Tensor, target: Tensor, *, seed: int) -> Tensor:
         """The content [B, N] with the style's timbre; the target is not looked at."""

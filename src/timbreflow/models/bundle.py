@@ -1,8 +1,8 @@
 """Models on disk: a folder with `weights.safetensors` and `config.json`, all that is needed to use the model.
 
 config.json holds {format, kind, model, features, statistics, training}; no pickle anywhere. `statistics` is null where
-the model does not take normalised features (the timbre metric, the refiner). This is format 2; format 1, whose settings and weights
-had other names, is read as well.
+the model does not take normalised features (the timbre metric, the refiner). This is format 2; format 1, whose settings
+and weights had other names, is read as well.
 """
 
 from collections.abc import Mapping

@@ -199,7 +199,6 @@ class ContentPath(nn.Module):
             logits = full_precision(logits)
         return ContentCode(code, encoded, found.codes, found.commitment_loss, found.perplexity, logits)
 
-
     def pianoroll(self, x: Tensor) -> Tensor:
         """Probabilities of each pitch sounding, by the head: [B, M, T] -> [B, 128, T] float32.
 

@@ -30,7 +30,7 @@ NEVER = -1e4
 
 
 def band_of(frequency: np.ndarray, *, n_bands: int, fmin: float, fmax: float) -> np.ndarray:
-    """Places of frequencies in Hz among the centres of Slaney mel bands: 0 is the first band's, fractions lie between."""
+    """Places of frequencies in Hz among the centres of Slaney mel bands: 0 is the first band's."""
 
     def mel(hertz: np.ndarray) -> np.ndarray:
         return np.where(hertz < 1000, hertz * 3 / 200, 15 + 27 * np.log(np.maximum(hertz, 1000) / 1000) / np.log(6.4))
@@ -86,7 +86,8 @@ class NoteTimes:
     Attributes:
         sounding: [B, 128, T] bool.
         age: [B, 128, T] int64, frames since the last onset, also after the note's end.
-        released: [B, 128, T] int64, frames since the note's end; 0 while it sounds, `LONG_AGO` or more before the first note.
+        released: [B, 128, T] int64, frames since the note's end; 0 while it sounds, `LONG_AGO` or more before
+            the first note.
     """
 
     sounding: Tensor
@@ -301,21 +302,21 @@ class NoteLookup(nn.Module):
         described = self._described(
             keys.age, keys.released, key_level.gather(1, keys.pitch[:, None])[:, 0], keys.others, keys.pitch
         )
-        silence = torch.full_like(style[:1, :1, 0], self.transpose.log_floor).expand(len(blocks.voice_clip), 1, style.shape[1])
+        silence = torch.full_like(style[:1, :1, 0], self.transpose.log_floor).expand(
+            len(blocks.voice_clip), 1, style.shape[1]
+        )
         values = torch.cat([blocks.transposed(style, keys.pitch, self.transpose), silence], dim=1)
         interval = blocks.voice_pitch[:, None] - keys.pitch[blocks.voice_clip]
         bias = self.interval[:, interval + N_PITCHES - 1].masked_fill(~keys.valid[blocks.voice_clip], NEVER)
         bias = torch.cat([bias, self.silence[:, None, None].expand(-1, bias.shape[1], 1)], dim=2)
         query = self._queries(queries).transpose(0, 1)
         key = F.pad(self._keys(described), (0, 0, 0, 1)).transpose(2, 3)
+        counts = torch.bincount(blocks.clip, minlength=len(style)).tolist()
         found = []
-        for clip, count in enumerate(torch.bincount(blocks.clip, minlength=len(style)).tolist()):
-            part = slice(sum(map(len, found)), sum(map(len, found)) + count)
-            voice = blocks.voice[part]
-            logits = query[:, part].flatten(1, 2) @ key[clip]
-            logits = logits.unflatten(1, (count, BLOCK_FRAMES)) + bias[:, voice, None]
-            weights = logits.softmax(-1).transpose(0, 1).flatten(1, 2)
-            found.append(weights @ values[voice])
+        # Clip by clip: a copy of the keys for each block would take longer than all products.
+        for clip, (voice, asked) in enumerate(zip(blocks.voice.split(counts), query.split(counts, dim=1), strict=True)):
+            logits = (asked.flatten(1, 2) @ key[clip]).unflatten(1, asked.shape[1:3]) + bias[:, voice, None]
+            found.append(logits.softmax(-1).transpose(0, 1).flatten(1, 2) @ values[voice])
         notes = torch.cat(found).unflatten(1, (self.heads, BLOCK_FRAMES))
         shape = (len(content_roll), content_roll.shape[-1])
         return blocks.added(notes, shape=shape, log_floor=self.transpose.log_floor)
@@ -330,7 +331,9 @@ class NoteLookup(nn.Module):
         """[...] each -> [..., 7] features of notes, about 0 to 1."""
         old, gone = age.clamp(0, 1000).float().log1p(), released.clamp(0, TAIL_FRAMES).float().log1p()
         ends = (released > 0).float()
-        return torch.stack([old, gone, level.clamp_min(-12), others.float(), ends, pitch / 64 - 1, (-old).exp()], dim=-1)
+        return torch.stack(
+            [old, gone, level.clamp_min(-12), others.float(), ends, pitch / 64 - 1, (-old).exp()], dim=-1
+        )
 
     def _queries(self, x: Tensor) -> Tensor:
         """[K, L, 7] -> [K, H, L, D]."""

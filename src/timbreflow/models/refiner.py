@@ -16,6 +16,8 @@ from timbreflow.models.lookup import NoteLookup, Transposition, band_of, hand_se
 from timbreflow.models.style import StyleConfig, build_style_encoder
 
 N_PARTIALS = 10
+STYLE_DIM = 128
+"""Length of the vector that conditions the blocks."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,15 @@ class _Block(nn.Module):
     The second one begins at 0. No normalisation over time, so a clip's frames do not depend on its length.
     """
 
-    def __init__(self, channels: int, style_dim: int) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.film = nn.Linear(style_dim, 2 * channels)
+        self.film = nn.Linear(STYLE_DIM, 2 * channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        """[B, C, M, T], [B, style_dim] -> [B, C, M, T]."""
+        """[B, C, M, T], [B, STYLE_DIM] -> [B, C, M, T]."""
         scale, shift = self.film(style)[:, :, None, None].to(x.dtype).chunk(2, dim=1)
         return x + self.conv2(F.relu(torch.addcmul(shift, self.conv1(x), 1 + scale)))
 
@@ -73,21 +75,21 @@ class _Block(nn.Module):
 class _Network(nn.Module):
     """A U-net whose levels halve the bands and keep the frames."""
 
-    def __init__(self, inputs: int, outputs: int, *, widths: tuple[int, ...], n_bands: int, style_dim: int) -> None:
+    def __init__(self, inputs: int, outputs: int, *, widths: tuple[int, ...], n_bands: int) -> None:
         super().__init__()
         steps = list(zip((inputs, *widths), widths, strict=False))
         self.downs = nn.ModuleList(nn.Conv2d(a, b, (4, 3), stride=(2, 1), padding=1) for a, b in steps)
         self.bands = nn.Parameter(torch.zeros(1, widths[0], n_bands // 2, 1))
-        self.encoders = nn.ModuleList(_Block(width, style_dim) for width in widths)
-        self.middle = _Block(widths[-1], style_dim)
+        self.encoders = nn.ModuleList(_Block(width) for width in widths)
+        self.middle = _Block(widths[-1])
         self.ups = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in steps[1:])
-        self.decoders = nn.ModuleList(_Block(width, style_dim) for width in widths[:-1])
+        self.decoders = nn.ModuleList(_Block(width) for width in widths[:-1])
         self.out_proj = nn.Conv2d(widths[0], 2 * outputs, 3, padding=1)
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        """[B, inputs, M, T], [B, style_dim] -> [B, outputs, M, T]."""
+        """[B, inputs, M, T], [B, STYLE_DIM] -> [B, outputs, M, T]."""
         x = x.contiguous(memory_format=torch.channels_last)
-        levels = []
+        levels: list[Tensor] = []
         for down, encoder in zip(self.downs, self.encoders, strict=True):
             x = down(F.relu(x)) if levels else down(x) + self.bands.to(x.dtype)
             x = encoder(x, style)
@@ -113,9 +115,9 @@ class Refiner(nn.Module):
     def __init__(self, config: RefinerConfig) -> None:
         super().__init__()
         self.config = config
-        bands = {"n_bands": config.n_features, "fmin": config.fmin, "fmax": config.fmax}
-        self.transpose = Transposition(**bands, floor=config.floor)
-        partials = partial_maps(**bands)
+        bands, fmin, fmax = config.n_features, config.fmin, config.fmax
+        self.transpose = Transposition(n_bands=bands, fmin=fmin, fmax=fmax, floor=config.floor)
+        partials = partial_maps(n_bands=bands, fmin=fmin, fmax=fmax)
         self.partials: Tensor
         self.register_buffer("partials", partials, persistent=False)
         heads = {"learned": config.heads, "hand_set": 1, "none": 0}[config.lookup]
@@ -124,17 +126,13 @@ class Refiner(nn.Module):
         self.std: Tensor
         self.register_buffer("mean", torch.zeros(config.n_features))
         self.register_buffer("std", torch.ones(config.n_features))
-        self.style_encoder = build_style_encoder(config.style, n_features=config.n_features)
-        style_dim = 128
-        self.style = nn.Sequential(
-            nn.Flatten(), nn.Linear(config.style.n_tokens * config.style.dim, style_dim), nn.GELU()
-        )
         inputs, outputs = 5 + heads, 1 + heads
         self.network: nn.Module
         if config.widths:
-            self.network = _Network(
-                inputs, outputs, widths=config.widths, n_bands=config.n_features, style_dim=style_dim
-            )
+            tokens = config.style.n_tokens * config.style.dim
+            self.style_encoder = build_style_encoder(config.style, n_features=config.n_features)
+            self.style = nn.Sequential(nn.Flatten(), nn.Linear(tokens, STYLE_DIM), nn.GELU())
+            self.network = _Network(inputs, outputs, widths=config.widths, n_bands=config.n_features)
             last = self.network.out_proj
         else:
             self.network = last = nn.Conv2d(inputs, outputs, 1)
@@ -167,8 +165,8 @@ class Refiner(nn.Module):
         mean = reference.mean(-1, keepdim=True).expand_as(predicted)
         partials = self.partials.to(content_roll.dtype).transpose(1, 2) @ content_roll[:, None]
         maps = torch.cat([torch.stack([predicted, normalised, mean], 1), partials, skeletons], dim=1)
-        tokens = self.style(self.style_encoder(reference))
-        made = full_precision(self.network(maps, tokens) if self.config.widths else self.network(maps))
+        conditions = [self.style(self.style_encoder(reference))] if self.config.widths else []
+        made = full_precision(self.network(maps, *conditions))
         change = made[:, 0] + (made[:, 1:] * (skeletons - predicted[:, None])).sum(1)
         return change * self.std[:, None]
 

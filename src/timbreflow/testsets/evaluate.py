@@ -15,7 +15,7 @@ from timbreflow.evaluation.baselines.stored import StoredRow, read_stored, store
 from timbreflow.evaluation.clips import EvaluationClips, digest_of_clips
 from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.evaluation.digest import digest_of_metrics
-from timbreflow.evaluation.evaluate import VOCODER, Evaluation, evaluate, open_context, weights_of
+from timbreflow.evaluation.evaluate import REFINER, VOCODER, Evaluation, evaluate, open_context, weights_of
 from timbreflow.evaluation.external import ExternalOutputs
 from timbreflow.evaluation.storage import write_evaluation
 from timbreflow.evaluation.summary import Summary, generalisation, plain, summarize
@@ -64,6 +64,7 @@ class TestSetEvaluation:
         device: auto, cpu or cuda; None takes TIMBREFLOW_DEVICE.
         only: ids of the triples to take; empty takes all.
         part: the set is a part that the caller has cut from a frozen set, so that nothing in git says what it must be.
+        refined: whether models are followed by the refiner beside them.
 
     Raises:
         TimbreflowError: there is no such set, it is not as `timbreflow testset build` makes it, or there is no timbre
@@ -82,6 +83,7 @@ class TestSetEvaluation:
         device: str | None = None,
         only: Sequence[str] = (),
         part: bool = False,
+        refined: bool = True,
     ) -> None:
         if testset not in TEST_SETS:
             raise TimbreflowError(f"There is no test set {testset!r}; choose from {', '.join(TEST_SETS)}.")
@@ -96,6 +98,7 @@ class TestSetEvaluation:
         self.clips = EvaluationClips(folder, testset, sample_rate=SAMPLE_RATE, max_triples=clips, only=only)
         self.notes: list[str] = []
         self._layout = layout
+        self._refined = refined
         self._device = resolve_device(device)
         self._tolerance = ONSET_TOLERANCE.get(testset, TOLERANCE)
         metric = require_weights(layout, "timbre_metric")
@@ -154,6 +157,7 @@ class TestSetEvaluation:
             model_folder=lambda name: require_weights(self._layout, name),
             vocoder=vocoder,
             device=self._device,
+            refined=self._refined,
         )
         built: dict[str, System] = {}
         for name in systems:
@@ -192,6 +196,7 @@ def run(
     outputs: Path | None = None,
     name: str = "",
     out: Path | None = None,
+    refined: bool = True,
     device: str | None = None,
     log: MetricLogger = ignore_metrics,
 ) -> StageResult:
@@ -208,6 +213,8 @@ def run(
             written only into a folder of its own.
         name: of that row; empty takes the folder's name.
         out: None is results/testsets.
+        refined: False measures the models without the refiner beside them; the table is then written only into a folder
+            of its own.
         device: auto, cpu or cuda; None takes TIMBREFLOW_DEVICE.
         log: gets (triples done, figures).
 
@@ -238,7 +245,7 @@ def run(
         for name, folder in found.items()
         if folder == layout.model(name)
     ]
-    evaluation = TestSetEvaluation(testset, config, layout=layout, clips=clips, device=device)
+    evaluation = TestSetEvaluation(testset, config, layout=layout, clips=clips, device=device, refined=refined)
     rows = [name for name in wanted if name not in (*kept, *missing)]
     stored, silent = _stored(
         kept,
@@ -260,7 +267,9 @@ def run(
         made.table, pairs=(*PAIRS, (row, "glow")) if row else PAIRS, samples=config.bootstrap_samples, seed=config.seed
     )[testset]
     facts: dict[str, Any] = {
-        "weights": weights_of(rows, lambda name: require_weights(layout, name), features_and_vocoder(layout)[1]),
+        "weights": weights_of(
+            rows, lambda name: require_weights(layout, name), features_and_vocoder(layout)[1], refined=refined
+        ),
         "metric_digest": evaluation.metric_digest,
         "test_digest": evaluation.test_digest,
     }
@@ -273,7 +282,7 @@ def run(
         generalisation=gaps,
         notes=(*notes, *silent, *evaluation.notes, *unequal),
     )
-    whole = not clips and (out is not None or not (systems or outputs))
+    whole = not clips and (out is not None or not (systems or outputs or not refined))
     if whole:
         with atomic_directory(place) as folder:
             write_evaluation(folder, made)
@@ -315,10 +324,11 @@ def generalisation_gap(
     if other is None or not path.is_file():
         return {}, []
     stored = read_json(path)
-    vocoders = {weights.get(VOCODER) for weights in (stored["weights"], facts["weights"])}
-    if stored.get("metric_digest") != facts["metric_digest"] or len(vocoders) > 1:
+    shared = {(weights.get(VOCODER), weights.get(REFINER)) for weights in (stored["weights"], facts["weights"])}
+    if stored.get("metric_digest") != facts["metric_digest"] or len(shared) > 1:
         return {}, [
-            f"No gap seen -> unseen: {other} was evaluated with other metrics or another vocoder; evaluate it again."
+            f"No gap seen -> unseen: {other} was evaluated with other metrics, or another vocoder or refiner; evaluate "
+            "it again."
         ]
     distances = [metric.name for metric in DISTANCES]
     here = {name: {key: row[key].value for key in distances if key in row} for name, row in summary.figures.items()}

@@ -12,10 +12,11 @@ from timbreflow.evaluation.baselines.stored import (
     write_stored,
 )
 from timbreflow.evaluation.config import EvaluationConfig
-from timbreflow.evaluation.evaluate import VOCODER
+from timbreflow.evaluation.evaluate import REFINER, VOCODER
 from timbreflow.evaluation.storage import TABLE, read_table
 from timbreflow.evaluation.systems import COMPUTED, SYSTEMS
 from timbreflow.files import read_json
+from timbreflow.inference.refining import refiner_beside, refiner_sha256
 from timbreflow.models.bundle import weights_sha256
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import MetricLogger, ignore_metrics
@@ -175,7 +176,8 @@ def _from_table(folder: Path, testset: str, system: str, layout: Layout) -> Stor
     if spec.kind in ("model", "ceiling"):
         places = {VOCODER: features_and_vocoder(layout)[1]}
         if spec.kind == "model":
-            places[system] = require_weights(layout, system)
+            places[system] = folder = require_weights(layout, system)
+            places[REFINER] = refiner_beside(folder) if refiner_sha256(folder) else None
         for name, place in places.items():
             here, then = weights_sha256(place) if place else "", str(metrics.get("weights", {}).get(name, ""))
             if here != then:

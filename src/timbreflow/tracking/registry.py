@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.gate import DIGESTS, require_measured
 from timbreflow.files import read_json
+from timbreflow.inference.refining import refiner_beside
 from timbreflow.inference.vocoding import identity, vocoder_beside
 from timbreflow.models.catalogue import (
     MODEL_FILES,
@@ -65,7 +66,7 @@ class ResolvedModel:
 def register(candidate: Candidate, *, root: Path) -> str:
     """Make a bundle a version of its registered model, with alias `challenger`, unless the registry has these weights.
 
-    A vocoder beside the bundle that has beaten Griffin-Lim is stored with it.
+    A vocoder beside the bundle that has beaten Griffin-Lim, and a refiner that fits it, are stored with it.
 
     Args:
         candidate: the bundle and its figures, which the gate will compare.
@@ -272,6 +273,8 @@ def _create(client: "MlflowClient", registered: str, folder: Path, facts: Mappin
         parts = {BUNDLE: folder}
         if facts["vocoder_sha256"]:
             parts["vocoder"] = vocoder_beside(folder)
+        if facts["refiner_sha256"]:
+            parts["refiner"] = refiner_beside(folder)
         for name, source in parts.items():
             clean = Path(temporary) / name
             clean.mkdir()
