@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from timbreflow.models.blocks import full_precision
 from timbreflow.models.content import N_PITCHES
 
 THRESHOLD = 0.4
@@ -210,7 +211,7 @@ class Blocks:
             [B, H, M, T]; the floor where nothing sounds.
         """
         heads, bands = notes.shape[1], notes.shape[-1]
-        power = (2 * notes.float()).exp().transpose(1, 2)[self.used]
+        power = (2 * full_precision(notes)).exp().transpose(1, 2)[self.used]
         place = (self.clip[:, None] * shape[1] + self.frame)[self.used]
         total = power.new_full((shape[0] * shape[1], heads, bands), np.exp(2 * log_floor))
         total = total.index_add(0, place, power)
@@ -323,16 +324,16 @@ class NoteLookup(nn.Module):
 
     def _levels(self, x: Tensor) -> Tensor:
         """Level of each pitch in each frame against the loudest one of the clip: [B, M, T] -> [B, 128, T]."""
-        level = self.fundamentals @ x.float()
+        level = self.fundamentals @ full_precision(x)
         return level - level.amax((1, 2), keepdim=True)
 
     @staticmethod
     def _described(age: Tensor, released: Tensor, level: Tensor, others: Tensor, pitch: Tensor) -> Tensor:
         """[...] each -> [..., 7] features of notes, about 0 to 1."""
-        old, gone = age.clamp(0, 1000).float().log1p(), released.clamp(0, TAIL_FRAMES).float().log1p()
-        ends = (released > 0).float()
+        old, gone = (x.to(level).log1p() for x in (age.clamp(0, 1000), released.clamp(0, TAIL_FRAMES)))
+        ends = (released > 0).to(level)
         return torch.stack(
-            [old, gone, level.clamp_min(-12), others.float(), ends, pitch / 64 - 1, (-old).exp()], dim=-1
+            [old, gone, level.clamp_min(-12), others.to(level), ends, pitch / 64 - 1, (-old).exp()], dim=-1
         )
 
     def _queries(self, x: Tensor) -> Tensor:

@@ -233,10 +233,10 @@ class RefinerTraining(TripleTraining):
     true_notes: float
 
     def __post_init__(self) -> None:
-        """Refuse a training without models, shares outside 0..1, and double precision, which these lack."""
+        """Refuse a training without models, and shares outside 0..1."""
         super().__post_init__()
-        if not self.models or self.fit.precision == "float64":
-            raise TimbreflowError("train_refiner needs a name in models, and fit.precision auto, float32 or bfloat16.")
+        if not self.models:
+            raise TimbreflowError("train_refiner.models is empty; name vqvae, glow or both.")
         if not 0 <= self.true_notes <= 1:
             raise TimbreflowError(f"train_refiner.true_notes is {self.true_notes}; set it between 0 and 1.")
         _require_least(self.section, self, 0, "temperature")
