@@ -1,6 +1,7 @@
 """Notes looked up in the style: the vectorised look-up against plain loops, and the learned one."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from timbreflow.models.lookup import (
 )
 from timbreflow.models.refiner import partial_maps
 
-BANDS = {"n_bands": 128, "fmin": 20.0, "fmax": 8000.0}
+BANDS: dict[str, Any] = {"n_bands": 128, "fmin": 20.0, "fmax": 8000.0}
 FLOOR = 0.01
 
 
@@ -63,7 +64,7 @@ def slow_skeleton(content_roll: np.ndarray, style_roll: np.ndarray, style: np.nd
             keys.append((frame, pitch, age_of(reference, pitch, frame), int(reference[:, frame].sum()) - 1))
     for time in range(content.shape[1]) if keys else ():
         for p in np.flatnonzero(content[:, time]):
-            age = age_of(content, p, time)
+            age = age_of(content, int(p), time)
             logits = np.array([-abs(p - q) / 3 - abs(age - a) / 2 - others for _, q, a, others in keys])
             weights = np.exp(logits - logits.max())
             moved = [
@@ -94,8 +95,9 @@ def test_a_transposed_tone_has_the_spectrum_of_the_tone_at_that_pitch(semitones:
 
     def tone(pitch: float) -> torch.Tensor:
         hertz = 440 * 2 ** ((pitch - 69) / 12)
-        sound = sum(0.3 / k * torch.sin(2 * math.pi * k * hertz * seconds) for k in range(1, 4))
-        return FeatureExtractor(features)(sound[None])[0, :, 16]
+        sound = torch.stack([0.3 / k * torch.sin(2 * math.pi * k * hertz * seconds) for k in range(1, 4)]).sum(0)
+        spectrum: torch.Tensor = FeatureExtractor(features)(sound[None])[0, :, 16]
+        return spectrum
 
     moved = transposition()(tone(72), torch.tensor(semitones))
     true = tone(72 + semitones)

@@ -376,7 +376,7 @@ def test_training_goes_on_from_given_weights(layout: Layout, name: str) -> None:
     run: Any = {"vqvae": run_base, "glow": run_glow}[name]
     run(layout)
     shutil.copytree(layout.model(name), layout.root / "earlier")
-    section = {"vqvae": BASE, "glow": GLOW}[name]
+    section: Any = {"vqvae": BASE, "glow": GLOW}[name]
     model = dataclasses.replace(section.model, condition_dropout=section.model.condition_dropout / 2)
     run(layout, init_from="earlier", model=model, fit=dataclasses.replace(section.fit, learning_rate=1e-9))
     first, again = (load_bundle(folder) for folder in (layout.root / "earlier", layout.model(name)))

@@ -52,12 +52,11 @@ class Transposition(nn.Module):
 
     def __init__(self, *, n_bands: int, fmin: float, fmax: float, floor: float) -> None:
         super().__init__()
-        scale = {"n_bands": n_bands, "fmin": fmin, "fmax": fmax}
-        mels = np.linspace(*(band_of(np.array([fmin, fmax]), **scale)), n_bands + 2)[1:-1]
         grid = np.linspace(0, fmax, 1 << 16)
-        centres = np.interp(mels, band_of(grid, **scale), grid)
+        centres = np.interp(np.arange(n_bands), band_of(grid, n_bands=n_bands, fmin=fmin, fmax=fmax), grid)
         semitones = np.arange(1 - N_PITCHES, N_PITCHES)
-        source = band_of(centres * 2.0 ** (-semitones[:, None] / 12), **scale)
+        read = centres * 2.0 ** (-semitones[:, None] / 12)
+        source = band_of(read, n_bands=n_bands, fmin=fmin, fmax=fmax)
         inside = (source > -1e-4) & (source < n_bands - 1 + 1e-4)
         index = np.where(inside, np.clip(np.floor(source + 1e-6), 0, n_bands - 2), n_bands)
         self.log_floor = float(np.log(floor))
