@@ -69,7 +69,8 @@ def run(
         models,
         data.normalizer,
         temperature=config.temperature,
-        true_steps=round(config.true_notes * config.fit.steps),
+        true_steps=config.true_steps,
+        true_share=config.true_share,
     )
     behind = {name: weights_sha256(layout.model(name)) for name in config.models}
     training = TrainingRun(

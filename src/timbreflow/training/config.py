@@ -222,24 +222,26 @@ class RefinerTraining(TripleTraining):
         models: names of the models, below data/models; a step takes the predictions of one, by turns.
         model: its shape.
         temperature: of the models that sample.
-        true_notes: share of the steps, from the first, that look up the content's true notes. After them half of the
-            clips have true notes and half have those that the model predicts, as in use.
+        true_steps: steps, from the first, that look up the content's true notes.
+        true_share: share of the clips that have true notes after them; the others have those that the model predicts, as
+            in use.
     """
 
     section = "train_refiner"
     models: tuple[str, ...]
     model: RefinerConfig
     temperature: float
-    true_notes: float
+    true_steps: int
+    true_share: float
 
     def __post_init__(self) -> None:
         """Refuse a training without models, and shares outside 0..1."""
         super().__post_init__()
         if not self.models:
             raise TimbreflowError("train_refiner.models is empty; name vqvae, glow or both.")
-        if not 0 <= self.true_notes <= 1:
-            raise TimbreflowError(f"train_refiner.true_notes is {self.true_notes}; set it between 0 and 1.")
-        _require_least(self.section, self, 0, "temperature")
+        if not 0 <= self.true_share <= 1:
+            raise TimbreflowError(f"train_refiner.true_share is {self.true_share}; set it between 0 and 1.")
+        _require_least(self.section, self, 0, "temperature", "true_steps")
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,8 @@ class RefinerObjective:
         models: by name, in evaluation mode, each with the statistics that it takes features in.
         normalizer: statistics of the batches.
         temperature: of the models that sample.
-        true_steps: steps that look up the content's true notes; after them half of the clips have predicted ones.
+        true_steps: steps that look up the content's true notes.
+        true_share: share of the clips that have true notes after them; the others have predicted ones.
     """
 
     criterion = "l1"
@@ -135,17 +136,19 @@ class RefinerObjective:
         *,
         temperature: float,
         true_steps: int,
+        true_share: float,
     ) -> None:
         self.models = models
         self.normalizer = normalizer
         self.temperature = temperature
         self.true_steps = true_steps
+        self.true_share = true_share
 
     def __call__(self, model: Refiner, batch: TripleBatch, *, step: int) -> dict[str, Tensor]:
         """Terms of one training batch, of the model whose turn it is."""
         name = list(self.models)[step % len(self.models)]
-        true = torch.full((len(batch),), step < self.true_steps, device=batch.target.device)
-        true |= draw(len(batch), lambda n: torch.rand(n, device=batch.target.device)) < 0.5
+        share = 1.0 if step < self.true_steps else self.true_share
+        true = draw(len(batch), lambda n: torch.rand(n, device=batch.target.device)) < share
         refined, _ = self._refined(model, batch, name, true)
         return {"loss": F.l1_loss(refined, batch.target)}
 
