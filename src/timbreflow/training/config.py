@@ -223,8 +223,8 @@ class RefinerTraining(TripleTraining):
         model: its shape.
         temperature: of the models that sample.
         true_steps: steps, from the first, that look up the content's true notes.
-        true_share: share of the clips that have true notes after them; the others have those that the model predicts, as
-            in use.
+        true_share: share of the clips that have true notes after them; the others have those that the model
+            predicts, as in use.
     """
 
     section = "train_refiner"
