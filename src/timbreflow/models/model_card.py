@@ -29,6 +29,7 @@ USES = {
         "timbreflow transfer melody.wav cello.wav -o out.wav --model {name} --mode convert",
         "timbreflow transfer melody.wav cello.wav -o out.wav --model {name} --fit-style 50",
     ),
+    "refiner": ("timbreflow transfer melody.wav cello.wav -o out.wav",),
 }
 COLUMNS = {
     "lsd": "LSD (dB)",
@@ -185,6 +186,8 @@ def _source(name: str, what: str) -> str:
 
 
 def _results(kind: str, tables: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    if kind == "refiner":
+        return ["## Results", "", "Figures of both models with it and without it: `docs/results.md`.", ""]
     if kind not in ("vqvae", "glow"):
         return []
     if not tables:
