@@ -20,6 +20,7 @@ from timbreflow.audio.inversion import GriffinLimInverter
 from timbreflow.errors import TimbreflowError
 from timbreflow.inference.expression import Dynamics
 from timbreflow.inference.pairs import read_pairs
+from timbreflow.inference.refining import open_refiner, refiner_beside
 from timbreflow.inference.released import released_folder
 from timbreflow.inference.streaming.batches import StreamBatches, TransferStream
 from timbreflow.inference.streaming.chunks import ChunkPlan, cut, overlap_add
@@ -98,16 +99,29 @@ class TimbreTransfer:
         bundle: model, features and statistics.
         device: torch device.
         vocoder: folder of a vocoder, which is used where it has beaten Griffin-Lim on these features.
+        refiner: folder of a refiner, which is used where the model predicts notes from these features.
 
     Raises:
         TimbreflowError: the bundle's model is none that transfers.
     """
 
-    def __init__(self, bundle: ModelBundle, *, device: str | torch.device = "cpu", vocoder: Path | None = None) -> None:
+    def __init__(
+        self,
+        bundle: ModelBundle,
+        *,
+        device: str | torch.device = "cpu",
+        vocoder: Path | None = None,
+        refiner: Path | None = None,
+    ) -> None:
         self.bundle = bundle
         self.device = torch.device(device)
         self.sample_rate = bundle.features.sample_rate
-        self.synthesizer = Synthesizer(bundle, open_inverter(bundle.features, vocoder), device=self.device)
+        self.synthesizer = Synthesizer(
+            bundle,
+            open_inverter(bundle.features, vocoder),
+            device=self.device,
+            refiner=open_refiner(refiner, bundle),
+        )
         rate, hop = self.sample_rate, bundle.features.hop_length
         self.plan = ChunkPlan(
             length=round(CHUNK_SECONDS * rate / hop) * hop,
@@ -119,12 +133,13 @@ class TimbreTransfer:
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> "TimbreTransfer":
-        """Load `weights.safetensors` and `config.json` of a folder, and the vocoder beside it if there is one.
+        """Load `weights.safetensors` and `config.json` of a folder, and vocoder and refiner beside it if any.
 
         Raises:
             TimbreflowError: the folder holds no model that can be read.
         """
-        return cls(load_bundle(Path(folder)), device=device, vocoder=vocoder_beside(Path(folder)))
+        place = Path(folder)
+        return cls(load_bundle(place), device=device, vocoder=vocoder_beside(place), refiner=refiner_beside(place))
 
     @classmethod
     def released(cls, name: str, *, device: str | torch.device = "cpu") -> "TimbreTransfer":
