@@ -29,14 +29,14 @@ from timbreflow.evaluation.summary import plain, summarize
 from timbreflow.files import atomic_file, read_json, sha256_file, stable_hash, write_json
 from timbreflow.models.bundle import WEIGHTS, weights_sha256
 from timbreflow.models.catalogue import is_bundle, known_model
-from timbreflow.stages import train_glow, train_vqvae
+from timbreflow.stages import train_glow, train_refiner, train_vqvae
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import MetricLogger
 from timbreflow.stages.training import read_passed
 from timbreflow.testsets.evaluate import TestSetEvaluation
 from timbreflow.testsets.frozen import read_released, require_built
 from timbreflow.testsets.weights import require_weights
-from timbreflow.training.config import GlowTraining, VQVAETraining
+from timbreflow.training.config import GlowTraining, RefinerTraining, TripleTraining, VQVAETraining
 
 TESTSETS = ("artificial", "seen")
 Section = TypeVar("Section")
@@ -47,13 +47,14 @@ class Row:
     """One arm.
 
     Args:
-        system: what is trained, as `SYSTEMS` calls it.
+        system: what is trained, as `SYSTEMS` calls it; a refiner is trained behind the released VQ-VAE, whose row it is
+            evaluated as.
         reference: the row it is compared with; "" for a reference.
         changes: names of params.yaml to values.
         data: which prepared data set it is trained on.
     """
 
-    system: Literal["vqvae", "glow"]
+    system: Literal["vqvae", "glow", "refiner"]
     reference: str
     changes: dict[str, Any] = dataclasses.field(default_factory=dict)
     data: Literal["plain", "varied"] = "varied"
@@ -62,6 +63,11 @@ class Row:
     def section(self) -> str:
         """Its section of params.yaml."""
         return known_model(self.system).section
+
+    @property
+    def evaluated(self) -> str:
+        """The system that is evaluated."""
+        return "vqvae" if self.system == "refiner" else self.system
 
     @property
     def trains(self) -> bool:
@@ -85,6 +91,10 @@ ROWS: dict[str, Row] = {
     "temperature_0": Row("glow", "reference_glow", {"evaluate.temperature": 0.0}),
     "temperature_0.5": Row("glow", "reference_glow", {"evaluate.temperature": 0.5}),
     "temperature_1": Row("glow", "reference_glow", {"evaluate.temperature": 1.0}),
+    "reference_refiner": Row("refiner", ""),
+    "no_lookup": Row("refiner", "reference_refiner", {"train_refiner.model.lookup": "none"}),
+    "hand_set_lookup": Row("refiner", "reference_refiner", {"train_refiner.model.lookup": "hand_set"}),
+    "no_2d_refiner": Row("refiner", "reference_refiner", {"train_refiner.model.widths": ()}),
 }
 """Every row, in the order of the table."""
 
@@ -111,7 +121,7 @@ def changed(config: Section, changes: Mapping[str, Any]) -> Section:
 
 def run(
     name: str,
-    section: VQVAETraining | GlowTraining,
+    section: TripleTraining,
     features: FeatureConfig,
     evaluate: EvaluationConfig,
     *,
@@ -171,9 +181,9 @@ def run(
             stored: dict[str, Any] = read_json(json_file)
             if {key: stored.get(key) for key in facts} == facts:
                 return stored
-        table = _evaluate(row.system, evaluate, arm, log=log, device=device)
+        table = _evaluate(row.evaluated, evaluate, arm, log=log, device=device)
         summaries = summarize(table, samples=evaluate.bootstrap_samples, seed=evaluate.seed)
-        figures = {testset: plain(summary.figures[row.system]) for testset, summary in summaries.items()}
+        figures = {testset: plain(summary.figures[row.evaluated]) for testset, summary in summaries.items()}
         with atomic_file(clips_file) as temporary:
             columns = ["set", *(name for name in COLUMNS if name in table)]
             table[columns].to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
@@ -205,6 +215,8 @@ def _open_arm(layout: Layout, name: str, data: Path) -> Iterator[Layout]:
         link_to(arm.mels, given.mels)
         link_to(arm.results("validate_data"), given.results("validate_data"))
         link_to(arm.root / metric.relative_to(layout.root), metric)
+        if ROWS[name].system == "refiner":
+            link_to(arm.model("vqvae"), layout.released / "vqvae")
         yield arm
 
 
@@ -239,12 +251,12 @@ def _spread_set(source: Path, arm: Layout, clips: int) -> Path:
     return place
 
 
-def _weights(arm: Layout, section: VQVAETraining | GlowTraining) -> Path:
-    return arm.model("vqvae" if isinstance(section, VQVAETraining) else "glow")
+def _weights(arm: Layout, section: TripleTraining) -> Path:
+    return arm.model("vqvae" if isinstance(section, VQVAETraining) else section.section.removeprefix("train_"))
 
 
 def _train(
-    section: VQVAETraining | GlowTraining,
+    section: TripleTraining,
     features: FeatureConfig,
     arm: Layout,
     passed: Any,
@@ -276,7 +288,9 @@ def _train(
     note(finished=False)
     if isinstance(section, VQVAETraining):
         train_vqvae.run("base", section, features, layout=arm, log=counted, device=device)
-    else:
+    elif isinstance(section, RefinerTraining):
+        train_refiner.run(section, features, layout=arm, log=counted, device=device)
+    elif isinstance(section, GlowTraining):
         train_glow.run(section, features, layout=arm, log=counted, device=device)
     return note(finished=True)
 

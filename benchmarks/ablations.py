@@ -63,10 +63,13 @@ def run_row(options: argparse.Namespace, params: Params) -> None:
     if not passed.is_file():
         raise TimbreflowError(f"{passed} is missing, so there is no data to train on; run this command with --prepare.")
     reference = ablation.changed(params, ablation.short_training(row.section, options.steps))
+    if row.system == "refiner":
+        reference = ablation.changed(reference, {"train_refiner.models": ("vqvae",)})
     params = ablation.changed(reference, row.changes)
     if row.changes and params == reference:
         raise TimbreflowError(f"{', '.join(row.changes)} is so in the reference too; give --params that differ.")
-    section = params.train_glow if row.system == "glow" else params.train_vqvae.base
+    sections = {"vqvae": params.train_vqvae.base, "glow": params.train_glow, "refiner": params.train_refiner}
+    section = sections[row.system]
     logged = {"row": options.row, row.section: as_mapping(section), "evaluate": as_mapping(params.evaluate)}
     tags = {"mlflow.source.name": "benchmarks.ablations"}
     with open_run(f"ablations/{options.row}", logged, root=options.root, tags=tags) as run:

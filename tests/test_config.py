@@ -12,6 +12,7 @@ from timbreflow.commands import house
 from timbreflow.config import Params, as_mapping, load_params, parse_params, preset_names, preset_text, write_preset
 from timbreflow.errors import TimbreflowError
 from timbreflow.models.glow.model import Glow
+from timbreflow.models.refiner import Refiner
 from timbreflow.models.vocoder import Vocoder
 from timbreflow.models.vqvae import VQVAE
 from timbreflow.stages.training import begin_with
@@ -107,6 +108,8 @@ def test_released_weights_fit_the_preset_that_trains_them_on() -> None:
     base, glow, vocoder = params.train_vqvae.base, params.train_glow, params.train_vocoder
     assert begin_with(VQVAE(base.model), ROOT / base.init_from, params.audio)[1]
     assert begin_with(Glow(glow.model), ROOT / glow.init_from, params.audio)[1]
+    refiner = params.train_refiner
+    assert begin_with(Refiner(refiner.model), ROOT / refiner.init_from, params.audio)[1]
     assert begin_with(Vocoder(vocoder.model), ROOT / vocoder.init_from, params.audio)[1]
 
 

@@ -23,7 +23,13 @@ from timbreflow.models.catalogue import GATED
 from timbreflow.notes.collect import CollectConfig
 from timbreflow.rendering.config import RenderConfig
 from timbreflow.schema import parse
-from timbreflow.training.config import GlowTraining, TimbreMetricTraining, VocoderTraining, VQVAETraining
+from timbreflow.training.config import (
+    GlowTraining,
+    RefinerTraining,
+    TimbreMetricTraining,
+    VocoderTraining,
+    VQVAETraining,
+)
 from timbreflow.validation.config import ValidationConfig
 
 PRESETS = resources.files("timbreflow") / "presets"
@@ -57,6 +63,7 @@ class Params:
     train_timbre_metric: TimbreMetricTraining
     train_vqvae: VQVAEVariants
     train_glow: GlowTraining
+    train_refiner: RefinerTraining
     train_vocoder: VocoderTraining
     evaluate: EvaluationConfig
     register_models: RegisterConfig
@@ -237,6 +244,7 @@ def _cross_check(params: Params, source: str) -> None:
     for name, n_features in (
         ("vqvae.base", params.train_vqvae.base.model.n_features),
         ("glow", params.train_glow.model.n_features),
+        ("refiner", params.train_refiner.model.n_features),
         ("vocoder", params.train_vocoder.model.n_features),
     ):
         if n_features != params.audio.n_mels:

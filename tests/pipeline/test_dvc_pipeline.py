@@ -17,6 +17,7 @@ STAGES = [
     "train_vqvae@paper",
     "train_vqvae@base",
     "train_glow",
+    "train_refiner",
     "train_vocoder",
     "evaluate",
     "report",
@@ -51,7 +52,7 @@ def test_every_stage_is_a_finished_flow_run_with_artifacts(checkout: Checkout) -
 def test_runs_of_trainings_tell_the_precision_that_auto_chose(checkout: Checkout) -> None:
     with sqlite3.connect(checkout.root / ".mlflow" / "mlflow.db") as store:
         taken = [value for (value,) in store.execute("SELECT value FROM params WHERE key = 'precision'")]
-    assert len(taken) == 5 and set(taken) <= {"float32", "bfloat16"}
+    assert len(taken) == 6 and set(taken) <= {"float32", "bfloat16"}
 
 
 def test_editing_one_parameter_reruns_exactly_what_depends_on_it(checkout: Checkout) -> None:
@@ -61,7 +62,7 @@ def test_editing_one_parameter_reruns_exactly_what_depends_on_it(checkout: Check
     assert checkout.reproduce() == ["register_models"]
     values["train_glow"]["noise"] = 0.2
     checkout.write(values)
-    assert checkout.reproduce() == ["train_glow", "evaluate", "report", "register_models"]
+    assert checkout.reproduce() == ["train_glow", "train_refiner", "evaluate", "report", "register_models"]
 
 
 def test_another_colour_in_the_template_makes_the_report_alone_again(checkout: Checkout) -> None:

@@ -19,6 +19,7 @@ STAGES = {
     "train_vqvae@paper": ["flows.train_vqvae", "paper"],
     "train_vqvae@base": ["flows.train_vqvae", "base"],
     "train_glow": ["flows.train_glow"],
+    "train_refiner": ["flows.train_refiner"],
     "train_vocoder": ["flows.train_vocoder"],
     "evaluate": ["flows.evaluate"],
     "report": ["flows.report"],

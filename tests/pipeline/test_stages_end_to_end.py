@@ -25,6 +25,7 @@ from timbreflow.stages import (
     render_triples,
     report,
     train_glow,
+    train_refiner,
     train_timbre_metric,
     train_vocoder,
     train_vqvae,
@@ -53,6 +54,7 @@ def layout(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Layout:
     train_vqvae.run("paper", params.train_vqvae.paper, params.audio, layout=layout, log=ignore_metrics)
     train_vqvae.run("base", params.train_vqvae.base, params.audio, layout=layout, log=ignore_metrics)
     train_glow.run(params.train_glow, params.audio, layout=layout, log=ignore_metrics)
+    train_refiner.run(params.train_refiner, params.audio, layout=layout, log=ignore_metrics)
     train_vocoder.run(params.train_vocoder, params.audio, layout=layout, log=ignore_metrics)
     evaluate.run(params.evaluate, params.audio, layout=layout)
     report.run(params.evaluate, layout=layout)

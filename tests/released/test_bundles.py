@@ -31,10 +31,18 @@ def flow(model: Any) -> Tensor:
     return torch.cat([model.sample(output.conditions, temperature=0.0).flatten(), output.likelihood.nll_per_dim])
 
 
+def change(model: Any) -> Tensor:
+    """What the refiner adds where its last layer has been trained."""
+    spectra = (drawn(128, 37, 1), drawn(128, 37, 2), drawn(128, 21, 3))
+    found: Tensor = model(*spectra, drawn(128, 37, 4).sigmoid(), drawn(128, 21, 5).sigmoid())
+    return found
+
+
 # The flattened output at every quarter of its length, computed by the code of the release.
 EXPECTED: dict[str, tuple[Callable[[Any], Tensor], list[float]]] = {
     "vqvae": (prediction, [0.05455, 0.46971, 0.27967, 0.43391, -0.61322]),
     "glow": (flow, [-0.01935, 0.40555, 0.14605, 0.48196, 6.77857]),
+    "refiner": (change, [-0.22552, 0.20966, -0.50675, -0.24364, 0.12685]),
     "timbre_metric": (lambda model: model(drawn(12, 50, 6)).cumsum(-1), [0.0, 2.55116, 0.0, 2.62339, 3.63534]),
     "vocoder": (lambda model: model(drawn(128, 7, 4)), [0.01079, -0.00105, -0.02185, 0.02412, -0.01365]),
 }

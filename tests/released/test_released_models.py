@@ -32,6 +32,7 @@ from timbreflow.audio.features import FeatureExtractor
 from timbreflow.config import load_params
 from timbreflow.data.manifest import read_manifest
 from timbreflow.evaluation.clips import EvaluationClips
+from timbreflow.inference.refining import open_refiner
 from timbreflow.inference.style import DEFAULT_NOISE, fit_style
 from timbreflow.inference.synthesis import DEFAULT_TEMPERATURE, DecodeRequest, Synthesizer
 from timbreflow.inference.vocoding import open_inverter
@@ -139,7 +140,9 @@ class Subject:
         invert = open_inverter(self.bundle.features, ROOT / "released" / "vocoder")
         noise = torch.Generator().manual_seed(0)
         request = DecodeRequest(self.features["style"][styles], DEFAULT_TEMPERATURE, 0, noise)
-        return np.asarray(Synthesizer(self.bundle, invert)(self.features["content"][chosen], request), np.float32)
+        refiner = open_refiner(ROOT / "released" / "refiner", self.bundle)
+        made = Synthesizer(self.bundle, invert, refiner=refiner)(self.features["content"][chosen], request)
+        return np.asarray(made, np.float32)
 
     def batches(self, function: Callable[..., Any], *roles: str) -> NDArray[np.float64]:
         """Results of a function of some roles' features, batch by batch."""

@@ -165,7 +165,7 @@ def test_metrics_are_plain_figures_of_every_row(evaluated: Layout) -> None:
     assert "real_time" not in json.dumps(metrics)
     assert metrics["weights"] == {
         **{
-            name: {"weights_sha256": weights_sha256(evaluated.model(name)), "vocoder_sha256": ""}
+            name: {"weights_sha256": weights_sha256(evaluated.model(name)), "refiner_sha256": "", "vocoder_sha256": ""}
             for name in ("vqvae-2021", "vqvae", "glow")
         },
         "timbre_metric": {"weights_sha256": weights_sha256(evaluated.model("timbre_metric"))},

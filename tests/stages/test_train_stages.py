@@ -1,4 +1,4 @@
-"""The three training stages on a tiny data set written by the real writers: outputs, resumption, refusals."""
+"""The training stages on triples on a tiny data set written by the real writers: outputs, resumption, refusals."""
 
 import csv
 import dataclasses
@@ -23,13 +23,20 @@ from timbreflow.models.bundle import load_bundle, weights_sha256
 from timbreflow.models.content import ContentConfig
 from timbreflow.models.glow.model import GlowConfig
 from timbreflow.models.quantizer import QuantizerConfig
+from timbreflow.models.refiner import RefinerConfig
 from timbreflow.models.style import StyleConfig
 from timbreflow.models.timbre_metric import TimbreEmbedder, TripletConfig, TripletNetwork
 from timbreflow.models.vqvae import VQVAEConfig
-from timbreflow.stages import train_glow, train_timbre_metric, train_vqvae
+from timbreflow.stages import train_glow, train_refiner, train_timbre_metric, train_vqvae
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import StageResult, ignore_metrics
-from timbreflow.training.config import AuxiliaryWeights, GlowTraining, TimbreMetricTraining, VQVAETraining
+from timbreflow.training.config import (
+    AuxiliaryWeights,
+    GlowTraining,
+    RefinerTraining,
+    TimbreMetricTraining,
+    VQVAETraining,
+)
 
 RATE, SAMPLES = 16_000, 16_000
 LOSSES = AuxiliaryWeights(
@@ -119,6 +126,28 @@ GLOW = GlowTraining(
     l1=0.5,
     l1_every=2,
     losses=LOSSES,
+    validation_triples=8,
+    crop_frames=0,
+    online_triples=0,
+    init_from="",
+)
+REFINER = RefinerTraining(
+    pairs="triples",
+    models=("vqvae", "glow"),
+    model=RefinerConfig(
+        n_features=24,
+        fmin=small.MELS.fmin,
+        fmax=small.MELS.fmax,
+        floor=small.MELS.floor,
+        style=dataclasses.replace(STYLE, chunk_frames=0, max_bin_shift=0),
+        lookup="learned",
+        heads=2,
+        widths=(8, 12),
+    ),
+    fit=small.FIT,
+    temperature=0.25,
+    true_steps=2,
+    true_share=0.25,
     validation_triples=8,
     crop_frames=0,
     online_triples=0,
@@ -217,11 +246,19 @@ def run_glow(layout: Layout, log: Any = ignore_metrics, **changes: Any) -> Stage
     return train_glow.run(dataclasses.replace(GLOW, **changes), small.MELS, layout=layout, log=log, device="cpu")
 
 
+def run_refiner(layout: Layout, log: Any = ignore_metrics, **changes: Any) -> StageResult:
+    for name, run in (("vqvae", run_base), ("glow", run_glow)):
+        if not layout.model(name).exists():
+            run(layout)
+    return train_refiner.run(dataclasses.replace(REFINER, **changes), small.MELS, layout=layout, log=log, device="cpu")
+
+
 STAGES = {
     "timbre_metric": (run_metric, "train_timbre_metric"),
     "vqvae": (run_base, "train_vqvae/base"),
     "vqvae-2021": (run_paper, "train_vqvae/paper"),
     "glow": (run_glow, "train_glow"),
+    "refiner": (run_refiner, "train_refiner"),
 }
 
 
@@ -340,7 +377,7 @@ def test_training_goes_on_from_given_weights(layout: Layout, name: str) -> None:
     run: Any = {"vqvae": run_base, "glow": run_glow}[name]
     run(layout)
     shutil.copytree(layout.model(name), layout.root / "earlier")
-    section = {"vqvae": BASE, "glow": GLOW}[name]
+    section: Any = {"vqvae": BASE, "glow": GLOW}[name]
     model = dataclasses.replace(section.model, condition_dropout=section.model.condition_dropout / 2)
     run(layout, init_from="earlier", model=model, fit=dataclasses.replace(section.fit, learning_rate=1e-9))
     first, again = (load_bundle(folder) for folder in (layout.root / "earlier", layout.model(name)))
@@ -365,3 +402,25 @@ def test_weights_of_another_shape_are_no_beginning(layout: Layout) -> None:
     shutil.copytree(layout.model("vqvae"), layout.root / "earlier")
     with pytest.raises(TimbreflowError, match="earlier holds a model of another shape"):
         run_base(layout, init_from="earlier", model=dataclasses.replace(BASE.model, width=24))
+
+
+def test_the_refiner_lowers_the_error_of_both_models_and_leaves_them_as_they_are(layout: Layout) -> None:
+    run_base(layout)
+    run_glow(layout)
+    before = {name: weights_sha256(layout.model(name)) for name in REFINER.models}
+    fit = dataclasses.replace(small.FIT, steps=30, learning_rate=1e-2, validate_every=30, checkpoint_every=30)
+    metrics = run_refiner(layout, fit=fit).metrics
+    for name in REFINER.models:
+        assert metrics[f"val_l1/{name}"] < 0.95 * metrics[f"val_unrefined/{name}"]
+        assert weights_sha256(layout.model(name)) == before[name]
+    assert load_bundle(layout.model("refiner")).training["models"] == before
+
+
+def test_a_refiner_of_other_bands_or_behind_a_model_without_notes_is_refused(layout: Layout) -> None:
+    with pytest.raises(TimbreflowError, match=r"train_refiner.model.fmax is 7000.0 and the features have 8000.0"):
+        run_refiner(layout, model=dataclasses.replace(REFINER.model, fmax=7000.0))
+    run_paper(layout)
+    with pytest.raises(TimbreflowError, match="is no transfer model of these features"):
+        run_refiner(layout, models=("vqvae-2021",))
+    with pytest.raises(TimbreflowError, match="models is empty"):
+        run_refiner(layout, models=())

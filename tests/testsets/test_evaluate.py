@@ -29,6 +29,7 @@ from timbreflow.inference.vocoding import VERDICT
 from timbreflow.metrics.family import FamilyConfig, load_family_classifier
 from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle, weights_sha256
 from timbreflow.models.glow.model import Glow
+from timbreflow.models.refiner import Refiner
 from timbreflow.models.timbre_metric import TripletConfig, TripletNetwork
 from timbreflow.models.vocoder import Vocoder
 from timbreflow.models.vqvae import VQVAE
@@ -190,8 +191,29 @@ def test_tables_through_two_vocoders_are_not_compared(layout: Layout, table: str
     stored = json.loads(path.read_text())
     summary = Summary(TRIPLES, {}, {})
     assert generalisation_gap("artificial", summary, stored, path.parents[1]) == ({}, [])
-    other = {**stored, "weights": {**stored["weights"], "vocoder": "another"}}
-    assert "another vocoder" in generalisation_gap("artificial", summary, other, path.parents[1])[1][0]
+    for part in ("vocoder", "refiner"):
+        other = {**stored, "weights": {**stored["weights"], part: "another"}}
+        assert "another vocoder or refiner" in generalisation_gap("artificial", summary, other, path.parents[1])[1][0]
+
+
+def test_models_are_measured_with_the_refiner_beside_them_unless_without_it_is_asked_for(
+    layout: Layout, tmp_path: Path
+) -> None:
+    released = layout.released / "refiner"
+    torch.manual_seed(1)
+    model = Refiner(PARAMS.train_refiner.model)
+    torch.nn.init.normal_(model.network.out_proj.weight, std=0.1)  # type: ignore[union-attr, arg-type]
+    save_bundle(released, ModelBundle("refiner", model, PARAMS.audio, None))
+    try:
+        for name, refined in (("with", True), ("without", False)):
+            run("real", CONFIG, layout=layout, systems=["vqvae"], out=tmp_path / name, refined=refined, device="cpu")
+    finally:
+        shutil.rmtree(released)
+    stored = {name: json.loads((tmp_path / name / "real" / "metrics.json").read_text()) for name in ("with", "without")}
+    assert set(stored["with"]["weights"]) == {"vqvae", "refiner"}
+    assert set(stored["without"]["weights"]) == {"vqvae"}
+    figures = [stored[name]["systems"]["vqvae"]["lsd"]["value"] for name in stored]
+    assert abs(figures[0] - figures[1]) > 0.01
 
 
 def test_a_stored_row_that_computes_the_same_is_reproduced_and_another_is_not(

@@ -63,7 +63,7 @@ def release(name: str, folder: Path, *, cost: str = "") -> None:
     Files that would not change are left alone; weights that are released already are never written again.
 
     Args:
-        name: vqvae, vqvae-2021, glow, timbre_metric or vocoder.
+        name: vqvae, vqvae-2021, glow, refiner, timbre_metric or vocoder.
         folder: of the trained weights; or released/NAME itself, to bring new figures into its card.
         cost: what the training cost, such as "7 h on 2 CPU cores, 21 triples/s".
     """

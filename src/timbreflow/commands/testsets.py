@@ -107,6 +107,7 @@ def evaluate(
     outputs: Path | None = None,
     name: str = "",
     store: bool = False,
+    without_refiner: bool = False,
     out: Path | None = None,
 ) -> None:
     """Print the table of a frozen test set, score another program's sound files, or compute a stored row again.
@@ -121,6 +122,7 @@ def evaluate(
             sample rate, mono or stereo. They become one more row; without --out the table is not written.
         name: of that row; the folder's name by default.
         store: with --recompute, compute a slow baseline on all clips and write its file below released/baselines.
+        without_refiner: measure the models without the refiner beside them. Without --out the table is not written.
         out: folder of tables, results/testsets by default.
     """
     if name and outputs is None:
@@ -150,6 +152,7 @@ def evaluate(
             outputs=outputs,
             name=name,
             out=out,
+            refined=not without_refiner,
             log=log,
         )
         print(report.summary)

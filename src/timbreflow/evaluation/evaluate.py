@@ -22,6 +22,7 @@ from timbreflow.evaluation.clips import EvaluationClips, TripleBatch
 from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.evaluation.system import System, SystemContext
 from timbreflow.evaluation.systems import SYSTEMS, batch_seed, spec_of
+from timbreflow.inference.refining import refiner_beside, refiner_sha256
 from timbreflow.inference.vocoding import open_inverter
 from timbreflow.metrics.analysis import Analysis, FeatureCache, Truth
 from timbreflow.metrics.onsets import TOLERANCE
@@ -29,8 +30,8 @@ from timbreflow.metrics.registry import measure_ceilings, measure_clip
 from timbreflow.models.bundle import WEIGHTS, weights_sha256
 
 Sound = NDArray[np.float32]
-VOCODER = "vocoder"
-"""Key of its weights beside those of the systems."""
+VOCODER, REFINER = "vocoder", "refiner"
+"""Keys of their weights beside those of the systems."""
 
 
 @dataclass(frozen=True)
@@ -83,17 +84,26 @@ def open_context(
     model_folder: Callable[[str], Path],
     vocoder: Path | None,
     device: torch.device,
+    refined: bool = True,
 ) -> SystemContext:
-    """What systems are built from, by the settings of section `evaluate`; a folder that is not there is no vocoder."""
+    """What systems are built from, by the settings of section `evaluate`.
+
+    A folder that is not there is no vocoder. Models that are `refined` are followed by the refiner beside them.
+    """
     inverter = partial(
         open_inverter, vocoder=vocoder, n_iter=config.griffin_lim_iterations, momentum=config.griffin_lim_momentum
     )
-    return SystemContext(features, model_folder, device, config.temperature, config.variance_scale, inverter)
+    return SystemContext(features, model_folder, device, config.temperature, config.variance_scale, inverter, refined)
 
 
-def weights_of(systems: Sequence[str], model_folder: Callable[[str], Path], vocoder: Path | None) -> dict[str, str]:
-    """sha256 of the weights of every system that has some, and of the vocoder where there is one."""
+def weights_of(
+    systems: Sequence[str], model_folder: Callable[[str], Path], vocoder: Path | None, *, refined: bool = True
+) -> dict[str, str]:
+    """sha256 of the weights of every system that has some, and of the vocoder and the refiner where there are any."""
     folders = {name: model_folder(SYSTEMS[name].weights) for name in systems if spec_of(name).weights}
+    refiners = [refiner_beside(folder) for folder in folders.values() if refined and refiner_sha256(folder)]
+    if refiners:
+        folders[REFINER] = refiners[0]
     if vocoder is not None and (vocoder / WEIGHTS).is_file():
         folders[VOCODER] = vocoder
     return {name: weights_sha256(folder) for name, folder in folders.items()}

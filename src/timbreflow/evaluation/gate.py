@@ -120,8 +120,8 @@ def require_measured(metrics: Mapping[str, Any], system: str, weights: Mapping[s
     """
     if not of_these_weights(metrics, system, weights):
         raise TimbreflowError(
-            f"{what} does not hold the weights that were evaluated, or the vocoder beside it is another one; run "
-            "`dvc repro evaluate`, then `timbreflow register`."
+            f"{what} does not hold the weights that were evaluated, or the vocoder or refiner beside it is another "
+            "one; run `dvc repro evaluate`, then `timbreflow register`."
         )
 
 

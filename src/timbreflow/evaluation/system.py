@@ -25,6 +25,7 @@ class SystemContext:
         temperature: of models that sample.
         variance_scale: factor on the normalised log-mels that a model made; other features stay.
         inverter: makes the one inversion that all rows of these features share.
+        refined: whether models are followed by the refiner beside them, where there is one.
     """
 
     features: FeatureConfig
@@ -33,6 +34,7 @@ class SystemContext:
     temperature: float
     variance_scale: float
     inverter: Callable[[FeatureConfig], Inverter]
+    refined: bool = True
 
 
 class System(Protocol):

@@ -3,6 +3,7 @@
 A new row is one more entry of `SYSTEMS`, and the loop that evaluates them does not change.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast
@@ -16,6 +17,7 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.system import Role, System, SystemContext
 from timbreflow.files import stable_hash
 from timbreflow.inference.expression import Dynamics, rise_seconds
+from timbreflow.inference.refining import open_refiner, refiner_beside
 from timbreflow.inference.synthesis import DecodeRequest, Synthesizer, to_sound
 from timbreflow.models.base import Noise
 from timbreflow.models.blocks import full_precision
@@ -93,7 +95,9 @@ class ModelSystem:
     copies: Role | None = None
 
     def __init__(self, context: SystemContext, name: str, part: Callable[[nn.Module], nn.Module] | None = None) -> None:
-        bundle = load_bundle(context.model_folder(name))
+        folder = context.model_folder(name)
+        bundle = load_bundle(folder)
+        refiner = open_refiner(refiner_beside(folder), bundle) if context.refined else None
         if part is not None:
             bundle = replace(bundle, model=part(bundle.model))
         if bundle.features.sample_rate != context.features.sample_rate:
@@ -101,11 +105,17 @@ class ModelSystem:
                 f"the model {name} works at {bundle.features.sample_rate} Hz and the test clips are at "
                 f"{context.features.sample_rate} Hz; train it again with the present audio section."
             )
-        inverter = context.inverter(bundle.features)
-        self._synthesizer = Synthesizer(bundle, inverter, device=context.device, variance_scale=context.variance_scale)
+        self._synthesizer = Synthesizer(
+            bundle,
+            context.inverter(bundle.features),
+            device=context.device,
+            refiner=refiner,
+            variance_scale=context.variance_scale,
+        )
         self._temperature = context.temperature
         self._device = context.device
-        self.parameters = sum(parameter.numel() for parameter in bundle.model.parameters())
+        learned = [bundle.model, *([] if refiner is None else [refiner])]
+        self.parameters = sum(parameter.numel() for part in learned for parameter in part.parameters())
 
     def transfer(self, content: Tensor, style: Tensor, target: Tensor, *, seed: int) -> Tensor:
         """The content [B, N] with the style's timbre; the target is not looked at."""
@@ -125,6 +135,8 @@ class ModelSystem:
 class DecoderAlone(nn.Module):
     """The prediction that a Glow subtracts before its flow, as a `TransferModel`: what is left without the flow.
 
+    A refiner hears the Glow's notes.
+
     Raises:
         TimbreflowError: the model is no Glow with a decoder.
     """
@@ -135,11 +147,11 @@ class DecoderAlone(nn.Module):
             raise TimbreflowError(
                 "The model glow has no decoder without its flow; train one with decoder_width above 0."
             )
-        self.glow = glow
+        self.glow, self.content_path = glow, glow.content_path
 
     def transfer(self, content: Tensor, style: Tensor, *, temperature: float = 0.0, generator: Noise = None) -> Tensor:
         """See `TransferModel.transfer`; deterministic."""
-        code, tokens = self.glow.content_path(content).code, self.glow.style_encoder(style)
+        code, tokens = self.content_path(content).code, self.glow.style_encoder(style)
         return full_precision(cast(nn.Module, self.glow.decoder)(code, tokens, content.shape[-1]))
 
 
@@ -171,7 +183,12 @@ class TrueRoll(ModelSystem):
         path = self._synthesizer.model.content_path  # type: ignore[attr-defined]
         if path.pianoroll_encoder is None:
             raise TimbreflowError(f"The model {name} reads no piano roll; train one with pianoroll_channels above 0.")
+        own = copy.deepcopy(path)
         self._head = path.pianoroll_head = _GivenRoll()
+        if (refiner := self._synthesizer.refiner) is not None:
+            # The notes that are given are the content's; those of the style, its last input, are still found.
+            normalize = self._synthesizer.normalizer.normalize
+            refiner.register_forward_pre_hook(lambda _, given: (*given[:4], own.pianoroll(normalize(given[2]))))
 
     def transfer(
         self, content: Tensor, style: Tensor, target: Tensor, *, seed: int, notes: Sequence[Notes] = ()

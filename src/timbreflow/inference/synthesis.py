@@ -1,7 +1,7 @@
 """The one path from features to sound, for transfers and for evaluations: what is measured is what ships.
 
-flat pitch (`expression`) -> features -> normalise -> model -> variance scale -> denormalise -> limit to full scale ->
-vocoder or Griffin-Lim -> the content's pitch
+flat pitch (`expression`) -> features -> normalise -> model -> refiner -> variance scale -> denormalise ->
+limit to full scale -> vocoder or Griffin-Lim -> the content's pitch
 """
 
 import math
@@ -21,6 +21,7 @@ from timbreflow.inference.transposition import transposed_features
 from timbreflow.models.base import Noise, TransferModel
 from timbreflow.models.bundle import ModelBundle
 from timbreflow.models.glow.model import Glow
+from timbreflow.models.refiner import Refiner
 from timbreflow.models.vqvae import VQVAE
 
 DEFAULT_TEMPERATURE = 0.25
@@ -196,6 +197,7 @@ class Synthesizer:
         bundle: model, features and statistics; the model is moved to the device.
         invert: makes sound of raw features.
         device: where the model runs.
+        refiner: corrects what the model predicts (see `refining.open_refiner`); it is moved to the device too.
         variance_scale: factor on normalised log-mels that the model made; other features stay.
 
     Raises:
@@ -208,6 +210,7 @@ class Synthesizer:
         invert: Inverter,
         *,
         device: str | torch.device = "cpu",
+        refiner: Refiner | None = None,
         variance_scale: float = DEFAULT_VARIANCE_SCALE,
     ) -> None:
         if bundle.normalizer is None or not isinstance(bundle.model, TransferModel):
@@ -216,6 +219,7 @@ class Synthesizer:
         self.device = torch.device(device)
         self.normalizer = bundle.normalizer
         self.model = cast(TransferModel, bundle.model.to(device).eval())
+        self.refiner = None if refiner is None else refiner.to(device).eval()
         self.extract = FeatureExtractor(bundle.features).to(device).eval()
         self.invert = invert
         self.variance_scale = variance_scale if bundle.features.kind == "log_mel" else 1.0
@@ -269,9 +273,19 @@ class Synthesizer:
             TimbreflowError: tokens or an own style, and the model takes none.
         """
         made = self._decode(content, request)
-        # A conversion returns the variance of its source: nothing to scale.
-        scale = self.variance_scale if request.own_style is None else 1.0
+        scale = 1.0
+        # A conversion returns the detail and the variance of its source: nothing to refine or to scale.
+        if request.own_style is None:
+            scale = self.variance_scale
+            if self.refiner is not None:
+                made = made + self._change(self.refiner, made, content, request.style)
         return to_sound(self.normalizer.denormalize(scale * made), self.config, self.invert, seed=request.seed)
+
+    def _change(self, refiner: Refiner, made: Tensor, content: Tensor, style: Tensor) -> Tensor:
+        """What the refiner adds to a prediction, in normalised units; arguments normalised."""
+        notes = cast(VQVAE | Glow, self.model).content_path.pianoroll
+        raw = (self.normalizer.denormalize(x) for x in (made, content, style))
+        return refiner(*raw, notes(content), notes(style)) / self.normalizer.std.to(made)[:, None]
 
     def _decode(self, content: Tensor, request: DecodeRequest) -> Tensor:
         model, temperature, noise = self.model, request.temperature, request.noise

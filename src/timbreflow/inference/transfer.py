@@ -26,6 +26,7 @@ from timbreflow.inference.expression import Dynamics
 from timbreflow.inference.familiarity import Familiarity, KnownStyles, read_known_styles, style_bits_per_dim
 from timbreflow.inference.pairs import read_pairs
 from timbreflow.inference.pianoroll import HeardNote, joined, notes_of, write_midi
+from timbreflow.inference.refining import open_refiner, refiner_beside
 from timbreflow.inference.released import released_folder
 from timbreflow.inference.streaming.batches import StreamBatches, TransferStream
 from timbreflow.inference.streaming.chunks import ChunkPlan, cut, overlap_add
@@ -171,6 +172,7 @@ class TimbreTransfer:
         device: torch device.
         vocoder: folder of a vocoder, which is used where it has beaten Griffin-Lim on these features.
         known_styles: the distribution that `familiarity` compares with.
+        refiner: folder of a refiner, which is used where the model predicts notes from these features.
 
     Raises:
         TimbreflowError: the bundle's model is none that transfers.
@@ -183,12 +185,18 @@ class TimbreTransfer:
         device: str | torch.device = "cpu",
         vocoder: Path | None = None,
         known_styles: KnownStyles | None = None,
+        refiner: Path | None = None,
     ) -> None:
         self.bundle = bundle
         self.known_styles = known_styles
         self.device = torch.device(device)
         self.sample_rate = bundle.features.sample_rate
-        self.synthesizer = Synthesizer(bundle, open_inverter(bundle.features, vocoder), device=self.device)
+        self.synthesizer = Synthesizer(
+            bundle,
+            open_inverter(bundle.features, vocoder),
+            device=self.device,
+            refiner=open_refiner(refiner, bundle),
+        )
         rate, hop = self.sample_rate, bundle.features.hop_length
         self.plan = ChunkPlan(
             length=round(CHUNK_SECONDS * rate / hop) * hop,
@@ -200,15 +208,20 @@ class TimbreTransfer:
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> "TimbreTransfer":
-        """Load `weights.safetensors` and `config.json` of a folder, and the vocoder beside it if there is one.
+        """Load `weights.safetensors` and `config.json` of a folder, and vocoder and refiner beside it if any.
 
         Raises:
             TimbreflowError: the folder holds no model that can be read.
         """
-        folder = Path(folder)
-        bundle = load_bundle(folder)
-        known = read_known_styles(folder, weights=weights_sha256(folder)) if bundle.kind == "glow" else None
-        return cls(bundle, device=device, vocoder=vocoder_beside(folder), known_styles=known)
+        place = Path(folder)
+        bundle = load_bundle(place)
+        return cls(
+            bundle,
+            device=device,
+            vocoder=vocoder_beside(place),
+            refiner=refiner_beside(place),
+            known_styles=read_known_styles(place, weights=weights_sha256(place)) if bundle.kind == "glow" else None,
+        )
 
     @classmethod
     def released(cls, name: str, *, device: str | torch.device = "cpu") -> "TimbreTransfer":

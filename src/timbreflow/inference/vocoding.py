@@ -9,6 +9,7 @@ from torch import Tensor
 from timbreflow.audio.features import FeatureConfig
 from timbreflow.audio.inversion import GriffinLimInverter, Inverter
 from timbreflow.errors import TimbreflowError
+from timbreflow.inference.refining import refiner_sha256
 from timbreflow.models.bundle import ModelBundle, load_bundle, weights_sha256
 from timbreflow.models.vocoder import Vocoder
 
@@ -100,14 +101,16 @@ def trusted_vocoder(folder: Path | None, features: FeatureConfig) -> ModelBundle
 
 
 def identity(bundle: Path, vocoder: Path) -> dict[str, str]:
-    """What a transfer model's figures are figures of: sha256 of its weights and of the vocoder it is heard through.
+    """What a transfer model's figures are figures of: sha256 of its weights, of the refiner behind it (which
+    lies beside it), and of the vocoder it is heard through.
 
     Args:
         bundle: folder of the transfer model.
         vocoder: folder of the vocoder, which need not be there.
 
     Returns:
-        {"weights_sha256": ..., "vocoder_sha256": ...}, the latter empty where Griffin-Lim is better.
+        {"weights_sha256": ..., "refiner_sha256": ..., "vocoder_sha256": ...}; empty where there is no refiner, and
+        where Griffin-Lim is better.
 
     Raises:
         TimbreflowError: there is no bundle, or one that cannot be read.
@@ -115,6 +118,7 @@ def identity(bundle: Path, vocoder: Path) -> dict[str, str]:
     trusted = trusted_vocoder(vocoder, load_bundle(bundle).features)
     return {
         "weights_sha256": weights_sha256(bundle),
+        "refiner_sha256": refiner_sha256(bundle),
         "vocoder_sha256": weights_sha256(vocoder) if trusted is not None else "",
     }
 

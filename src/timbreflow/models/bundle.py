@@ -1,8 +1,8 @@
 """Models on disk: a folder with `weights.safetensors` and `config.json`, all that is needed to use the model.
 
 config.json holds {format, kind, model, features, statistics, training}; no pickle anywhere. `statistics` is null where
-the model does not see normalised features (the timbre metric). This is format 2; format 1, whose settings and weights
-had other names, is read as well.
+the model does not take normalised features (the timbre metric, the refiner). This is format 2; format 1, whose settings
+and weights had other names, is read as well.
 """
 
 from collections.abc import Mapping
@@ -19,6 +19,7 @@ from timbreflow.audio.features import FeatureConfig, Normalizer
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_directory, read_json, sha256_file, write_json
 from timbreflow.models.glow.model import Glow, GlowConfig
+from timbreflow.models.refiner import Refiner, RefinerConfig
 from timbreflow.models.timbre_metric import TripletConfig, TripletNetwork
 from timbreflow.models.vocoder import Vocoder, VocoderConfig
 from timbreflow.models.vqvae import VQVAE, VQVAEConfig
@@ -31,6 +32,7 @@ _KEYS = {"format", "kind", "model", "features", "statistics", "training"}
 _KINDS: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "vqvae": (VQVAE, VQVAEConfig),
     "glow": (Glow, GlowConfig),
+    "refiner": (Refiner, RefinerConfig),
     "triplet": (TripletNetwork, TripletConfig),
     "vocoder": (Vocoder, VocoderConfig),
 }
@@ -64,7 +66,7 @@ class ModelBundle:
     """A model and what is needed to use and to understand it.
 
     Attributes:
-        kind: "vqvae", "glow", "triplet" or "vocoder".
+        kind: "vqvae", "glow", "refiner", "triplet" or "vocoder".
         model: the network; from `load_bundle` in evaluation mode, float32, on the CPU.
         features: of the model's input.
         normalizer: statistics of the training split; None for models of raw features.
@@ -82,7 +84,7 @@ def build_model(kind: str, config: Mapping[str, Any]) -> nn.Module:
     """Build an untrained model.
 
     Args:
-        kind: "vqvae", "glow", "triplet" or "vocoder".
+        kind: "vqvae", "glow", "refiner", "triplet" or "vocoder".
         config: plain dictionary with exactly the fields of the kind's configuration.
 
     Raises:

@@ -50,6 +50,7 @@ CATALOGUE = (
     KnownModel("vqvae", "vqvae", "train_vqvae.base", gated=True),
     KnownModel("vqvae-2021", "vqvae", "train_vqvae.paper"),
     KnownModel("glow", "glow", "train_glow", gated=True),
+    KnownModel("refiner", "refiner", "train_refiner"),
     KnownModel("timbre_metric", "triplet", "train_timbre_metric"),
     KnownModel("vocoder", "vocoder", "train_vocoder"),
 )

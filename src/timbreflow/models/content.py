@@ -199,6 +199,17 @@ class ContentPath(nn.Module):
             logits = full_precision(logits)
         return ContentCode(code, encoded, found.codes, found.commitment_loss, found.perplexity, logits)
 
+    def pianoroll(self, x: Tensor) -> Tensor:
+        """Probabilities of each pitch sounding, by the head: [B, M, T] -> [B, 128, T] float32.
+
+        Raises:
+            TimbreflowError: there is no head.
+        """
+        logits: Tensor | None = self(x).pianoroll_logits
+        if logits is None:
+            raise TimbreflowError("The model has no piano-roll head; train one with content.pianoroll_head_width.")
+        return logits.sigmoid()
+
 
 def build_content_encoder(config: ContentConfig, *, n_features: int, code_dim: int) -> nn.Module:
     """The content encoder that the configuration names: [B, M, T] -> [B, D, t]."""

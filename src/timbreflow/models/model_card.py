@@ -8,7 +8,7 @@ from typing import Any
 from timbreflow.models.bundle import ModelBundle
 from timbreflow.notes.sources.catalogue import CATALOGUE, Corpus
 
-TITLES = {"vqvae": "VQ-VAE", "glow": "Glow", "triplet": "timbre metric", "vocoder": "vocoder"}
+TITLES = {"vqvae": "VQ-VAE", "glow": "Glow", "refiner": "refiner", "triplet": "timbre metric", "vocoder": "vocoder"}
 FULL_PRECISION = ("triplet",)
 """Kinds that are not stored in half precision: rounding a metric's weights would change all stored figures."""
 SUMMARIES = {
@@ -16,6 +16,8 @@ SUMMARIES = {
     "quantised code of the content and an encoding of the style. Deterministic.",
     "glow": "Plays the notes of one recording with the timbre of another: a normalizing flow, conditioned on a "
     "content code of the notes and on tokens of the style. It samples, converts, and fits the style at test time.",
+    "refiner": "Corrects what either transfer model predicts, with frames of the style itself that are looked up and "
+    "brought to the pitches of the content's notes. `timbreflow transfer` uses it where it lies beside the model.",
     "triplet": "Embeds a recording such that sounds of one timbre lie near each other: the timbre metric of the "
     "tables.",
     "vocoder": "Turns log-mel spectrograms into sound.",
@@ -27,6 +29,7 @@ USES = {
         "timbreflow transfer melody.wav cello.wav -o out.wav --model {name} --mode convert",
         "timbreflow transfer melody.wav cello.wav -o out.wav --model {name} --fit-style 50",
     ),
+    "refiner": ("timbreflow transfer melody.wav cello.wav -o out.wav",),
 }
 COLUMNS = {
     "lsd": "LSD (dB)",
@@ -183,6 +186,8 @@ def _source(name: str, what: str) -> str:
 
 
 def _results(kind: str, tables: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    if kind == "refiner":
+        return ["## Results", "", "Figures of both models with it and without it: `docs/results.md`.", ""]
     if kind not in ("vqvae", "glow"):
         return []
     if not tables:

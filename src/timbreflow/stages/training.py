@@ -93,12 +93,15 @@ class Training:
         self._results, self._scratch = layout.results(stage) / variant, layout.scratch(stage)
         self.device = resolve_device(device)
 
-    def begin(self, model: nn.Module, features: FeatureConfig) -> bool:
-        """Load the weights that `init_from` names, if it names some, and say whether they were all of the model's."""
+    def begin(self, model: nn.Module, features: FeatureConfig, **settings: Any) -> bool:
+        """Load the weights that `init_from` names, if it names some, and say whether they were all of the model's.
+
+        `settings` are further facts that decide the result.
+        """
         begun, whole = "", False
         if self._config.init_from:
             begun, whole = begin_with(model, self._layout.root / self._config.init_from, features)
-        self._settings["begun"] = begun
+        self._settings |= {"begun": begun, **settings}
         return whole
 
     def run(

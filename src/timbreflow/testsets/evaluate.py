@@ -17,7 +17,7 @@ from timbreflow.evaluation.baselines.stored import StoredRow, read_stored, store
 from timbreflow.evaluation.clips import EvaluationClips, digest_of_clips
 from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.evaluation.digest import digest_of_metrics
-from timbreflow.evaluation.evaluate import VOCODER, Evaluation, evaluate, open_context, weights_of
+from timbreflow.evaluation.evaluate import REFINER, VOCODER, Evaluation, evaluate, open_context, weights_of
 from timbreflow.evaluation.external import ExternalOutputs
 from timbreflow.evaluation.storage import write_evaluation
 from timbreflow.evaluation.summary import Summary, generalisation, plain, summarize
@@ -65,6 +65,7 @@ class TestSetEvaluation:
         device: auto, cpu or cuda; None takes TIMBREFLOW_DEVICE.
         only: ids of the triples to take; empty takes all.
         part: the set is a part that the caller has cut from a frozen set, so that nothing in git says what it must be.
+        refined: whether models are followed by the refiner beside them.
 
     Raises:
         TimbreflowError: there is no such set, it is not as `timbreflow testset build` makes it, or there is no timbre
@@ -83,6 +84,7 @@ class TestSetEvaluation:
         device: str | None = None,
         only: Sequence[str] = (),
         part: bool = False,
+        refined: bool = True,
     ) -> None:
         folder = layout.testsets / testset
         self._released = None if part else read_released(layout.released_testsets, testset)
@@ -93,6 +95,7 @@ class TestSetEvaluation:
         self.clips = EvaluationClips(folder, testset, sample_rate=SAMPLE_RATE, max_triples=clips, only=only)
         self.notes: list[str] = []
         self._layout = layout
+        self._refined = refined
         self._device = resolve_device(device)
         self._tolerance = ONSET_TOLERANCE.get(testset, TOLERANCE)
         metric = require_weights(layout, "timbre_metric")
@@ -146,6 +149,7 @@ class TestSetEvaluation:
             self.config,
             layout=self._layout,
             device=self._device,
+            refined=self._refined,
             left_out=None if strict else self.notes,
             say=say,
         )
@@ -173,6 +177,7 @@ def built_systems(
     *,
     layout: Layout,
     device: torch.device,
+    refined: bool = True,
     left_out: list[str] | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, System]:
@@ -183,6 +188,7 @@ def built_systems(
         config: section `evaluate`.
         layout: paths.
         device: where models run.
+        refined: whether models are followed by the refiner beside them.
         left_out: gets a note for each diagnostic that the weights do not allow; None raises instead.
         say: gets one line a SoundFont that is fetched.
 
@@ -191,7 +197,12 @@ def built_systems(
     """
     features, vocoder = features_and_vocoder(layout)
     context = open_context(
-        config, features, model_folder=lambda name: require_weights(layout, name), vocoder=vocoder, device=device
+        config,
+        features,
+        model_folder=lambda name: require_weights(layout, name),
+        vocoder=vocoder,
+        device=device,
+        refined=refined,
     )
     built: dict[str, System] = {}
     for name in names:
@@ -221,14 +232,16 @@ def run(
     outputs: Path | None = None,
     name: str = "",
     out: Path | None = None,
+    refined: bool = True,
     device: str | None = None,
     log: MetricLogger = ignore_metrics,
 ) -> StageResult:
     """Evaluate a frozen test set and write OUT/NAME/{metrics.json, timing.json, per_clip.parquet, table.md}.
 
     Copies and oracle are always among the rows; no `systems` take all rows that are there. `outputs` is a folder with
-    another program's outputs, ID.wav each, which become one more row called `name`, or like the folder. A table of
-    chosen rows or with outputs is written only where `out` is given, and one of fewer `clips` than all never.
+    another program's outputs, ID.wav each, which become one more row called `name`, or like the folder. Models are
+    measured without the refiner beside them where not `refined`. A table of chosen rows, with outputs or without the
+    refiner is written only where `out` is given, and one of fewer `clips` than all never.
 
     Returns:
         A result whose summary is the table.
@@ -261,7 +274,7 @@ def run(
         for name, folder in found.items()
         if folder == layout.model(SYSTEMS[name].weights)
     ]
-    evaluation = TestSetEvaluation(testset, config, layout=layout, clips=clips, device=device)
+    evaluation = TestSetEvaluation(testset, config, layout=layout, clips=clips, device=device, refined=refined)
     rows = [name for name in wanted if name not in (*kept, *missing)]
     stored, silent = _stored(
         kept,
@@ -284,7 +297,9 @@ def run(
         made.table, pairs=(*PAIRS, (row, "glow")) if row else PAIRS, samples=config.bootstrap_samples, seed=config.seed
     )[testset]
     facts: dict[str, Any] = {
-        "weights": weights_of(rows, lambda name: require_weights(layout, name), features_and_vocoder(layout)[1]),
+        "weights": weights_of(
+            rows, lambda name: require_weights(layout, name), features_and_vocoder(layout)[1], refined=refined
+        ),
         "metric_digest": evaluation.metric_digest,
         "test_digest": evaluation.test_digest,
     }
@@ -297,7 +312,7 @@ def run(
         generalisation=gaps,
         notes=(*notes, *silent, *evaluation.notes, *unequal),
     )
-    whole = not clips and (out is not None or not (systems or outputs))
+    whole = not clips and (out is not None or not (systems or outputs or not refined))
     if whole:
         with atomic_directory(place) as folder:
             write_evaluation(folder, made)
@@ -343,10 +358,11 @@ def generalisation_gap(
     if other is None or not path.is_file():
         return {}, []
     stored = read_json(path)
-    vocoders = {weights.get(VOCODER) for weights in (stored["weights"], facts["weights"])}
-    if stored.get("metric_digest") != facts["metric_digest"] or len(vocoders) > 1:
+    shared = {(weights.get(VOCODER), weights.get(REFINER)) for weights in (stored["weights"], facts["weights"])}
+    if stored.get("metric_digest") != facts["metric_digest"] or len(shared) > 1:
         return {}, [
-            f"No gap seen -> unseen: {other} was evaluated with other metrics or another vocoder; evaluate it again."
+            f"No gap seen -> unseen: {other} was evaluated with other metrics, or another vocoder or refiner; evaluate "
+            "it again."
         ]
     there = {
         name: {key: figure["value"] for key, figure in row.items()}

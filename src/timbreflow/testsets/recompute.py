@@ -7,10 +7,11 @@ from pathlib import Path
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.baselines.stored import StoredRow, read_stored, stored_path, write_stored
 from timbreflow.evaluation.config import EvaluationConfig
-from timbreflow.evaluation.evaluate import VOCODER
+from timbreflow.evaluation.evaluate import REFINER, VOCODER
 from timbreflow.evaluation.storage import TABLE, read_table
 from timbreflow.evaluation.systems import COMPUTED, SYSTEMS
 from timbreflow.files import read_json
+from timbreflow.inference.refining import refiner_beside, refiner_sha256
 from timbreflow.models.bundle import weights_sha256
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import MetricLogger, ignore_metrics
@@ -141,7 +142,8 @@ def _from_table(folder: Path, testset: str, system: str, layout: Layout) -> Stor
     if spec.weights or spec.kind == "ceiling":
         places = {VOCODER: features_and_vocoder(layout)[1]}
         if spec.weights:
-            places[system] = require_weights(layout, spec.weights)
+            places[system] = folder = require_weights(layout, spec.weights)
+            places[REFINER] = refiner_beside(folder) if refiner_sha256(folder) else None
         for name, place in places.items():
             here, then = weights_sha256(place) if place else "", str(metrics.get("weights", {}).get(name, ""))
             if here != then:

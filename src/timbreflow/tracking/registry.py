@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.gate import DIGESTS, require_measured
 from timbreflow.files import read_json
+from timbreflow.inference.refining import refiner_beside
 from timbreflow.inference.vocoding import identity, vocoder_beside
 from timbreflow.models.catalogue import MODEL_FILES, TRANSFER_MODELS, Candidate, KnownModel, is_bundle, known_model
 from timbreflow.tracking.connection import (
@@ -58,7 +59,8 @@ class ResolvedModel:
 def register(candidate: Candidate, *, root: Path) -> str:
     """Make a bundle a version of its registered model, with alias `challenger`, unless the registry has these weights.
 
-    A vocoder beside the bundle that has beaten Griffin-Lim is stored with it. Returns a sentence.
+    A vocoder beside the bundle that has beaten Griffin-Lim, and a refiner that fits it, are stored with it. Returns a
+    sentence.
 
     Raises:
         TimbreflowError: the folder is no bundle or not the one that was evaluated, or MLflow refuses.
@@ -254,6 +256,8 @@ def _create(client: "MlflowClient", registered: str, folder: Path, facts: Mappin
         parts = {BUNDLE: folder}
         if facts["vocoder_sha256"]:
             parts["vocoder"] = vocoder_beside(folder)
+        if facts["refiner_sha256"]:
+            parts["refiner"] = refiner_beside(folder)
         for name, source in parts.items():
             clean = Path(temporary) / name
             clean.mkdir()

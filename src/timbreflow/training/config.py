@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from timbreflow.data.triples import Pairs
 from timbreflow.errors import TimbreflowError
 from timbreflow.models.glow.model import GlowConfig
+from timbreflow.models.refiner import RefinerConfig
 from timbreflow.models.timbre_metric import TripletConfig
 from timbreflow.models.vocoder import VocoderConfig
 from timbreflow.models.vqvae import VQVAEConfig
@@ -128,7 +129,6 @@ class TripleTraining:
         pairs: what the content clip is: another timbre's render of the target's notes (triples), the target itself
             (self_supervised, the 2021 paper), or each for half of the triples (mixed).
         fit: the loop.
-        losses: weights of the auxiliary terms.
         validation_triples: how many are scored at each validation.
         crop_frames: frames of content and target that a training step sees, 0 for whole clips.
         online_triples: training triples (with render_triples.complete_squares: squares) that loader processes render
@@ -139,7 +139,6 @@ class TripleTraining:
     section: ClassVar[str]
     pairs: Pairs
     fit: FitConfig
-    losses: AuxiliaryWeights
     validation_triples: int
     crop_frames: int
     online_triples: int
@@ -150,9 +149,30 @@ class TripleTraining:
         require_least(self.section, self, 1, "validation_triples")
         require_least(self.section, self, 0, "crop_frames", "online_triples")
 
+    @property
+    def needs_notes(self) -> bool:
+        """Whether the notes of the clips are learned from."""
+        return True
+
 
 @dataclass(frozen=True)
-class VQVAETraining(TripleTraining):
+class CodeTraining(TripleTraining):
+    """What the trainings of models with a content code share.
+
+    Args:
+        losses: weights of the auxiliary terms.
+    """
+
+    losses: AuxiliaryWeights
+
+    @property
+    def needs_notes(self) -> bool:
+        """Whether the notes of the clips are learned from."""
+        return self.losses.roll > 0
+
+
+@dataclass(frozen=True)
+class VQVAETraining(CodeTraining):
     """Training of one VQ-VAE.
 
     Args:
@@ -168,7 +188,7 @@ class VQVAETraining(TripleTraining):
 
 
 @dataclass(frozen=True)
-class GlowTraining(TripleTraining):
+class GlowTraining(CodeTraining):
     """Training of the conditioned Glow.
 
     Args:
@@ -193,6 +213,36 @@ class GlowTraining(TripleTraining):
             )
         require_least(self.section, self, 1, "l1_every")
         require_least(self.section, self, 0, "l1")
+
+
+@dataclass(frozen=True)
+class RefinerTraining(TripleTraining):
+    """Training of the refiner behind frozen transfer models.
+
+    Args:
+        models: names of the models, below data/models; a step takes the predictions of one, by turns.
+        model: its shape.
+        temperature: of the models that sample.
+        true_steps: steps, from the first, that look up the content's true notes.
+        true_share: share of the clips that have true notes after them; the others have those that the model
+            predicts, as in use.
+    """
+
+    section = "train_refiner"
+    models: tuple[str, ...]
+    model: RefinerConfig
+    temperature: float
+    true_steps: int
+    true_share: float
+
+    def __post_init__(self) -> None:
+        """Refuse a training without models, and shares outside 0..1."""
+        super().__post_init__()
+        if not self.models:
+            raise TimbreflowError("train_refiner.models is empty; name vqvae, glow or both.")
+        if not 0 <= self.true_share <= 1:
+            raise TimbreflowError(f"train_refiner.true_share is {self.true_share}; set it between 0 and 1.")
+        require_least(self.section, self, 0, "temperature", "true_steps")
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def open_triples(
 
 def _require_notes(dataset: Triples, config: TripleTraining) -> None:
     """Refuse recordings where notes are to be learned: their piano rolls are empty, so silence would be learned."""
-    if dataset.held_out_pairs == "self_supervised" and config.losses.roll > 0:
+    if dataset.held_out_pairs == "self_supervised" and config.needs_notes:
         raise TimbreflowError("Recordings have no notes to learn; set losses.roll to 0, as train_vqvae.paper has it.")
 
 

@@ -1,15 +1,19 @@
 """What each model is trained for: one objective a model, its terms named as in the curves."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from timbreflow.audio.features import FeatureConfig, FeatureExtractor, Normalizer
 from timbreflow.data.triples import TripleBatch
+from timbreflow.models.blocks import full_precision
 from timbreflow.models.glow.model import Glow, GlowOutput
+from timbreflow.models.refiner import Refiner
 from timbreflow.models.timbre_metric import TripletNetwork
 from timbreflow.models.vqvae import VQVAE, VQVAEOutput
-from timbreflow.parallel import draw_like
+from timbreflow.parallel import draw, draw_like
 from timbreflow.training.config import AuxiliaryWeights, VocoderLosses
 from timbreflow.training.discriminator import VocoderWithDiscriminator
 from timbreflow.training.losses import MultiResolutionSTFT, adversarial_terms, auxiliary_terms
@@ -108,6 +112,66 @@ class GlowObjective:
         likelihood = output.likelihood.bits_per_dim.mean()
         terms = auxiliary_terms(self.weights, model, batch, output)
         return {"loss": likelihood + terms.pop("auxiliary"), "glow/bits_per_dim": likelihood, **terms}
+
+
+class RefinerObjective:
+    """L1 of the refined prediction of frozen transfer models, which take turns from step to step.
+
+    Args:
+        models: by name, in evaluation mode, each with the statistics that it takes features in.
+        normalizer: statistics of the batches.
+        temperature: of the models that sample.
+        true_steps: steps that look up the content's true notes.
+        true_share: share of the clips that have true notes after them; the others have predicted ones.
+    """
+
+    criterion = "l1"
+
+    def __init__(
+        self,
+        models: Mapping[str, tuple[VQVAE | Glow, Normalizer]],
+        normalizer: Normalizer,
+        *,
+        temperature: float,
+        true_steps: int,
+        true_share: float,
+    ) -> None:
+        self.models = models
+        self.normalizer = normalizer
+        self.temperature = temperature
+        self.true_steps = true_steps
+        self.true_share = true_share
+
+    def __call__(self, model: Refiner, batch: TripleBatch, *, step: int) -> dict[str, Tensor]:
+        """Terms of one training batch, of the model whose turn it is."""
+        name = list(self.models)[step % len(self.models)]
+        share = 1.0 if step < self.true_steps else self.true_share
+        true = draw(len(batch), lambda n: torch.rand(n, device=batch.target.device)) < share
+        refined, _ = self._refined(model, batch, name, true)
+        return {"loss": F.l1_loss(refined, batch.target)}
+
+    def validate(self, model: Refiner, batch: TripleBatch) -> dict[str, Tensor]:
+        """With predicted notes alone: "l1" over all models, and for each model refined and unrefined."""
+        terms = {}
+        for name in self.models:
+            refined, predicted = self._refined(model, batch, name, torch.zeros_like(batch.timbre, dtype=torch.bool))
+            terms[f"l1/{name}"] = F.l1_loss(refined, batch.target)
+            terms[f"unrefined/{name}"] = F.l1_loss(predicted, batch.target)
+        l1 = torch.stack([terms[f"l1/{name}"] for name in self.models]).mean()
+        return {"loss": l1, "l1": l1, **terms}
+
+    def _refined(self, model: Refiner, batch: TripleBatch, name: str, true: Tensor) -> tuple[Tensor, Tensor]:
+        """Predictions with and without the refiner, in the units of the batch; `true` [B] has the true notes."""
+        base, normalizer = self.models[name]
+        with torch.no_grad():
+            raw_content, raw_style = (self.normalizer.denormalize(x) for x in (batch.content, batch.style))
+            content, style = normalizer.normalize(raw_content), normalizer.normalize(raw_style)
+            made = full_precision(base.transfer(content, style, temperature=self.temperature))
+            raw = normalizer.denormalize(made)
+            rolls = [base.content_path.pianoroll(x) for x in (content, style)]
+            rolls[0] = torch.where(true[:, None, None], batch.content_roll.to(rolls[0].dtype), rolls[0])
+        change = model(raw, raw_content, raw_style, *rolls)
+        return self.normalizer.normalize(raw + change), self.normalizer.normalize(raw)
 
 
 class TripletObjective:

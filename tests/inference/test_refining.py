@@ -1,0 +1,118 @@
+"""The refiner beside a model: transfers and rows use it where it fits, and without one nothing changes."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.inference import tiny
+from timbreflow.audio.features import Normalizer
+from timbreflow.errors import TimbreflowError
+from timbreflow.evaluation.system import SystemContext
+from timbreflow.evaluation.systems import ModelSystem
+from timbreflow.inference.refining import open_refiner, refiner_beside, refiner_sha256
+from timbreflow.inference.transfer import TimbreTransfer
+from timbreflow.inference.vocoding import identity
+from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle
+from timbreflow.models.glow.model import Glow
+from timbreflow.models.refiner import Refiner, RefinerConfig
+from timbreflow.models.vqvae import VQVAE
+
+FEATURES = tiny.FEATURES
+CONTENT, STYLE = tiny.melody(2, 16000), tiny.melody(2, 16000, seed=1)
+
+
+def save_models(folder: Path) -> None:
+    """Untrained models whose piano-roll heads hear notes."""
+    content = dataclasses.replace(tiny.CONTENT, pianoroll_head_width=8)
+    for kind, build in (("vqvae", VQVAE), ("glow", Glow)):
+        torch.manual_seed(2)
+        model = build(dataclasses.replace(tiny.build(kind).config, content=content))  # type: ignore[arg-type, type-var]
+        torch.nn.init.constant_(model.content_path.pianoroll_head.out_proj.bias, 0.0)  # type: ignore[union-attr, arg-type]
+        normalizer = Normalizer(torch.full((40,), -1.0), torch.full((40,), 1.5))
+        save_bundle(folder / kind, ModelBundle(kind, model, FEATURES, normalizer))
+
+
+def save_refiner(folder: Path, *, trained: bool, fmax: float = FEATURES.fmax) -> None:
+    torch.manual_seed(3)
+    style = dataclasses.replace(tiny.STYLE)
+    model = Refiner(RefinerConfig(40, FEATURES.fmin, fmax, FEATURES.floor, style, "learned", 2, (8,)))
+    if trained:
+        torch.nn.init.normal_(model.network.out_proj.weight, std=0.1)  # type: ignore[union-attr, arg-type]
+    features = dataclasses.replace(FEATURES, fmax=fmax)
+    save_bundle(folder / "refiner", ModelBundle("refiner", model, features, None))
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    save_models(tmp_path)
+    return tmp_path
+
+
+def made(folder: Path, **options: float) -> np.ndarray:
+    return TimbreTransfer.load(folder).transfer(CONTENT, STYLE, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["vqvae", "glow"])
+def test_a_trained_refiner_is_heard_and_an_untrained_one_is_not(models: Path, kind: str) -> None:
+    alone = made(models / kind)
+    save_refiner(models, trained=False)
+    np.testing.assert_array_equal(made(models / kind), alone)
+    save_refiner(models, trained=True)
+    assert np.abs(made(models / kind) - alone).max() > 0.01
+
+
+def test_a_conversion_is_not_refined(models: Path) -> None:
+    def converted() -> np.ndarray:
+        return TimbreTransfer.load(models / "glow").transfer(CONTENT, STYLE, mode="convert")
+
+    alone = converted()
+    save_refiner(models, trained=True)
+    np.testing.assert_array_equal(converted(), alone)
+
+
+def test_pieces_of_a_long_content_are_refined_each_with_the_style(models: Path) -> None:
+    save_refiner(models, trained=True)
+    session = TimbreTransfer.load(models / "vqvae")
+    whole = session.transfer(tiny.melody(20, 16000), STYLE)
+    assert whole.shape == (20 * 16000,)
+    assert bool(np.isfinite(whole).all())
+
+
+def raw(folder: Path, *, refined: bool = True) -> Tensor:
+    context = SystemContext(
+        FEATURES, lambda name: folder, torch.device("cpu"), 0.0, 1.0, lambda _: lambda x, seed=0: x.flatten(1), refined
+    )
+    sounds = (torch.from_numpy(sound)[None] for sound in (CONTENT, STYLE, CONTENT))
+    return ModelSystem(context, "model").transfer(*sounds, seed=0)
+
+
+def test_rows_of_the_table_are_refined_unless_they_are_asked_without(models: Path) -> None:
+    alone = raw(models / "vqvae")
+    save_refiner(models, trained=True)
+    assert not torch.allclose(raw(models / "vqvae"), alone, atol=1e-3)
+    torch.testing.assert_close(raw(models / "vqvae", refined=False), alone)
+
+
+def test_only_a_refiner_that_fits_is_taken(models: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    bundle = load_bundle(models / "vqvae")
+    place = refiner_beside(models / "vqvae")
+    assert open_refiner(place, bundle) is None
+    assert identity(models / "vqvae", models / "vocoder")["refiner_sha256"] == ""
+    save_refiner(models, trained=True, fmax=7000.0)
+    assert open_refiner(place, bundle) is None
+    save_refiner(models, trained=True)
+    assert isinstance(open_refiner(place, bundle), Refiner)
+    assert len(refiner_sha256(models / "vqvae")) == 64
+    deaf = tmp_path_factory.mktemp("deaf")
+    tiny.save_bundles(deaf)  # models that predict no notes
+    shutil.copytree(place, deaf / "refiner")
+    assert refiner_sha256(deaf / "glow") == ""
+    shutil.rmtree(place)
+    shutil.copytree(models / "glow", place)
+    with pytest.raises(TimbreflowError, match="holds a glow and no refiner"):
+        open_refiner(place, bundle)

@@ -1,0 +1,111 @@
+"""The refiner: what an untrained one changes, what reaches its weights, and its variants."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests import small
+from timbreflow.audio.features import Normalizer
+from timbreflow.errors import TimbreflowError
+from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle
+from timbreflow.models.refiner import Refiner, RefinerConfig
+from timbreflow.models.style import StyleConfig
+
+STYLE = StyleConfig("tokens", width=8, dim=4, n_tokens=2, n_blocks=1, chunk_frames=0, max_bin_shift=0, noise=0.0)
+CONFIG = RefinerConfig(
+    n_features=small.MELS.n_mels,
+    fmin=small.MELS.fmin,
+    fmax=small.MELS.fmax,
+    floor=small.MELS.floor,
+    style=STYLE,
+    lookup="learned",
+    heads=2,
+    widths=(8, 12),
+)
+VARIANTS = [{}, {"lookup": "hand_set"}, {"lookup": "none"}, {"widths": ()}, {"widths": (8,)}]
+
+
+def refiner(**changes: object) -> Refiner:
+    torch.manual_seed(1)
+    model = Refiner(dataclasses.replace(CONFIG, **changes))  # type: ignore[arg-type]
+    model.use_statistics(Normalizer(torch.full((24,), -2.0), torch.full((24,), 1.5)))
+    return model
+
+
+def inputs(clips: int = 2, frames: int = 20, reference: int = 28) -> tuple[torch.Tensor, ...]:
+    """Prediction, content, style, and piano rolls with a note in each clip."""
+    random = torch.Generator().manual_seed(3)
+    rolls = [torch.rand(clips, 128, length, generator=random) * 0.3 for length in (frames, reference)]
+    for number in range(clips):
+        rolls[0][number, 60 + number, 3:9] = rolls[1][number, 57, 2:12] = 0.9
+    spectra = (torch.randn(clips, 24, length, generator=random) - 2 for length in (frames, frames, reference))
+    return (*spectra, *rolls)
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_an_untrained_refiner_changes_nothing(changes: dict[str, object]) -> None:
+    change = refiner(**changes)(*inputs())
+    assert change.shape == (2, 24, 20)
+    assert bool((change == 0).all())
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_gradients_reach_every_weight(changes: dict[str, object]) -> None:
+    model = refiner(**changes)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model(*inputs()).square().mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_a_few_steps_bring_the_prediction_nearer_to_the_target(changes: dict[str, object]) -> None:
+    model = refiner(**changes)
+    prediction, *others = inputs()
+    target = others[0] + 1.0
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    losses = []
+    for _ in range(15):
+        loss = F.l1_loss(prediction + model(prediction, *others), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_the_look_up_decides_what_comes_out() -> None:
+    model = refiner()
+    torch.nn.init.normal_(model.network.out_proj.weight, std=0.3)  # type: ignore[union-attr, arg-type]
+    *spectra, content_roll, style_roll = inputs()
+    transposed = content_roll.roll(5, dims=1)
+    assert not torch.allclose(
+        model(*spectra, content_roll, style_roll), model(*spectra, transposed, style_roll), atol=1e-3
+    )
+
+
+def test_a_bundle_gives_the_same_refiner_back_in_both_precisions(tmp_path: Path) -> None:
+    model = refiner().eval()
+    torch.nn.init.normal_(model.network.out_proj.weight, std=0.3)  # type: ignore[union-attr, arg-type]
+    bundle = ModelBundle("refiner", model, small.MELS, None)
+    expected = model(*inputs())
+    for half in (False, True):
+        save_bundle(tmp_path / "refiner", bundle, half_precision=half)
+        found = load_bundle(tmp_path / "refiner")
+        assert found.kind == "refiner"
+        torch.testing.assert_close(
+            found.model(*inputs()), expected, atol=0.02 if half else 1e-6, rtol=0.02 if half else 1e-6
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"), [({"heads": 0}, "heads"), ({"widths": (8, 0)}, "widths"), ({"widths": (8,) * 4}, "halved")]
+)
+def test_refused_shapes(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(TimbreflowError, match=words):
+        refiner(**changes)
