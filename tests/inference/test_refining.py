@@ -13,7 +13,7 @@ from tests.inference import tiny
 from timbreflow.audio.features import Normalizer
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.system import SystemContext
-from timbreflow.evaluation.systems import ModelSystem
+from timbreflow.evaluation.systems import DecoderAlone, ModelSystem, TrueRoll
 from timbreflow.inference.refining import open_refiner, refiner_beside, refiner_sha256
 from timbreflow.inference.transfer import TimbreTransfer
 from timbreflow.inference.vocoding import identity
@@ -21,6 +21,7 @@ from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle
 from timbreflow.models.glow.model import Glow
 from timbreflow.models.refiner import Refiner, RefinerConfig
 from timbreflow.models.vqvae import VQVAE
+from timbreflow.notes.tables import Notes
 
 FEATURES = tiny.FEATURES
 CONTENT, STYLE = tiny.melody(2, 16000), tiny.melody(2, 16000, seed=1)
@@ -83,12 +84,18 @@ def test_pieces_of_a_long_content_are_refined_each_with_the_style(models: Path) 
     assert bool(np.isfinite(whole).all())
 
 
-def raw(folder: Path, *, refined: bool = True) -> Tensor:
-    context = SystemContext(
+def sounds() -> list[Tensor]:
+    return [torch.from_numpy(sound)[None] for sound in (CONTENT, STYLE, CONTENT)]
+
+
+def context_of(folder: Path, *, refined: bool = True) -> SystemContext:
+    return SystemContext(
         FEATURES, lambda name: folder, torch.device("cpu"), 0.0, 1.0, lambda _: lambda x, seed=0: x.flatten(1), refined
     )
-    sounds = (torch.from_numpy(sound)[None] for sound in (CONTENT, STYLE, CONTENT))
-    return ModelSystem(context, "model").transfer(*sounds, seed=0)
+
+
+def raw(folder: Path, *, refined: bool = True) -> Tensor:
+    return ModelSystem(context_of(folder, refined=refined), "model").transfer(*sounds(), seed=0)
 
 
 def test_rows_of_the_table_are_refined_unless_they_are_asked_without(models: Path) -> None:
@@ -96,6 +103,36 @@ def test_rows_of_the_table_are_refined_unless_they_are_asked_without(models: Pat
     save_refiner(models, trained=True)
     assert not torch.allclose(raw(models / "vqvae"), alone, atol=1e-3)
     torch.testing.assert_close(raw(models / "vqvae", refined=False), alone)
+
+
+def test_a_decoder_without_its_flow_is_refined_as_the_glow_is(models: Path) -> None:
+    bundle = load_bundle(models / "glow")
+    assert isinstance(bundle.model, Glow)
+    model = Glow(dataclasses.replace(bundle.model.config, decoder_width=16, decoder_blocks=1))
+    save_bundle(models / "glow", dataclasses.replace(bundle, model=model))
+    save_refiner(models, trained=True)
+    contexts = [context_of(models / "glow", refined=refined) for refined in (True, False)]
+    refined, alone = (ModelSystem(context, "glow", DecoderAlone).transfer(*sounds(), seed=0) for context in contexts)
+    assert not torch.allclose(refined, alone, atol=1e-3)
+
+
+def test_a_model_that_is_told_the_contents_notes_still_finds_those_of_the_style(models: Path) -> None:
+    bundle = load_bundle(models / "vqvae")
+    assert isinstance(bundle.model, VQVAE)
+    content = dataclasses.replace(bundle.model.config.content, pianoroll_channels=4)
+    model = VQVAE(dataclasses.replace(bundle.model.config, content=content))
+    save_bundle(models / "vqvae", dataclasses.replace(bundle, model=model))
+    save_refiner(models, trained=True)
+    system = TrueRoll(context_of(models / "vqvae"), "vqvae")
+    refiner = system._synthesizer.refiner
+    assert refiner is not None
+    rolls: list[Tensor] = []
+    refiner.register_forward_pre_hook(lambda _, given: rolls.extend(given[3:]))
+    system.transfer(*sounds(), seed=0, notes=[Notes.of([0.2], [1.0], [60], [90])])
+    given, found = rolls
+    assert set(given.round(decimals=3).unique().tolist()) == {0.0, 1.0}
+    style = load_bundle(models / "vqvae").model.content_path.pianoroll(system._synthesizer.features(sounds()[1]))  # type: ignore[operator, union-attr]
+    torch.testing.assert_close(found, style)
 
 
 def test_only_a_refiner_that_fits_is_taken(models: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -241,7 +241,7 @@ def hand_set_skeleton(content_roll: Tensor, style_roll: Tensor, style: Tensor, t
     logits = -interval.abs()[:, None] / 3 - age / 2 - keys.others[blocks.clip][:, None]
     weights = logits.masked_fill(~sounds[blocks.clip][:, None], -torch.inf).softmax(-1)
     shape = (len(content_roll), content_roll.shape[-1])
-    return blocks.added((weights @ values)[:, None], shape=shape, log_floor=transpose.log_floor)[:, 0]
+    return blocks.added((weights.to(values) @ values)[:, None], shape=shape, log_floor=transpose.log_floor)[:, 0]
 
 
 class NoteLookup(nn.Module):
