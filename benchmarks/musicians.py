@@ -159,7 +159,9 @@ def transpose(testset: str, count: int) -> dict[str, Any]:
         ).float()
 
     methods: dict[str, Callable[[NDArray[np.float32], int], torch.Tensor]] = {
-        "frames": lambda audio, semitones: transposed_features(audio[None], semitones, synthesizer.extract),
+        "frames": lambda audio, semitones: transposed_features(
+            torch.from_numpy(audio)[None], semitones, synthesizer.extract
+        ),
         "phase_vocoder": phase_vocoder,
         "bands": bands,
     }

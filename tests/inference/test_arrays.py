@@ -153,13 +153,14 @@ def test_released_weights_are_found_by_the_documented_order(
 
 
 def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
-    """The first block of Python in docs/python.md, from an empty folder with the sounds that ship."""
+    """The blocks of Python in docs/python.md, one after the other, from an empty folder with the sounds that ship."""
     text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-    example = text.split("```python\n")[1].split("```")[0]
+    example = "".join(block.split("```")[0] for block in text.split("```python\n")[1:])
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+    assert "notes" in done.stdout
     was = soundfile.info(ROOT / "docs/sounds/violin-tune.ogg")
     (made,) = tmp_path.glob("*.wav")
     assert (soundfile.info(made).samplerate, soundfile.info(made).frames) == (was.samplerate, was.frames)

@@ -122,6 +122,7 @@ def transfer(
                     for take in made
                     if take.result is not None
                 ]
+                lines += made[0].result.notes if made[0].result is not None else ()
         for line in lines:
             say(line)
         if midi is not None:

@@ -32,12 +32,16 @@ def joined(rolls: Iterable[np.ndarray], starts: Iterable[float], *, overlap: flo
         starts: first frame of each in the whole, which need not be a whole one.
         overlap: frames that neighbours share; each gives half of them.
     """
-    whole = np.zeros((0, 128), np.float32)
+    parts: list[np.ndarray] = []
+    length = 0
     for roll, start in zip(rolls, starts, strict=False):
         first = round(start)
-        kept = min(len(whole), first + round(overlap / 2)) if len(whole) else 0
-        whole = np.concatenate((whole[:kept], roll.T[kept - first :]))
-    return np.ascontiguousarray(whole.T)
+        kept = min(length, first + round(overlap / 2)) if parts else first
+        if parts:
+            parts[-1] = parts[-1][:, : parts[-1].shape[1] - (length - kept)]
+        parts.append(roll[:, kept - first :])
+        length = first + roll.shape[1]
+    return np.concatenate(parts, axis=1)
 
 
 def notes_of(roll: np.ndarray, seconds_per_frame: float) -> list[HeardNote]:
@@ -50,11 +54,12 @@ def notes_of(roll: np.ndarray, seconds_per_frame: float) -> list[HeardNote]:
     on = np.pad(roll >= THRESHOLD, ((0, 0), (1, 1))).astype(np.int8)
     steps = np.diff(on, axis=1)
     (pitch, begin), (_, end) = np.nonzero(steps == 1), np.nonzero(steps == -1)
-    return sorted(
+    found = (
         HeardNote(float(first * seconds_per_frame), float((last - first) * seconds_per_frame), int(key))
         for key, first, last in zip(pitch, begin, end, strict=True)
         if last - first >= SHORTEST_FRAMES
     )
+    return sorted(found, key=lambda note: (note.onset, note.pitch))
 
 
 def write_midi(notes: Iterable[HeardNote], path: str | Path) -> None:

@@ -29,6 +29,8 @@ TAIL_SECONDS = 1.0
 """After the last note, in which sounds die away."""
 PEAK = 10 ** (-1 / 20)
 """Of a song: 1 dB below full scale."""
+CONTENT_PEAK = 0.5
+"""Of what a model is to play: its peaks may be higher at the same level."""
 LONGEST_SECONDS = 2 * 3600.0
 MOST_BYTES = 20_000_000
 SILENCE = 1e-4
@@ -148,7 +150,7 @@ def play_plainly(path: Path, out: Path, *, soundfont: Path | None = None) -> str
     song = read_song(path)
     pitched = [track for track in song.tracks if not track.is_drum]
     synthesizer, name = _synthesizer(soundfont)
-    _mix(song, (_plain(track, song, synthesizer, name) for track in pitched), out)
+    _mix(song, (_plain(track, song, synthesizer, name) for track in pitched), out, peak=CONTENT_PEAK)
     drums = len(song.tracks) - len(pitched)
     return f"{path} was played by {name}{' without its drums' if drums else ''} to be the content."
 
@@ -213,7 +215,7 @@ def reinstrument(
 
         played = [track for track in song.tracks if track.number in styles or others == "plain"]
         shares = (share(progress, number, len(played)) for number in range(len(played)))
-        _mix(song, map(stem, played, shares), out)
+        _mix(song, map(stem, played, shares), out, peak=PEAK)
     return song
 
 
@@ -302,8 +304,8 @@ def _curve(track: SongTrack, number: int) -> tuple[np.ndarray, np.ndarray]:
     return np.maximum.accumulate(np.array(times)), np.array(values)
 
 
-def _mix(song: Song, stems: Iterable[Iterator[np.ndarray]], out: Path) -> None:
-    """Add stems of [2, n] blocks on disk and write the sum, its peak at `PEAK`."""
+def _mix(song: Song, stems: Iterable[Iterator[np.ndarray]], out: Path, *, peak: float) -> None:
+    """Add stems of [2, n] blocks on disk and write the sum with that peak."""
     n_samples = round((song.seconds + TAIL_SECONDS) * SAMPLE_RATE)
     with scratch_beside(out) as mixed:
         mixed.truncate(n_samples * 8)
@@ -311,8 +313,8 @@ def _mix(song: Song, stems: Iterable[Iterator[np.ndarray]], out: Path) -> None:
             mixed.seek(0)
             for block in stem:
                 _add(mixed, block)
-        peak = max((float(np.abs(block).max()) for block in _pairs(mixed)), default=0.0)
-        gain = np.float32(PEAK / peak if peak > SILENCE else 1.0)
+        highest = max((float(np.abs(block).max()) for block in _pairs(mixed)), default=0.0)
+        gain = np.float32(peak / highest if highest > SILENCE else 1.0)
         with AudioWriter(out, SAMPLE_RATE, 2) as writer:
             for block in _pairs(mixed):
                 writer.write(block.T * gain)

@@ -157,20 +157,39 @@ class Styles:
         """A recording as a style."""
         return Reference(self.features_of(style), style.level, style.notes)
 
-    @torch.inference_mode()
-    def tokens(self, content: Recording, style: StyleBlend, options: TransferOptions) -> Tensor | None:
-        """[1, K, D] tokens where they are not simply the encoder's of one reference; else None."""
+    def tokens(self, content: Recording | None, style: StyleBlend, options: TransferOptions) -> Tensor | None:
+        """[1, K, D] tokens where they are not simply the encoder's of one reference; else None.
+
+        Args:
+            content: whose own tokens are asked for where the strength is not 1.
+            style: the references.
+            options: strength, and the steps of a fit.
+        """
         if len(style.references) == 1 and options.strength == 1 and not options.fit_style:
             return None
-        encode = encoding(self._bundle.model).style_encoder
-        tokens = sum(
-            weight * (self.fitted(one.features, options).tokens if options.fit_style else encode(one.features).float())
-            for one, weight in zip(style.references, style.weights, strict=True)
-        )
-        assert isinstance(tokens, Tensor)
-        if options.strength == 1:
+        tokens = torch.stack(
+            [
+                weight
+                * (self.fitted(one.features, options).tokens if options.fit_style else self._encoded(one.features))
+                for one, weight in zip(style.references, style.weights, strict=True)
+            ]
+        ).sum(0)
+        if options.strength == 1 or content is None:
             return tokens
-        return moved(encode(self.features_of(content)).float(), tokens, options.strength)
+        return moved(self._encoded(self.features_of(content)), tokens, options.strength)
+
+    def weakened(self, content: Recording, style: StyleBlend, options: TransferOptions) -> StyleBlend:
+        """The style with the content's own timbre as a further reference, for the share that strength leaves to it."""
+        if options.strength >= 1:
+            return style
+        shares = [options.strength * weight for weight in style.weights]
+        own = self.reference(content)
+        return StyleBlend((own, *style.references), (1 - options.strength, *shares))
+
+    @torch.inference_mode()
+    def _encoded(self, features: Tensor) -> Tensor:
+        tokens: Tensor = encoding(self._bundle.model).style_encoder(features)
+        return tokens.float()
 
     @torch.inference_mode()
     def features_of(self, style: Recording) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from timbreflow.audio.features import FeatureConfig, FeatureExtractor
 from timbreflow.audio.inversion import Inverter
 from timbreflow.errors import TimbreflowError
+from timbreflow.inference.transposition import transposed_features
 from timbreflow.models.base import Noise, TransferModel
 from timbreflow.models.bundle import ModelBundle
 from timbreflow.models.glow.model import Glow
@@ -109,7 +110,8 @@ class DecodeRequest:
     """How contents are to sound; B is 1 for a single one, and the batch size for `joined` ones.
 
     Attributes:
-        style: [B, M, S] normalised features of the references; of a blend, as many frames of each as its weight says.
+        style: [B, M, S] normalised features of the references; of a blend, as many frames of each as its weight says,
+            and below strength 1 the content's own for the rest.
         temperature: scale of the noise.
         seed: of the phases that Griffin-Lim starts from.
         noise: what the model draws from.
@@ -190,9 +192,10 @@ class Synthesizer:
         self.variance_scale = variance_scale if bundle.features.kind == "log_mel" else 1.0
 
     @torch.inference_mode()
-    def features(self, audio: Tensor) -> Tensor:
-        """Sound [B, N] on the model's device -> normalised features [B, M, T]."""
-        return self.normalizer.normalize(self.extract(audio))
+    def features(self, audio: Tensor, *, transpose: float = 0.0) -> Tensor:
+        """Sound [B, N] on the model's device -> normalised features [B, M, T], as if so many semitones higher."""
+        raw = transposed_features(audio, transpose, self.extract) if transpose else self.extract(audio)
+        return self.normalizer.normalize(raw)
 
     @torch.inference_mode()
     def __call__(self, content: Tensor, request: DecodeRequest) -> Tensor:

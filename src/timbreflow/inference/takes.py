@@ -32,7 +32,7 @@ class TakeFigures:
         bits_per_dim: of the take under the content's notes and the style, at the noise of the training; lower is
             likelier; NaN for a model without a likelihood.
         closeness: share of the way that the style tokens have gone from the content's to the style's; 1 is there.
-        notes_kept: agreement of the piano rolls of take and content, 0 to 1.
+        notes_kept: agreement of the piano rolls of take and content, 0 to 1; NaN for a model that hears none.
     """
 
     bits_per_dim: float
@@ -46,6 +46,8 @@ class TakeFigures:
             style = "close to the style"
         else:
             style = "on the way to the style" if self.closeness >= NEARER else "far from the style"
+        if math.isnan(self.notes_kept):
+            return style
         if self.notes_kept >= CLEAR:
             return f"{style}, notes clear"
         return f"{style}, {'most notes kept' if self.notes_kept >= KEPT else 'notes blurred'}"

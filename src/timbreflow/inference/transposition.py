@@ -14,11 +14,11 @@ from timbreflow.audio.features import FeatureExtractor
 
 
 @torch.inference_mode()
-def transposed_features(audio: np.ndarray, semitones: float, extract: FeatureExtractor) -> Tensor:
+def transposed_features(audio: Tensor, semitones: float, extract: FeatureExtractor) -> Tensor:
     """Raw features of transposed sound.
 
     Args:
-        audio: [B, N] float32 at the feature rate.
+        audio: [B, N] float32 at the feature rate, on the device of `extract`.
         semitones: higher where positive.
         extract: makes the features, on its device.
 
@@ -26,7 +26,7 @@ def transposed_features(audio: np.ndarray, semitones: float, extract: FeatureExt
         [B, M, T] raw, T = N // hop_length as without a transposition.
     """
     config, factor = extract.config, 2 ** (semitones / 12)
-    read = soxr.resample(np.ascontiguousarray(audio.T, dtype=np.float32), factor, 1.0, quality="HQ")
+    read = soxr.resample(np.ascontiguousarray(audio.T.cpu().numpy(), np.float32), factor, 1.0, quality="HQ")
     window = extract.spectrogram.window
     device = window.device
     sound = torch.from_numpy(np.ascontiguousarray(read.reshape(len(read), -1).T)).to(device)
