@@ -80,14 +80,14 @@ def result(shown: Result, *, name: str) -> str:
 
 def _track(track: Track, number: int, chosen: bool) -> str:
     views = "".join(
-        f'<div class="tf-view"><img class="tf-{kind.split()[0].lower()}" src="{address(path)}" '
+        f'<div class="tf-view"><img class="tf-image-{kind.split()[0].lower()}" src="{address(path)}" '
         f'alt="{kind}: {escape(track.label)}"><i class="tf-head"></i></div>'
         for kind, path in track.pictures
     )
     downloads = "".join(
-        f'<a href="{address(path)}" download="{escape(track.label.lower().replace(" ", "-"))}{path.suffix}">'
-        f'{kind}<span class="tf-hidden"> of {escape(track.label)}</span></a>'
-        for kind, path in track.downloads
+        f'<a href="{address(path)}" download="{escape(name)}">{kind}<span class="tf-hidden"> of {escape(track.label)}'
+        "</span></a>"
+        for kind, path, name in track.downloads
     )
     links = f'<span class="tf-downloads">Download {downloads}</span>' if downloads else ""
     return (

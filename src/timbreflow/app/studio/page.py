@@ -228,7 +228,7 @@ class Studio:
         except Cancelled:
             yield markup.message("Cancelled; nothing was kept."), gr.skip(), gr.skip()
         except TimbreflowError as error:
-            yield markup.message(person.sentence(error), failed=True), gr.skip(), gr.skip()
+            yield markup.message(person.sentence(str(error)), failed=True), gr.skip(), gr.skip()
 
     @staticmethod
     def _segment(person: Person, sound: Sound, part: tuple[float, float]) -> str:
@@ -259,7 +259,7 @@ def _choices(person: Person, styles: Sequence[Any]) -> list[StyleChoice]:
     for upload, weight, start, end in zip(styles[::4], styles[1::4], styles[2::4], styles[3::4], strict=True):
         if upload is not None:
             sound = person.style(upload)
-            chosen.append(StyleChoice(sound, weight, _part(sound, start, end)))
+            chosen.append(StyleChoice(sound, 1.0 if weight is None else weight, _part(sound, start, end)))
     return chosen
 
 
@@ -275,9 +275,10 @@ def build(studio: Studio) -> gr.Blocks:
     return page
 
 
-def _sound(label: str, name: str) -> gr.Audio:
+def _sound(label: str, name: str, *, editable: bool = False) -> gr.Audio:
     return gr.Audio(
         label=label, sources=["upload", "microphone"], type="filepath", elem_id=name, buttons=[],
+        editable=editable,
         waveform_options=gr.WaveformOptions(show_recording_waveform=True),
     )  # fmt: skip
 
@@ -298,8 +299,10 @@ def _recording_tab(studio: Studio) -> None:
     with gr.Row():
         with gr.Column(min_width=300):
             gr.Markdown("## Content\nIts notes are kept.")
-            content = _sound("Content", "content")
-            score = gr.File(label="or a MIDI file, played plainly first", file_types=[".mid", ".midi"], height=120)
+            content = _sound("Content", "content", editable=True)
+            score = gr.File(
+                label="or a MIDI file, played plainly first", file_types=[".mid", ".midi"], height=150, elem_id="score"
+            )
             content_said = gr.HTML()
             if studio.examples:
                 example = gr.Dropdown(list(studio.examples), label="Example", value=None)
@@ -394,13 +397,13 @@ def _dragged(event: gr.EventData) -> tuple[float, float]:
 
 def _song_tab(studio: Studio) -> None:
     gr.Markdown("## Song\nA MIDI file. Tracks without a style are played by a plain SoundFont, or left out.")
-    score = gr.File(label="Song (.mid)", file_types=[".mid", ".midi"], height=120)
+    score = gr.File(label="Song (.mid)", file_types=[".mid", ".midi"], height=150, elem_id="song-file")
     said = gr.HTML()
     given, tracks = [], []
     with gr.Row():
         for number in range(MOST_STYLES):
-            with gr.Column(min_width=260):
-                track = gr.Dropdown([], label=f"Track of style {number + 1}")
+            with gr.Column(min_width=260), gr.Accordion(f"Style {number + 1}", open=number == 0):
+                track = gr.Dropdown([], label=f"Track of style {number + 1}", elem_id=f"song-track-{number + 1}")
                 sound = _sound(f"Style {number + 1} of the song", f"song-style-{number + 1}")
             tracks.append(track)
             given += [track, sound]
@@ -464,6 +467,17 @@ def serve_page(studio: Studio, *, host: str, port: int, files: Path, most_megaby
     """Start to serve in the background; returns the address."""
     theme = gr.themes.Default(
         font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"], primary_hue="blue"
+    ).set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        block_label_text_color="*neutral_700",
+        block_label_text_color_dark="*neutral_200",
+        input_placeholder_color="*neutral_600",
+        input_placeholder_color_dark="*neutral_300",
     )
     _, address, _ = (
         build(studio)

@@ -6,6 +6,7 @@ Names of uploads are shown and never used as paths: a file is kept as content-3.
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -90,23 +91,27 @@ class Person:
         """An uploaded recording as a style; errors as in `content`."""
         return self._sound(Path(upload), "style", LONGEST_STYLE_FILE_SECONDS, SHORTEST_STYLE_SECONDS)
 
-    def new_folder(self) -> Path:
-        """For one result."""
+    @contextmanager
+    def result_folder(self) -> Iterator[Path]:
+        """For one result; it goes away where that fails."""
         folder = self.folder / f"result-{next(self._numbers)}"
         folder.mkdir()
-        return folder
+        try:
+            yield folder
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def new_file(self, stem: str, suffix: str) -> Path:
         """A name that nobody has chosen."""
         return self.folder / f"{stem}-{next(self._numbers)}{suffix}"
 
-    def sentence(self, error: Exception) -> str:
-        """An error with the names that its reader knows."""
-        text = str(error)
+    def sentence(self, text: str) -> str:
+        """A text with the names that its reader knows."""
         for sound in self._sounds.values():
             for path in filter(None, (sound.score, sound.path)):
                 text = text.replace(str(path), sound.name)
-        return text.replace(f"{self.folder}/", "")
+        return text
 
     def _sound(self, upload: Path, role: str, longest: float, shortest: float) -> Sound:
         key = (str(upload), role)

@@ -16,15 +16,14 @@ if TYPE_CHECKING:
     from timbreflow.inference.transfer import TimbreTransfer
 
 WIDTH, HEIGHT = 1000, 96
-LOWEST, HIGHEST = 21, 108
-"""MIDI pitches of a piano, which a roll shows."""
+FEWEST_PITCHES = 24
 WAVE = (37, 99, 235)
 NOTE = (250, 204, 21)
 GROUND = (15, 16, 32)
 RAMP = np.array([[0, 0, 4], [81, 18, 124], [183, 55, 121], [252, 137, 97], [252, 253, 191]], np.float32)
 """From soft to loud, of even steps in lightness."""
-SPAN = 5.0
-"""Deviations of the normalised log-mels from the softest to the loudest colour."""
+SPAN = 80 / 20 * np.log(10)
+"""80 dB, at most, from the softest to the loudest colour, as natural logarithms."""
 
 
 def envelope(path: Path, *, columns: int = WIDTH) -> np.ndarray:
@@ -64,7 +63,8 @@ def mel_spectrogram(path: Path, session: "TimbreTransfer", out: Path) -> Path:
 
     def add(audio: np.ndarray) -> None:
         with torch.inference_mode():
-            mels = session.synthesizer.features(torch.from_numpy(audio)[None].to(session.device))[0].float().cpu()
+            seen = session.synthesizer.features(torch.from_numpy(audio)[None].to(session.device))
+            mels = session.synthesizer.normalizer.denormalize(seen)[0].float().cpu()
         kept = mels[:, : mels.shape[1] // step * step] if mels.shape[1] >= step else mels[:, :1]
         parts.append(kept.reshape(len(mels), -1, min(step, kept.shape[1])).amax(-1).numpy())
 
@@ -76,20 +76,23 @@ def mel_spectrogram(path: Path, session: "TimbreTransfer", out: Path) -> Path:
     add(np.pad(held, (0, max(0, session.bundle.features.hop_length - len(held)))))
     mels = np.concatenate(parts, axis=1)
     loudest = float(np.quantile(mels, 0.999))
-    shade = np.clip((mels - loudest + SPAN) / SPAN, 0, 1)[::-1]
+    span = min(SPAN, max(1e-6, loudest - float(mels.min())))
+    shade = np.clip((mels - loudest + span) / span, 0, 1)[::-1]
     places = np.linspace(0, 1, len(RAMP))
     return _saved(np.stack([np.interp(shade, places, RAMP[:, one]) for one in range(3)], -1).astype(np.uint8), out)
 
 
 def piano_roll(notes: Iterable[HeardNote], seconds: float, out: Path) -> Path:
-    """Notes as bars, high pitches above."""
-    pixels = np.full((HIGHEST - LOWEST + 1, WIDTH, 3), GROUND, np.uint8)
+    """Notes as bars, high pitches above; the pitches shown are those heard, and at least two octaves."""
+    notes = list(notes)
+    pitches = [note.pitch for note in notes] or [60]
+    spare = max(2, (FEWEST_PITCHES - max(pitches) + min(pitches)) // 2)
+    highest, lowest = max(pitches) + spare, min(pitches) - spare
+    pixels = np.full((highest - lowest + 1, WIDTH, 3), GROUND, np.uint8)
     for note in notes:
-        row = HIGHEST - note.pitch
-        if 0 <= row < len(pixels):
-            first = int(note.onset / seconds * WIDTH)
-            last = max(first + 1, int((note.onset + note.duration) / seconds * WIDTH) - 1)
-            pixels[row, first:last] = NOTE
+        first = int(note.onset / seconds * WIDTH)
+        last = max(first + 1, int((note.onset + note.duration) / seconds * WIDTH) - 1)
+        pixels[highest - note.pitch, first:last] = NOTE
     return _saved(pixels, out)
 
 

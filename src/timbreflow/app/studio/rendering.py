@@ -17,6 +17,7 @@ from timbreflow.inference.transfer import Cancel, Progress, TimbreTransfer, ask
 from timbreflow.models.glow.model import Glow
 
 BLOCK = 1 << 16
+MOST_FLAC_CHANNELS = 8
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,14 @@ class Track:
         detail: what there is to say of it.
         audio: FLAC that every browser plays.
         pictures: name and file of each.
-        downloads: label and file of each.
+        downloads: format, file and name of each.
     """
 
     label: str
     detail: str
     audio: Path
     pictures: tuple[tuple[str, Path], ...]
-    downloads: tuple[tuple[str, Path], ...] = ()
+    downloads: tuple[tuple[str, Path, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,44 +121,49 @@ def transfer(
     if not styles:
         raise TimbreflowError("Choose a style: a recording of the instrument that the result is to sound like.")
     used = [chosen_part(choice, person) for choice in styles]
-    if len(styles) > 1:
+    if len({choice.weight for choice in styles}) > 1:
         options = {**options, "blend": [choice.weight for choice in styles]}
-    folder = person.new_folder()
-    out = folder / "result.wav"
-    paths = [sound.path for sound in used]
-    made: list[tuple[str, str, Path, tuple[str, ...]]] = []
-    if takes == 1:
-        result = session.transfer_file(content.path, paths, out, progress=progress, cancel=cancel, **options)
-        made.append(("Result", "", result.path, result.notes))
-    else:
-        for number, take in enumerate(
-            session.takes_files(content.path, paths, out, takes, progress=progress, cancel=cancel, **options)
-        ):
-            assert take.result is not None
-            words = f"{take.figures.words} (seed {take.seed})"
-            made.append((f"Take {number + 1}", words, take.result.path, take.result.notes))
-    ask(cancel)
-    heard = folder / "heard.mid"
-    notes = session.midi_file(content.path, heard, transpose=options.get("transpose", 0.0))
-    roll = pictures.piano_roll(notes, content.seconds, folder / "roll.png")
-    shown = [_track(session, folder, "Content", content.name, content.path, roll=roll, midi=heard)]
-    for number, sound in enumerate(used):
-        label = f"Style {number + 1}" if len(used) > 1 else "Style"
-        detail = f"{sound.name}. {familiarity(session, sound)}".strip()
-        cut = sound is not styles[number].sound
-        shown.append(_track(session, folder, label, detail, sound.path, downloads=cut))
-    start = len(shown)
-    for label, words, path, _ in made:
-        shown.append(_track(session, folder, label, words, path, downloads=True))
+    with person.result_folder() as folder:
+        out = folder / "result.wav"
+        paths = [sound.path for sound in used]
+        made: list[tuple[str, str, Path, tuple[str, ...]]] = []
+        if takes == 1:
+            result = session.transfer_file(content.path, paths, out, progress=progress, cancel=cancel, **options)
+            made.append(("Result", "", result.path, result.notes))
+        else:
+            for number, take in enumerate(
+                session.takes_files(content.path, paths, out, takes, progress=progress, cancel=cancel, **options)
+            ):
+                assert take.result is not None
+                words = f"{take.figures.words} (seed {take.seed})"
+                made.append((f"Take {number + 1}", words, take.result.path, take.result.notes))
+        ask(cancel)
+        heard = folder / "heard.mid"
+        texts = [f"Model: {description}.", *content.notes]
+        try:
+            notes = session.midi_file(content.path, heard, transpose=options.get("transpose", 0.0))
+            roll = pictures.piano_roll(notes, content.seconds, folder / "roll.png")
+            shown = [_track(session, folder, "Content", content.name, content.path, roll=roll, midi=heard)]
+        except TimbreflowError as error:  # the model has no such head, or pretty_midi is not installed
+            texts.append(str(error))
+            shown = [_track(session, folder, "Content", content.name, content.path)]
+        for number, sound in enumerate(used):
+            label = f"Style {number + 1}" if len(used) > 1 else "Style"
+            detail = " – ".join(filter(None, (sound.name, familiarity(session, sound))))
+            cut = Path(sound.name).stem if sound is not styles[number].sound else ""
+            shown.append(_track(session, folder, label, detail, sound.path, downloads=cut))
+        start = len(shown)
+        for label, words, path, _ in made:
+            shown.append(_track(session, folder, label, words, path, downloads=label.lower().replace(" ", "-")))
     command = command_line(
         "transfer",
         [content.name, *(sound.name for sound in used)],
         out="result.wav",
         options=[("model", model), *_given(options), *([("takes", str(takes))] if takes > 1 else [])],
     )
-    said = dict.fromkeys(person_note for _, _, _, notes in made for person_note in notes)
-    title = f"{content.name} on {' + '.join(sound.name for sound in used)}, {description}"
-    texts = (f"Model: {description}.", *content.notes, *(person.sentence(Exception(note)) for note in said))
+    for label, _, path, notes_of_one in made:
+        texts += [person.sentence(note).replace(str(path), label) for note in notes_of_one]
+    title = f"{content.name} on {' + '.join(sound.name for sound in used)}, {model}"
     return Result(title, tuple(shown), start, command, tuple(dict.fromkeys(texts)))
 
 
@@ -181,25 +187,25 @@ def song(
         TimbreflowError: as `songs.reinstrument`.
         Cancelled: `cancel` said so.
     """
-    folder = person.new_folder()
-    used = {track: chosen_part(choice, person) for track, choice in styles.items()}
-    reinstrument(
-        session,
-        score,
-        {track: sound.path for track, sound in used.items()},
-        folder / "result.wav",
-        others=others,
-        progress=progress,
-        cancel=cancel,
-        **options,
-    )
-    shown = [_track(session, folder, "Song", "", folder / "result.wav", downloads=True)]
+    with person.result_folder() as folder:
+        used = {track: chosen_part(choice, person) for track, choice in styles.items()}
+        reinstrument(
+            session,
+            score,
+            {track: sound.path for track, sound in used.items()},
+            folder / "result.wav",
+            others=others,
+            progress=progress,
+            cancel=cancel,
+            **options,
+        )
+        shown = [_track(session, folder, "Song", "", folder / "result.wav", downloads="song")]
     given = [("style", f"{track}={sound.name}") for track, sound in sorted(used.items())]
     plain = [("others", others)] if others != "plain" else []
     command = command_line(
         "reinstrument", [name], out="result.wav", options=[*given, ("model", model), *plain, *_given(options)]
     )
-    return Result(f"{name}, {description}", tuple(shown), 0, command, (f"Model: {description}.",))
+    return Result(f"{name}, {model}", tuple(shown), 0, command, (f"Model: {description}.",))
 
 
 def familiarity(session: TimbreTransfer, style: Sound) -> str:
@@ -237,7 +243,7 @@ def _track(
     *,
     roll: Path | None = None,
     midi: Path | None = None,
-    downloads: bool = False,
+    downloads: str = "",
 ) -> Track:
     stem = label.lower().replace(" ", "-")
     views = [
@@ -247,13 +253,13 @@ def _track(
     if roll is not None:
         views.append(("Notes that the model heard", roll))
     audio = playable(path, folder / f"{stem}-play.flac")
-    given: list[tuple[str, Path]] = []
+    given: list[tuple[str, Path, str]] = []
     if downloads:
-        given.append(("WAV", path))
-        if audio_info(path).channels <= 2:
-            given.append(("FLAC", flac(path, folder / f"{stem}.flac")))
+        given.append(("WAV", path, f"{downloads}.wav"))
+        if audio_info(path).channels <= MOST_FLAC_CHANNELS:
+            given.append(("FLAC", flac(path, folder / f"{stem}.flac"), f"{downloads}.flac"))
     if midi is not None:
-        given.append(("MIDI", midi))
+        given.append(("MIDI", midi, "heard.mid"))
     return Track(label, detail, audio, tuple(views), tuple(given))
 
 
