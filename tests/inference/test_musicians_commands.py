@@ -17,7 +17,7 @@ from timbreflow.errors import TimbreflowError
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "musicians.md").read_text(encoding="utf-8")
 COMMANDS = [
-    line.split("     #")[0].removeprefix(".venv/bin/timbreflow ")
+    re.split(r"\s+# ", line)[0].removeprefix(".venv/bin/timbreflow ")
     for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
     for line in block.splitlines()
     if line.startswith(".venv/bin/timbreflow ")
