@@ -123,7 +123,7 @@ def picture(driver: Chrome, name: str) -> None:
 def test_both_models_make_a_result_without_a_network(served: Served) -> None:
     with offline_browser(1280, 2600, loopback=True) as driver:
         opened(driver, served)
-        assert driver.find_elements(By.CSS_SELECTOR, "#content button[aria-label*='microphone' i]")
+        until(driver, lambda d: d.find_elements(By.CSS_SELECTOR, "#content button[aria-label='Record audio']"), 10)
         give(driver, "content", SOUNDS / "violin-tune.ogg")
         give(driver, "style-1", SOUNDS / "xylophone.ogg")
         until(driver, lambda d: d.find_elements(By.CSS_SELECTOR, ".tf-segment"))
@@ -173,7 +173,8 @@ def test_every_width_and_colour_is_accessible(served: Served, axe: str, width: i
         def serious() -> list[str]:
             assert driver.execute_script("return document.documentElement.scrollWidth - window.innerWidth") <= 0
             time.sleep(1)  # colours fade in
-            run = "axe.run().then(found => arguments[0](found.violations.map(one => [one.impact, one.id, one.nodes[0].html])))"
+            found = "found.violations.map(one => [one.impact, one.id, one.nodes[0].html])"
+            run = f"axe.run().then(found => arguments[0]({found}))"
             driver.execute_script(axe)
             return [
                 f"{i}: {html}"

@@ -171,3 +171,11 @@ def test_the_time_that_is_left_is_told(tmp_path: Path) -> None:
     seen = [now for now in people.run(people["a"], work) if isinstance(now, Status) and now.seconds_left]
     assert seen[0].fraction == 0.25
     assert seen[0].seconds_left == pytest.approx(3 * 0.4, rel=0.9)
+
+
+def test_nobody_can_guess_the_folder_of_another(tmp_path: Path) -> None:
+    people = People(tmp_path)
+    first, second = people["a"].folder.name, people["b"].folder.name
+    assert first != second
+    assert len(first) > 32
+    assert people["a"].folder.name == first

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
+from secrets import token_hex
 from threading import Lock, Thread
 from typing import Any
 
@@ -156,7 +157,6 @@ class People:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._people: dict[str, Person] = {}
-        self._numbers = count()
         self._lock = Lock()
         self.models = Lock()
         """Held by whoever uses a model: two cores have room for one job at a time."""
@@ -165,7 +165,8 @@ class People:
         """The person behind a page's key, new where it was not seen."""
         with self._lock:
             if (key or "") not in self._people:
-                folder = self.folder / f"person-{next(self._numbers)}"
+                # Addresses of files are the only key to them.
+                folder = self.folder / f"person-{token_hex(16)}"
                 folder.mkdir()
                 self._people[key or ""] = Person(folder)
             return self._people[key or ""]
