@@ -5,13 +5,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 CORE := .venv/.core
 STAMP := .venv/.installed
+STUDIO := .venv/.studio
 # The scripts of an environment hold its path: where the checkout was renamed or copied, it is made anew.
 ifneq ($(wildcard .venv),)
 MOVED := $(shell $(BIN)/python -c '' 2>/dev/null && grep -qF -- " $(realpath .venv)" .venv/pyvenv.cfg || echo anew)
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: anew help listen setup run ui stop test test-slow test-released lint lock clean
+.PHONY: anew help listen studio setup run ui stop test test-slow test-released lint lock clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -35,6 +36,14 @@ EXAMPLE := docs/sounds/violin-tune-on-xylophone.wav
 listen: $(CORE) ## the quick start: install what transfer needs, and transfer a sound that ships (no listening test)
 	@$(BIN)/timbreflow transfer docs/sounds/violin-tune.ogg docs/sounds/xylophone.ogg -o $(EXAMPLE)
 	@echo "listen to $(EXAMPLE): docs/sounds/violin-tune.ogg, played by docs/sounds/xylophone.ogg"
+
+$(STUDIO): $(CORE)
+	$(BIN)/pip install -q -c requirements.lock -e '.[studio]'
+	@.ci/fluidsynth.sh $(BIN)/python
+	@touch $@
+
+studio: $(STUDIO) ## the page for musicians: install what it needs, and open it
+	@$(BIN)/timbreflow studio --open
 
 setup: $(STAMP) ## make .venv and see to libfluidsynth
 	@.ci/fluidsynth.sh $(BIN)/python

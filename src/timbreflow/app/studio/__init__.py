@@ -1,0 +1,1 @@
+"""The studio: a page on which musicians make transfers. Only `page` and `serve` know Gradio."""
