@@ -131,7 +131,8 @@ def test_a_model_that_is_told_the_contents_notes_still_finds_those_of_the_style(
     system.transfer(*sounds(), seed=0, notes=[Notes.of([0.2], [1.0], [60], [90])])
     given, found = rolls
     assert set(given.round(decimals=3).unique().tolist()) == {0.0, 1.0}
-    style = load_bundle(models / "vqvae").model.content_path.pianoroll(system._synthesizer.features(sounds()[1]))  # type: ignore[operator, union-attr]
+    with torch.inference_mode():
+        style = load_bundle(models / "vqvae").model.content_path.pianoroll(system._synthesizer.features(sounds()[1]))  # type: ignore[operator, union-attr]
     torch.testing.assert_close(found, style)
 
 

@@ -10,6 +10,7 @@ import soundfile
 
 from tests.inference.tiny import melody
 from timbreflow.errors import TimbreflowError
+from timbreflow.inference.synthesis import TransferArguments
 from timbreflow.inference.transfer import TimbreTransfer
 
 STYLE = melody(2, 16000, seed=1)
@@ -26,14 +27,14 @@ def pieces(sound: np.ndarray, size: int = 3000) -> Iterator[np.ndarray]:
 
 @pytest.mark.parametrize(("rate", "seconds"), [(16000, 21.3), (44100, 17.0), (22050, 2.5)])
 def test_a_stream_is_the_whole_transfer(session: TimbreTransfer, tmp_path: Path, rate: int, seconds: float) -> None:
-    """Equal everywhere, the fades between chunks too, since both join the same chunks."""
-    content = melody(seconds, rate, level=0.05)
+    """Equal everywhere, the fades between chunks too, since both join the same chunks; dynamics need the whole."""
+    content, options = melody(seconds, rate, level=0.05), TransferArguments(seed=3, expression="off")
     soundfile.write(tmp_path / "content.wav", content, rate, subtype="FLOAT")
     soundfile.write(tmp_path / "style.wav", STYLE, 16000, subtype="FLOAT")
-    result = session.transfer_file(tmp_path / "content.wav", tmp_path / "style.wav", tmp_path / "out.wav", seed=3)
-    whole = session.transfer(content, STYLE, sample_rate=rate, style_sample_rate=16000, seed=3)
+    result = session.transfer_file(tmp_path / "content.wav", tmp_path / "style.wav", tmp_path / "out.wav", **options)
+    whole = session.transfer(content, STYLE, sample_rate=rate, style_sample_rate=16000, **options)
     blocks = session.stream(
-        pieces(content), STYLE, sample_rate=rate, style_sample_rate=16000, levels=result.levels, seed=3
+        pieces(content), STYLE, sample_rate=rate, style_sample_rate=16000, levels=result.levels, **options
     )
     made = np.concatenate(list(blocks))
     assert made.shape == whole.shape
@@ -56,13 +57,14 @@ def test_a_stream_keeps_vibrato(session: TimbreTransfer, tmp_path: Path) -> None
 
 def test_a_stream_may_have_a_blend_of_styles(session: TimbreTransfer, tmp_path: Path) -> None:
     content, styles = melody(9, 16000, level=0.05), [STYLE, melody(3, 16000, seed=8)]
+    options = TransferArguments(blend=(1, 2), expression="off")
     for name, sound in (("content", content), ("a", styles[0]), ("b", styles[1])):
         soundfile.write(tmp_path / f"{name}.wav", sound, 16000, subtype="FLOAT")
     levels = session.transfer_file(
-        tmp_path / "content.wav", [tmp_path / "a.wav", tmp_path / "b.wav"], tmp_path / "out.wav", blend=(1, 2)
+        tmp_path / "content.wav", [tmp_path / "a.wav", tmp_path / "b.wav"], tmp_path / "out.wav", **options
     ).levels
-    made = np.concatenate(list(session.stream(pieces(content), styles, levels=levels, blend=(1, 2))))
-    np.testing.assert_allclose(made, session.transfer(content, styles, blend=(1, 2)), atol=1e-4)
+    made = np.concatenate(list(session.stream(pieces(content), styles, levels=levels, **options)))
+    np.testing.assert_allclose(made, session.transfer(content, styles, **options), atol=1e-4)
 
 
 @pytest.mark.parametrize("rate", [16000, 44100])

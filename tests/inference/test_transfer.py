@@ -382,7 +382,7 @@ def test_an_output_that_is_an_input_is_refused_before_the_work(
     vqvae: TimbreTransfer, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content, style = (_write(tmp_path / name, melody(1, RATE)) for name in ("mine.wav", "style.wav"))
-    before, out = content.read_bytes(), tmp_path / "out.wav"
+    before, out = [path.read_bytes() for path in (content, style)], tmp_path / "out.wav"
     match how:
         case "itself":
             out = tmp_path / "." / "mine.wav"
@@ -398,7 +398,7 @@ def test_an_output_that_is_an_input_is_refused_before_the_work(
     monkeypatch.setattr("timbreflow.inference.transfer.open_recording", lambda *_: pytest.fail("began to work"))
     with pytest.raises(TimbreflowError, match=r"is an input.*would be overwritten"):
         vqvae.transfer_file(content, style, out)
-    assert content.read_bytes() == before == style.read_bytes()
+    assert [path.read_bytes() for path in (content, style)] == before
 
 
 def test_an_old_output_keeps_its_mode_and_a_link_is_written_through(vqvae: TimbreTransfer, tmp_path: Path) -> None:

@@ -41,7 +41,10 @@ def change(model: Any) -> Tensor:
 # The flattened output at every quarter of its length, computed by the code of the release.
 EXPECTED: dict[str, tuple[Callable[[Any], Tensor], list[float]]] = {
     "vqvae": (prediction, [0.05455, 0.46971, 0.27967, 0.43391, -0.61322]),
-    "glow": (flow, [-0.01935, 0.40555, 0.14605, 0.48196, 6.77857]),
+    "glow": (
+        flow,
+        [-0.01935, 0.40555, 0.14605, 0.48196, 7.18885],
+    ),  # 36 of 37 frames: the flow takes whole groups of four
     "refiner": (change, [-0.22552, 0.20966, -0.50675, -0.24364, 0.12685]),
     "timbre_metric": (lambda model: model(drawn(12, 50, 6)).cumsum(-1), [0.0, 2.55116, 0.0, 2.62339, 3.63534]),
     "vocoder": (lambda model: model(drawn(128, 7, 4)), [0.01079, -0.00105, -0.02185, 0.02412, -0.01365]),

@@ -352,7 +352,7 @@ def test_a_vocoder_that_was_not_heard_is_not_registered(root: Path, bundles: dic
     save_bundle(beside, vocoder(0, won=0))
     figures = measured("glow", folder, evaluation(1, 1.0))
     save_bundle(beside, vocoder(0, won=1))
-    with pytest.raises(TimbreflowError, match="the vocoder beside it"):
+    with pytest.raises(TimbreflowError, match="the vocoder or refiner beside it"):
         registry.register(candidate("glow", folder, figures), root=root)
 
 
