@@ -91,8 +91,8 @@ def origin_of(uri: str, *, root: Path) -> Origin:
 def recipe(origin: Origin, *, root: Path) -> tuple[Path, list[list[str]]]:
     """Folder to work in, and the commands that make a version again there, each from the folder of this checkout.
 
-    The commit is checked out beside, with this checkout's environment and DVC cache: what the cache or the remote has of
-    earlier stages is taken from there, and the model itself is trained.
+    The commit is checked out beside, with this checkout's environment and DVC cache: what the cache or the remote has
+    of earlier stages is taken from there, and the model itself is trained.
 
     Raises:
         TimbreflowError: the version was not made by this project's pipeline, or its commit is not here.
@@ -121,7 +121,7 @@ def recipe(origin: Origin, *, root: Path) -> tuple[Path, list[list[str]]]:
 def script(origin: Origin, *, root: Path) -> str:
     """The recipe as lines of a shell."""
     place, commands = recipe(origin, root=root)
-    lines = [f"export PYTHONPATH={shlex.quote(f'{place / "src"}:{place}')}   # the commit's own code"]
+    lines = [f"export PYTHONPATH={shlex.quote(_code(place))}   # the commit's own code"]
     lines += [shlex.join(command) for command in commands]
     return "\n".join([*lines, f"sha256sum {_weights(origin, place)}   # {origin.tags['weights_sha256']} is expected"])
 
@@ -133,7 +133,7 @@ def remake(origin: Origin, *, root: Path) -> tuple[bool, str]:
         TimbreflowError: a command fails; see `recipe`.
     """
     place, commands = recipe(origin, root=root)
-    environment = {**os.environ, "PYTHONPATH": f"{place / 'src'}{os.pathsep}{place}"}
+    environment = {**os.environ, "PYTHONPATH": _code(place)}
     for command in commands:
         if subprocess.run(command, env=environment, check=False).returncode != 0:
             raise TimbreflowError(f"`{shlex.join(command)}` failed; its reason stands above.")
@@ -144,6 +144,10 @@ def remake(origin: Origin, *, root: Path) -> tuple[bool, str]:
         f"{_weights(origin, place)} has sha256 {made} instead of {expected}: another processor, number of threads or "
         "library gives other rounding."
     )
+
+
+def _code(place: Path) -> str:
+    return f"{place / 'src'}{os.pathsep}{place}"
 
 
 def _weights(origin: Origin, place: Path) -> Path:
