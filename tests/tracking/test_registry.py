@@ -149,6 +149,7 @@ def test_registering_twice_makes_one_version(root: Path, bundles: dict[str, Path
     assert stored.tags["metric_digest"] == "m1"
     assert stored.tags["test_digest"] == "t1"
     # Readable, with intervals, and what to do with it.
+    assert stored.description is not None
     assert "| lsd | 15 (14.5 to 15.5) |" in stored.description
     assert "test (50 clips)" in stored.description
     assert "timbreflow reproduce models:/timbreflow-glow/1" in stored.description

@@ -63,6 +63,7 @@ def test_a_run_holds_parameters_curves_artifacts_datasets_and_tags(root: Path, t
     assert stored.data.metrics["loss"] == pytest.approx(0.001)
     assert stored.data.tags["pipeline"] == "7"
     assert len(stored.data.tags["dvc_lock"]) == 32
+    assert stored.inputs is not None
     (used,) = stored.inputs.dataset_inputs
     assert used.dataset.name == "data/audio data/mels"
     source = json.loads(used.dataset.source)
@@ -164,7 +165,9 @@ def test_lineage_says_whether_code_differs_from_the_commit(tmp_path: Path) -> No
 def test_test_data_is_called_so(root: Path) -> None:
     with open_run("evaluate", {}, root=root) as run:
         run.dataset("data/audio", "d" * 64, context="evaluation")
-    (used,) = connect(root).get_run(run.run_id).inputs.dataset_inputs
+    inputs = connect(root).get_run(run.run_id).inputs
+    assert inputs is not None
+    (used,) = inputs.dataset_inputs
     assert used.tags[0].value == "evaluation"
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "timbreflow"
-KIND = {"mlflow.experimentKind": "custom_model_development"}
+KIND = ("mlflow.experimentKind", "custom_model_development")
 """Has MLflow's page open the experiment on its runs; without it, it opens as a GenAI application's."""
 DATABASE_TROUBLE = ("sqlite3.", "psycopg2.", "sqlalchemy.exc.")
 """MLflow repeats some errors of its database as text of its own errors."""
@@ -152,12 +152,14 @@ def experiment_id(client: "MlflowClient", root: Path) -> str:
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is None:
         try:
-            return str(client.create_experiment(EXPERIMENT, artifact_location=place, tags=KIND))
+            return str(client.create_experiment(EXPERIMENT, artifact_location=place, tags=dict([KIND])))
         except MlflowException:
             # Another process may have been faster.
             found = client.get_experiment_by_name(EXPERIMENT)
             if found is None:
                 raise
+    if KIND[0] not in found.tags:
+        client.set_experiment_tag(found.experiment_id, *KIND)
     return str(found.experiment_id)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from timbreflow.evaluation.gate import Measured
-from timbreflow.tracking.connection import experiment_id
+from timbreflow.tracking.connection import experiment_id, variables
 from timbreflow.tracking.runs import open_run
 
 if TYPE_CHECKING:
@@ -25,13 +25,15 @@ def find(
     client: "MlflowClient", system: str, weights: Mapping[str, str], digests: Mapping[str, str], *, root: Path
 ) -> Measured | None:
     """The figures of these weights on these clips by this metric code, or None where none are kept."""
+    from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
     from mlflow.exceptions import MlflowException
 
     wanted = f"tags.{KEY} = '{_key(system, weights, digests)}' and attributes.status = 'FINISHED'"
     for run in client.search_runs([experiment_id(client, root)], wanted, max_results=1):
         try:
-            with tempfile.TemporaryDirectory() as folder:
-                clips = pd.read_csv(client.download_artifacts(run.info.run_id, CLIPS, folder))
+            with tempfile.TemporaryDirectory() as folder, variables({MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR: False}):
+                place = client.download_artifacts(run.info.run_id, CLIPS, folder)
+                clips = pd.read_csv(place, dtype={"set": str, "triple_id": str}, float_precision="round_trip")
         except (MlflowException, OSError):
             # Its files are gone: it is measured again.
             return None
