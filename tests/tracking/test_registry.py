@@ -452,16 +452,16 @@ def test_both_are_measured_again_when_both_are_old(root: Path, bundles: dict[str
     register("glow", bundles["glow"], evaluation(15, 0.6, digest="older"), root=root)
     promote("glow", root=root)
     register("glow", variant(bundles["glow"], tmp_path / "b", "b"), evaluation(99, 0.0, digest="old"), root=root)
-    figures = iter([evaluation(13, 0.6), evaluation(12, 0.7)])
+    figures = iter([evaluation(12, 0.7), evaluation(13, 0.6)])
     asked: list[Path] = []
 
     def evaluate(model: KnownModel, folder: Path) -> Evaluation:
         asked.append(folder)
         return next(figures)
 
-    # The challenger is measured first, then the champion.
+    # The champion first, then the challenger, whose figures are of older code than the champion's new ones.
     refused = promote("glow", root=root, evaluate=evaluate)
-    assert [folder.parts.count("artifacts") > 0 for folder in asked] == [True, True]
+    assert len(set(asked)) == 2
     assert [check.metric for check in refused.decision.failed] == ["lsd", "note_score", "better"]
     assert connect(root).get_model_version("timbreflow-glow", "2").tags["metric_digest"] == "m1"
     assert promote("glow", root=root).decision == refused.decision
