@@ -21,7 +21,7 @@ EXTRACTORS: dict[str, FeatureExtractor] = {config.kind: FeatureExtractor(config)
 @given(st.integers(0, 6000), st.sampled_from(["log_mel", "log_stft"]))
 def test_there_are_exactly_n_over_hop_frames(n_samples: int, kind: str) -> None:
     features = EXTRACTORS[kind](torch.randn(2, n_samples))
-    assert features.shape == (2, EXTRACTORS[kind].n_features, n_samples // 500)
+    assert features.shape == (2, EXTRACTORS[kind].config.n_features, n_samples // 500)
     assert torch.isfinite(features).all()
 
 

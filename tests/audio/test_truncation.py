@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -95,6 +96,17 @@ def test_recordings_one_behind_the_other_are_not_read_as_the_first(tmp_path: Pat
     data = encoded(NOISE, kind)
     (tmp_path / "x.wav").write_bytes(data + data)
     assert_refused(tmp_path / "x.wav", "several recordings")
+
+
+@pytest.mark.parametrize(("kind", "mark", "order"), [("CAF", b"desc", "big"), ("W64", b"fmt \xf3\xac", "little")])
+def test_a_chunk_that_claims_more_than_there_is_memory_is_not_read(
+    tmp_path: Path, kind: str, mark: bytes, order: Literal["big", "little"]
+) -> None:
+    data = bytearray(encoded(NOISE, kind))
+    place = data.index(mark) + (4 if kind == "CAF" else 16)
+    data[place : place + 8] = (1 << 61).to_bytes(8, order)
+    (tmp_path / "x.wav").write_bytes(data)
+    assert_refused(tmp_path / "x.wav", "cannot be read as sound")
 
 
 def test_chunks_and_tags_behind_the_sound_are_no_sound(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from timbreflow.audio.features import FeatureConfig
 from timbreflow.audio.files import encode_flac
 from timbreflow.data.manifest import write_clip_notes, write_manifest
 from timbreflow.data.shards import write_shard
-from timbreflow.data.splits import program_split
+from timbreflow.data.splits import timbre_palette
+from timbreflow.files import sha256_file
 from timbreflow.notes.tables import Notes
 from timbreflow.rendering.config import (
     PerformanceConfig,
@@ -21,7 +22,7 @@ from timbreflow.rendering.config import (
     TimbreConfig,
     TripleCounts,
 )
-from timbreflow.rendering.programs import PITCHED_PROGRAMS
+from timbreflow.rendering.soundfonts import BUNDLED, bundled_soundfont, list_all_presets
 from timbreflow.rendering.timbres import Layer, Timbre
 
 RATE = 8000
@@ -37,12 +38,16 @@ RENDER = RenderConfig(
     performance=PerformanceConfig(tempo=0.0, velocity=0),
     complete_squares=False,
     triples_per_shard=2,
-    soundfonts=(SoundFontSpec("TimGM6mb", "0" * 64, "train"),),
+    soundfonts=(SoundFontSpec(BUNDLED, sha256_file(bundled_soundfont()), "train"),),
     triples=TripleCounts(**COUNTS),
     splits=SplitFractions(0.1, 0.1, 0.25, 0.25),
     timbre=TimbreConfig(0.0, 1, 0.0, 0.0, (1.0, 0.0, 0.0, 0.0)),
 )
-SIDES = {side: [p for p in PITCHED_PROGRAMS if program_split(p, 0.25) == side] for side in ("train", "test")}
+PALETTES = {
+    split: timbre_palette(split, list_all_presets({BUNDLED: bundled_soundfont()}), RENDER.soundfonts, RENDER.splits)
+    for split in ("train", "test")
+}
+SIDES = {side: sorted(preset.program for preset in palette.presets) for side, palette in PALETTES.items()}
 
 Change = Callable[[pd.DataFrame], pd.DataFrame]
 

@@ -97,6 +97,23 @@ def test_paired_differences_cover_what_the_project_promises() -> None:
     assert differences["vqvae - transcribe_and_render"]["lsd"] == Interval(0.0, 0.0, 0.0)
 
 
+def test_intervals_are_over_instruments_of_targets() -> None:
+    table = clip_rows()
+    number = table["triple_id"].str[1:].astype(int)
+    # Every instrument has a level of its own, which single clips take for 10 independent findings.
+    table["lsd"] += (number // 10) * 2.0
+    table.loc[table["family"].notna() & (table["system"] == "glow"), "family"] = (number // 10 % 2).astype(float)
+    clustered = summary_of(table.assign(instrument="font/0/" + (number // 10).astype(str)))
+    single = summary_of(table)
+    for metric in ("lsd", "family"):
+        widths = [s.figures["glow"][metric].high - s.figures["glow"][metric].low for s in (clustered, single)]
+        assert widths[0] > 1.5 * widths[1]
+    # The level is the instrument's, not the system's: the paired difference stays sure.
+    difference = clustered.differences["glow - vqvae"]["lsd"]
+    assert difference.high - difference.low < 0.2
+    assert clustered.figures["glow"]["lsd"].value == pytest.approx(single.figures["glow"]["lsd"].value)
+
+
 def test_a_row_without_a_metric_lacks_its_figures_and_no_others() -> None:
     whole = summary_of(with_row("transcribe_and_render"))
     summary = summary_of(with_row("transcribe_and_render", without="stft"))

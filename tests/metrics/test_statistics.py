@@ -20,6 +20,29 @@ def test_intervals_cover_the_true_mean_about_95_times_in_100() -> None:
     assert 180 <= covered <= 199
 
 
+def test_clusters_cover_the_true_mean_where_single_clips_do_not() -> None:
+    draw = np.random.default_rng(7)
+    clusters = np.repeat(np.arange(30), 8)
+    covered = {"clips": 0, "clusters": 0}
+    for trial in range(100):
+        values = 3.0 + draw.normal(size=30)[clusters] + 0.3 * draw.normal(size=240)
+        for name, given_clusters in (("clips", None), ("clusters", clusters)):
+            interval = mean_interval(values, samples=200, seed=trial, clusters=given_clusters)
+            covered[name] += interval.low <= 3.0 <= interval.high
+    assert covered["clusters"] >= 87
+    assert covered["clips"] <= 65
+
+
+def test_clusters_of_one_clip_are_clips_and_larger_ones_weigh_more() -> None:
+    values = np.random.default_rng(1).normal(size=30)
+    assert mean_interval(values, samples=200, seed=5, clusters=np.arange(30)) == mean_interval(
+        values, samples=200, seed=5
+    )
+    assert mean_interval([0.0, 0.0, 3.0], samples=50, seed=0, clusters=["a", "a", "b"]).value == pytest.approx(1.0)
+    whole = mean_interval(values, samples=50, seed=0, clusters=np.zeros(30))
+    assert whole.low == whole.high == pytest.approx(whole.value)
+
+
 def test_the_same_seed_gives_the_same_interval() -> None:
     values = np.random.default_rng(1).normal(size=30)
     first = mean_interval(values, samples=200, seed=5)

@@ -13,7 +13,15 @@ from timbreflow.notes.pieces import ReadLimits
 @pytest.fixture
 def limits() -> ReadLimits:
     """Limits that let all good files through."""
-    return ReadLimits(2_000_000, 10_000_000, 3600.0, 100_000, 1)
+    return ReadLimits(
+        max_bytes=2_000_000,
+        max_ticks=10_000_000,
+        max_duration=3600.0,
+        max_notes=100_000,
+        min_notes=1,
+        max_seconds=20.0,
+        max_memory=1_000_000_000,
+    )
 
 
 @pytest.fixture

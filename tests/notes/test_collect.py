@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from timbreflow.errors import TimbreflowError
@@ -17,7 +18,7 @@ from timbreflow.notes.collect import (
     merge_shards,
     plan_shards,
 )
-from timbreflow.notes.tables import NoteTables, read_rejects
+from timbreflow.notes.tables import NoteTables
 
 Song = Callable[..., bytes]
 Config = Callable[..., CollectConfig]
@@ -65,7 +66,7 @@ def test_fifty_good_and_ten_bad_files(tmp_path: Path, song: Song, config: Config
         (tmp_path / "in" / f"x{name}").write_bytes(song(17, drums=False) if reason == "duplicate" else data)
         expected[f"x{name}"] = reason
     totals, out = gather(config("in"), tmp_path)
-    rejects = read_rejects(out)
+    rejects = pd.read_parquet(out / "rejects-00000.parquet")
     assert dict(zip(rejects["path"], rejects["reason"], strict=True)) == expected
     assert rejects["detail"].str.len().min() > 10
     tables = NoteTables.read(out)
@@ -107,7 +108,7 @@ def test_files_that_the_settings_leave_out_are_not_taken(tmp_path: Path, song: S
         (tmp_path / "in" / f"{number}.mid").write_bytes(song(number))
     totals, out = gather(config("in", leave_out=("in/1.mid",)), tmp_path)
     assert totals.rejects == {"left_out": 1}
-    assert read_rejects(out)["path"].tolist() == ["1.mid"]
+    assert pd.read_parquet(out / "rejects-00000.parquet")["path"].tolist() == ["1.mid"]
     assert NoteTables.read(out).pieces["path"].tolist() == ["0.mid", "2.mid"]
 
 
@@ -124,7 +125,7 @@ def test_duplicates_in_two_sources_are_dropped_once(tmp_path: Path, song: Song, 
     assert tables.pieces["piece_id"].is_unique
     for piece, track in zip(tables.tracks["piece_id"], tables.tracks["track"], strict=True):
         assert len(tables.notes(piece, track)) == 24
-    assert all("a: " in detail for detail in read_rejects(out)["detail"])
+    assert all("a: " in detail for detail in pd.read_parquet(out / "rejects-00000.parquet")["detail"])
 
 
 def test_no_usable_piece_lists_the_reasons(tmp_path: Path, song: Song, config: Config) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from timbreflow.errors import TimbreflowError
@@ -15,7 +16,7 @@ from timbreflow.notes.collect import CollectConfig, collect_shard, plan_shards
 from timbreflow.notes.parts import part_folders, read_parts
 from timbreflow.notes.pieces import ReadLimits
 from timbreflow.notes.sources.archives import Item
-from timbreflow.notes.tables import NoteTables, read_rejects
+from timbreflow.notes.tables import NoteTables
 
 Song = Callable[..., bytes]
 Config = Callable[..., CollectConfig]
@@ -54,7 +55,7 @@ def read(folder: Path, songs: dict[str, bytes], limits: ReadLimits, *, workers: 
 
 def reasons(folder: Path) -> dict[str, tuple[str, str]]:
     """Path -> reason and detail, of all parts."""
-    tables = [read_rejects(part) for part in part_folders(folder)]
+    tables = [pd.read_parquet(part / "rejects-00000.parquet") for part in part_folders(folder)]
     return {row.path: (row.reason, row.detail) for table in tables for row in table.itertuples()}
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from timbreflow.errors import TimbreflowError
 from timbreflow.notes import writer
 from timbreflow.notes.pieces import Piece, Track
-from timbreflow.notes.tables import SCHEMAS, Notes, NoteTables, read_rejects, table_file
+from timbreflow.notes.tables import SCHEMAS, Notes, NoteTables, table_file
 from timbreflow.notes.writer import PartRows, TableWriter
 
 # symusic's library switches tiny numbers off for the whole process, which hypothesis would refuse to overlook.
@@ -103,14 +104,15 @@ def test_written_tables_are_read_back_across_files_and_row_groups(
             for field in ("onset", "duration", "pitch", "velocity"):
                 np.testing.assert_array_equal(getattr(notes, field), getattr(track.notes, field))
     assert tables.tracks["n_notes"].sum() == tables.pieces["n_notes"].sum() == sum(piece.n_notes for piece in pieces)
-    assert read_rejects(tmp_path)["reason"].tolist() == ["broken"]
+    rejects = [pd.read_parquet(path) for path in tmp_path.glob("rejects-*.parquet")]
+    assert pd.concat(rejects)["reason"].tolist() == ["broken"]
     with pytest.raises(KeyError):
         tables.notes(pieces[0].piece_id, 99)
 
 
 def test_small_memory_for_notes_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "_ROW_GROUP", 64)
-    monkeypatch.setattr(NoteTables, "_KEPT_NOTES", 100)
+    monkeypatch.setattr(NoteTables, "_KEPT_GROUPS", 2)
     piece = random_piece(5, n_tracks=6)
     with TableWriter(tmp_path) as out:
         out.add(_plain(rows(piece)))

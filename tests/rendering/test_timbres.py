@@ -12,7 +12,7 @@ from timbreflow.rendering.config import TimbreConfig
 from timbreflow.rendering.effect_settings import RANGES, all_settings
 from timbreflow.rendering.programs import PITCHED_PROGRAMS, class_id, program_class
 from timbreflow.rendering.soundfonts import Preset
-from timbreflow.rendering.timbres import SYNTHESIS_RANGES, Layer, Palette, Timbre, draw_timbre
+from timbreflow.rendering.timbres import GENERATORS, Layer, Palette, Timbre, draw_timbre
 
 ALWAYS = TimbreConfig(
     layer_probability=0.5,
@@ -45,7 +45,7 @@ def test_a_timbre_keeps_to_its_palette_class_and_ranges(seed: int, source: int) 
     assert all(effect.setting in PALETTE.effect_settings for effect in timbre.effects)
     assert len({effect.name for effect in timbre.effects}) == len(timbre.effects) <= 3
     if timbre.synthesis is not None:
-        for name, (low, high) in SYNTHESIS_RANGES.items():
+        for name, (_, low, high) in GENERATORS.items():
             assert min(low, 0) <= getattr(timbre.synthesis, name) <= max(high, 0)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from tests.data.tiny_audio import COUNTS, RENDER, SIDES, write_tiny_audio
 from timbreflow.errors import TimbreflowError
+from timbreflow.stages.layout import Layout
 from timbreflow.stages.validate_data import expected_data
 from timbreflow.validation.config import ValidationConfig
 from timbreflow.validation.tables import clip_table, note_table, piece_table, split_table, timbre_table, triple_table
@@ -18,7 +19,7 @@ CONFIG = ValidationConfig(
     max_clipped_fraction=0.0,
     min_mean_rms_dbfs=-35.0,
 )
-EXPECTED = expected_data(RENDER)
+EXPECTED = expected_data(RENDER, layout=Layout(Path(__file__).parent))
 
 
 @pytest.fixture(scope="module")

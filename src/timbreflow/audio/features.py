@@ -131,11 +131,6 @@ class FeatureExtractor(nn.Module):
         self.filterbank: Tensor | None
         self.register_buffer("filterbank", mel_filterbank(config) if config.kind == "log_mel" else None)
 
-    @property
-    def n_features(self) -> int:
-        """M: rows of the feature matrix."""
-        return self.config.n_features
-
     def magnitude(self, audio: Tensor) -> Tensor:
         """Linear magnitude: [B, N] float -> [B, n_bins, N // hop_length]."""
         n_frames = self.config.n_frames(audio.shape[-1])

@@ -11,13 +11,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import BinaryIO
 
 import numpy as np
 import soundfile
 import soxr
 
-from timbreflow.audio.truncation import CHECKED, Stitched, reading_of
+from timbreflow.audio.file_bytes import Stitched
+from timbreflow.audio.truncation import CHECKED, reading_of
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_file
 
@@ -196,24 +198,24 @@ class AudioWriter:
 
     def __enter__(self) -> "AudioWriter":
         suffix = self.path.suffix.lower()
-        self._place = atomic_file(self.path)
-        temporary = self._place.__enter__()
-        try:
-            self._sound = soundfile.SoundFile(
-                os.fsencode(temporary),  # the name need not be UTF-8, which soundfile takes text for
-                "w",
-                self.sample_rate,
-                self.channels,
-                subtype=FINER.get(suffix, {}).get(self.like, SUBTYPES[suffix]),
-                format=FORMATS[suffix],
-            )
-        except soundfile.LibsndfileError as error:
-            failure = TimbreflowError(
-                f"{self.path} cannot be written with {self.channels} channels at {self.sample_rate} Hz "
-                f"({error.error_string.rstrip('.')}); write a .wav instead."
-            )
-            self._place.__exit__(type(failure), failure, None)
-            raise failure from error
+        with ExitStack() as opening:
+            temporary = opening.enter_context(atomic_file(self.path))
+            try:
+                self._sound = soundfile.SoundFile(
+                    os.fsencode(temporary),  # the name need not be UTF-8, which soundfile takes text for
+                    "w",
+                    self.sample_rate,
+                    self.channels,
+                    subtype=FINER.get(suffix, {}).get(self.like, SUBTYPES[suffix]),
+                    format=FORMATS[suffix],
+                )
+            except soundfile.LibsndfileError as error:
+                raise TimbreflowError(
+                    f"{self.path} cannot be written with {self.channels} channels at {self.sample_rate} Hz "
+                    f"({_reason(error)}); write a .wav instead."
+                ) from error
+            opening.enter_context(self._sound)
+            self._open = opening.pop_all()
         return self
 
     def write(self, audio: np.ndarray) -> None:
@@ -222,17 +224,10 @@ class AudioWriter:
         # Lossy encoders get the same samples as the others, which libsndfile clips itself.
         self._sound.write(np.clip(audio, -1.0, 1.0).astype(np.float32).T)
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: object) -> None:
-        self._sound.close()
-        if kind is None:
-            self._place.__exit__(None, None, None)
-            return
-        # contextlib raises the same exception again inside; it must not hide the original's traceback.
-        try:
-            self._place.__exit__(kind, value, None)
-        except BaseException as again:
-            if again is not value:
-                raise
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.__exit__(kind, value, trace)
 
 
 def to_int16(audio: np.ndarray) -> np.ndarray:

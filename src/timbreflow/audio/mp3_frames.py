@@ -4,12 +4,10 @@ libsndfile takes the length of an mp3 from its Xing or Info header, and estimate
 what lies beyond is never read. Here the frames themselves are walked, so that the length is true.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-Read = Callable[[int, int], bytes]
-"""`read(position, n)` gives n bytes of the file, fewer at its end."""
+from timbreflow.audio.file_bytes import FileBytes
 
 SMALL_TAIL = 4096
 _KBITS = {
@@ -38,14 +36,10 @@ class InfoHeader:
     """A Xing, Info or VBRI header, which stands in a frame of its own and makes no sound.
 
     Args:
-        position: of its frame.
-        size: bytes of its frame.
         frames: its count of frames, 0 where it has none.
         lame_at: where LAME's delay and padding stand, three bytes; None for others.
     """
 
-    position: int
-    size: int
     frames: int
     lame_at: int | None
 
@@ -75,7 +69,7 @@ class Mp3Frames:
     incomplete: bool
 
 
-def id3_length(read: Read, position: int) -> int:
+def id3_length(read: FileBytes, position: int) -> int:
     """Bytes of the ID3v2 tag at a position; 0 where there is none."""
     head = read(position, 10)
     if head[:3] != b"ID3" or len(head) < 10 or max(head[6:]) > 0x7F:
@@ -84,26 +78,26 @@ def id3_length(read: Read, position: int) -> int:
     return length + (20 if head[5] & 0x10 else 10)
 
 
-def walk(read: Read, size: int) -> Mp3Frames | None:
-    """Walk all frames of a file of `size` bytes, in constant memory; None where it has none of known length."""
+def walk(read: FileBytes) -> Mp3Frames | None:
+    """Walk all frames of a file, in constant memory; None where it has none of known length."""
     position, n_frames, passed_over, unknown, first = 0, 0, 0, 0, None
     runs: list[list[int]] = []
     parts: list[tuple[InfoHeader, int]] = []
     kinds: dict[tuple[int, int, int, int], None] = {}
     incomplete = False
-    while position < size:
+    while position < read.size:
         head = read(position, 4)
         frame = _frame(head)
         # Two frames in a row make a start: the bits of a header may occur anywhere.
         begins = not runs or runs[-1][1] != position
-        if frame is None or (begins and not _goes_on(read, position, frame, size)):
-            tag = _tag_length(read, position, size)
-            jump = tag or _next_sync(read, position + 1, size) - position
+        if frame is None or (begins and not _goes_on(read, position, frame)):
+            tag = _tag_length(read, position)
+            jump = tag or read.find(position + 1, b"\xff", b"ID3", b"TAG", b"APETAGEX") - position
             if not tag and first is not None and read(position, min(jump, 1 << 20)).strip(b"\0"):
                 unknown += jump
             position += jump
             continue
-        if position + frame.size > size:
+        if position + frame.size > read.size:
             incomplete = True
             break
         passed_over, unknown = passed_over + unknown, 0
@@ -139,7 +133,7 @@ def walk(read: Read, size: int) -> Mp3Frames | None:
     )
 
 
-def info_frame(frames: Mp3Frames, read: Read) -> bytes:
+def info_frame(frames: Mp3Frames, read: FileBytes) -> bytes:
     """A frame with an Info header that tells the true number of frames, to stand before them.
 
     Delay at the start and padding at the end are those of the first and of the last header that knows them.
@@ -193,20 +187,20 @@ def _parsed(second: int, third: int, mode: int) -> _Frame | None:
     return _Frame(size, samples, (version, layer, hertz, channels), 4 + side)
 
 
-def _goes_on(read: Read, position: int, frame: _Frame, size: int) -> bool:
+def _goes_on(read: FileBytes, position: int, frame: _Frame) -> bool:
     """Whether another frame of the same kind, a tag or the end follows."""
     end = position + frame.size
-    if end >= size:
-        return end == size
+    if end >= read.size:
+        return end == read.size
     following = _frame(read(end, 4))
-    return (following is not None and following.kind[:3] == frame.kind[:3]) or _tag_length(read, end, size) > 0
+    return (following is not None and following.kind[:3] == frame.kind[:3]) or _tag_length(read, end) > 0
 
 
-def _tag_length(read: Read, position: int, size: int) -> int:
+def _tag_length(read: FileBytes, position: int) -> int:
     """Bytes of the ID3, APE or Lyrics3 tag at a position; 0 where there is none."""
     head = read(position, 32)
     if head[:3] == b"TAG":
-        return min(128, size - position)
+        return min(128, read.size - position)
     if head[:8] == b"APETAGEX" and len(head) == 32:
         # The length counts the footer but not the header; a footer alone ends what it describes.
         return 32 + (int.from_bytes(head[12:16], "little") if head[23] & 0x20 else 0)
@@ -216,18 +210,7 @@ def _tag_length(read: Read, position: int, size: int) -> int:
     return id3_length(read, position)
 
 
-def _next_sync(read: Read, position: int, size: int) -> int:
-    """Where the next frame or tag may begin."""
-    while position < size:
-        block = read(position, 1 << 16)
-        found = [place for mark in (b"\xff", b"ID3", b"TAG", b"APETAGEX") if (place := block.find(mark)) >= 0]
-        if found:
-            return position + min(found)
-        position += max(1, len(block) - 8)
-    return size
-
-
-def _info_header(read: Read, position: int, frame: _Frame) -> InfoHeader | None:
+def _info_header(read: FileBytes, position: int, frame: _Frame) -> InfoHeader | None:
     data = read(position, 200)
     for at in (frame.info_at, frame.info_at + 2):  # two more where the frame has a checksum
         if data[at : at + 4] in (b"Xing", b"Info"):
@@ -236,7 +219,7 @@ def _info_header(read: Read, position: int, frame: _Frame) -> InfoHeader | None:
             frames = int.from_bytes(data[place : place + 4], "big") if flags & 1 else 0
             place += 4 * (flags & 1) + 4 * (flags >> 1 & 1) + 100 * (flags >> 2 & 1) + 4 * (flags >> 3 & 1)
             lame = data[place : place + 4] in (b"LAME", b"Lavf", b"Lavc", b"GOGO")
-            return InfoHeader(position, frame.size, frames, position + place + 21 if lame else None)
+            return InfoHeader(frames, position + place + 21 if lame else None)
     if data[36:40] == b"VBRI":
-        return InfoHeader(position, frame.size, int.from_bytes(data[50:54], "big"), None)
+        return InfoHeader(int.from_bytes(data[50:54], "big"), None)
     return None

@@ -10,20 +10,15 @@ the headers are held against the bytes that are there, for each format that is r
 - recordings joined in a way that cannot be read as one: refused.
 """
 
-import io
-import os
-from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 from timbreflow.audio import mp3_frames
+from timbreflow.audio.file_bytes import FileBytes, Part
 from timbreflow.errors import TimbreflowError
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
 
 CHECKED = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "OGG", "MP3")
 """libsndfile's names of the formats that are looked at here; of others nobody could say whether they are whole."""
@@ -31,16 +26,15 @@ MISCOUNTED = 64
 """Bytes by which a header may promise too much: some programs count the header, or parts of it, as sound."""
 PADDING = 1 << 16
 """Zeros of at most so many bytes behind the sound fill up a block of the disk."""
-_BLOCK = 1 << 18
 _GIANT = 0xFFFFFFFF - 4096
 """From here on sizes in 32 bits, with their header, do not fit."""
-_STARTS = (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM", b"caff", b"fLaC", b"OggS", b".snd")
+_UNKNOWN = 1 << 62
+"""From here on sizes in 64 bits mean "not known yet"."""
+_TEXTS = (b"LIST", b"bext", b"id3 ", b"ID3 ", b"iXML", b"cue ", b"smpl", b"fact")
 _W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 _W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")
+_STARTS = (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM", b"caff", b"fLaC", b"OggS", b".snd", _W64_RIFF)
 _PCM_AIFC = (b"NONE", b"twos", b"sowt", b"raw ", b"in24", b"in32", b"fl32", b"FL32", b"fl64", b"FL64")
-
-Part = bytes | tuple[int, int]
-"""Bytes of our own, or [start, stop) of the file."""
 
 
 @dataclass(frozen=True)
@@ -60,71 +54,34 @@ class _Damage(Exception):
     """What is wrong with a file, to be said behind its name."""
 
 
-class _Bytes:
-    """Random access to an open file in constant memory."""
+@dataclass(frozen=True)
+class _Layout:
+    """How a container lays out its chunks: mark, size, contents.
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.size = file.seek(0, os.SEEK_END)
-        self._start, self._block = 0, b""
+    Args:
+        order: of the bytes of a size.
+        first: where the first chunk stands, behind the start of the file.
+        mark: bytes of a mark.
+        size: bytes of a size.
+        counted: what a size counts besides the contents.
+        align: chunks are filled up to a multiple of so many bytes.
+        sound: mark of the chunk of sound.
+    """
 
-    def __call__(self, position: int, n: int) -> bytes:
-        start = position - self._start
-        if start >= 0 and start + n <= len(self._block):
-            return self._block[start : start + n]
-        self._file.seek(position)
-        self._start, self._block = position, self._file.read(max(n, _BLOCK))
-        return self._block[:n]
+    order: Literal["big", "little"]
+    first: int
+    mark: int
+    size: int
+    counted: int
+    align: int
+    sound: bytes
 
 
-class Stitched(io.RawIOBase):
-    """Parts of a file, and bytes of our own, as one file to read."""
-
-    def __init__(self, file: BinaryIO, parts: tuple[Part, ...]) -> None:
-        self._file = file
-        self._parts = parts
-        self._starts = [0]
-        for part in parts:
-            self._starts.append(self._starts[-1] + (len(part) if isinstance(part, bytes) else part[1] - part[0]))
-        self._position = 0
-
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def seekable(self) -> bool:
-        """Always."""
-        return True
-
-    def tell(self) -> int:
-        """Position in bytes."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to a position, which may lie behind the end."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._starts[-1]}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: "WriteableBuffer", /) -> int:
-        """Fill a buffer as far as there are bytes."""
-        view = memoryview(buffer).cast("B")
-        filled = 0
-        while filled < len(view) and self._position < self._starts[-1]:
-            number = bisect_right(self._starts, self._position) - 1
-            part, offset = self._parts[number], self._position - self._starts[number]
-            n = min(len(view) - filled, self._starts[number + 1] - self._position)
-            if isinstance(part, bytes):
-                data = part[offset : offset + n]
-            else:
-                self._file.seek(part[0] + offset)
-                data = self._file.read(n)
-            if not data:
-                break
-            view[filled : filled + len(data)] = data
-            filled += len(data)
-            self._position += len(data)
-        return filled
+_RIFF = _Layout("little", 12, 4, 4, 0, 2, b"data")
+_RIFX = _Layout("big", 12, 4, 4, 0, 2, b"data")
+_AIFF = _Layout("big", 12, 4, 4, 0, 2, b"SSND")
+_W64 = _Layout("little", 40, 16, 8, 24, 8, b"data" + _W64_TAIL)
+_CAF = _Layout("big", 8, 4, 8, 0, 1, b"data")
 
 
 def reading_of(source: Path | BinaryIO, name: str) -> Reading:
@@ -143,7 +100,7 @@ def reading_of(source: Path | BinaryIO, name: str) -> Reading:
             return _of_path(source, name, state.st_mtime_ns, state.st_size)
         position = source.tell()
         try:
-            return _examined(_Bytes(source), name)
+            return _examined(FileBytes(source), name)
         finally:
             source.seek(position)
     except _Damage as damage:
@@ -154,15 +111,15 @@ def reading_of(source: Path | BinaryIO, name: str) -> Reading:
 def _of_path(path: Path, name: str, mtime_ns: int, size: int) -> Reading:
     """A recording is opened several times, and examined once as long as it stays the same."""
     with open(path, "rb") as file:
-        return _examined(_Bytes(file), name)
+        return _examined(FileBytes(file), name)
 
 
-def _examined(read: _Bytes, name: str) -> Reading:
+def _examined(read: FileBytes, name: str) -> Reading:
     base = 0
     while length := mp3_frames.id3_length(read, base):
         base += length
     head = read(base, 12)
-    look: Callable[[_Bytes, int], Reading]
+    look: Callable[[FileBytes, int], Reading]
     if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:] == b"WAVE":
         look = _wav
     elif read(base, 16) == _W64_RIFF:
@@ -191,26 +148,60 @@ def _joined() -> _Damage:
     return _Damage("holds several recordings, one behind the other; take them apart, or export them as one.")
 
 
+def _chunks(read: FileBytes, layout: _Layout, position: int) -> tuple[dict[bytes, tuple[int, int]], int]:
+    """Chunks up to the sound or to what is no chunk, {mark: (start, length) of the contents}, and where that stands."""
+    found: dict[bytes, tuple[int, int]] = {}
+    while position + layout.mark + layout.size <= read.size:
+        mark = read(position, layout.mark)
+        start = position + layout.mark + layout.size
+        length = read.number(start - layout.size, layout.size, layout.order) - layout.counted
+        if layout is _W64:
+            is_mark = mark == _W64_RIFF or mark.endswith(_W64_TAIL[-8:])
+        else:
+            is_mark = all(0x20 <= letter < 0x7F for letter in mark)
+        if not is_mark or (length < 0 and mark != layout.sound):
+            break
+        found[mark] = start, max(0, length)
+        if mark == layout.sound:
+            break
+        position = start + length + -length % layout.align
+    return found, position
+
+
+def _is_chain(read: FileBytes, layout: _Layout, base: int, position: int) -> bool:
+    """Whether chunks without sound stand from a position, aligned or not, to the end of the file."""
+    for start in (position, position + (base - position) % layout.align):
+        if start > read.size - layout.align:
+            return True
+        found, stop = _chunks(read, layout, start)
+        if found.keys() & {*_STARTS, layout.sound}:
+            raise _joined()
+        # A last chunk of text that was cut off is no loss of sound, if it is one that is known.
+        whole = -layout.align < read.size - stop < (1 if layout is _CAF else 8)
+        if whole or (found and next(iter(found)) in _TEXTS):
+            return True
+    return False
+
+
 def _extent(
-    read: _Bytes,
-    start: int,
-    claimed: int | None,
-    chain: Callable[[int], bool] = lambda _: False,
-    *,
-    wraps: bool = True,
+    read: FileBytes, layout: _Layout | None, base: int, start: int, claimed: int | None
 ) -> tuple[int, str | None]:
     """Bytes of sound from `start` on.
 
     Args:
         read: the file.
+        layout: of the chunks that may follow; None where there are none.
+        base: where the file begins, behind tags.
         start: where its sound begins.
         claimed: what its header says; None where that means "to the end".
-        chain: whether proper chunks stand from a position to the end of the file.
-        wraps: whether the size has 32 bits, of which a file over 4 GiB shows the lowest.
 
     Returns:
         The bytes that are sound, and a note where that is not what the header says.
     """
+
+    def chain(position: int) -> bool:
+        return layout is not None and _is_chain(read, layout, base, position)
+
     there = read.size - start
     if claimed is None or claimed == there:
         return there, None
@@ -218,6 +209,8 @@ def _extent(
         if claimed - there > MISCOUNTED and claimed not in (read.size, read.size - 8):
             raise _cut_off(claimed - there)
         return there, f"promises {claimed - there} bytes more than it holds, as a miscounted header does; all is read."
+    # A size of 32 bits shows the lowest of those of a file over 4 GiB.
+    wraps = layout is None or layout.size == 4
     for turns in range(there >> 32 if wraps else 0, 0, -1):
         longer = claimed + (turns << 32)
         if longer == there or (longer < there and chain(start + longer)):
@@ -230,7 +223,7 @@ def _extent(
     return there, f"holds {there - claimed} bytes more than its header says; all of it is read as sound."
 
 
-def _is_padding(read: _Bytes, position: int) -> bool:
+def _is_padding(read: FileBytes, position: int) -> bool:
     """Whether only zeros, or a tag of an mp3 player, stand behind the sound."""
     left = read.size - position
     if read(position, 3) in (b"TAG", b"ID3") or read(position, 8) == b"APETAGEX":
@@ -238,201 +231,121 @@ def _is_padding(read: _Bytes, position: int) -> bool:
     return left <= PADDING and not read(position, left).strip(b"\0")
 
 
-def _chunks(read: _Bytes, position: int, big: bool) -> tuple[list[tuple[bytes, int, int]], bool]:
-    """Chunks (mark, start, length) from a position up to the sound, and whether they are proper up to the end."""
-    found: list[tuple[bytes, int, int]] = []
-    while position + 8 <= read.size:
-        head = read(position, 8)
-        if not all(0x20 <= letter < 0x7F for letter in head[:4]):
-            return found, False
-        length = int.from_bytes(head[4:], "big" if big else "little")
-        found.append((head[:4], position + 8, length))
-        if head[:4] in (b"data", b"SSND"):
-            return found, False
-        position += 8 + length + length % 2
-    return found, position - 1 <= read.size
+def _changed(base: int, stop: int, changes: dict[tuple[int, int], bytes], note: str | None) -> Reading:
+    """To read [base, stop) of the file with bytes of it replaced: {(position, how many): by these}."""
+    parts: list[Part] = []
+    for (position, n), data in sorted(changes.items()):
+        parts += [(base, position), data]
+        base = position + n
+    return Reading((*parts, (base, stop)), (note,) if note else ())
 
 
-def _trailing(read: _Bytes, big: bool) -> Callable[[int], bool]:
-    """Looks for proper chunks behind the sound, with or without the byte that makes its length even."""
-
-    def chain(position: int) -> bool:
-        for start in (position, position + 1):
-            if start >= read.size - 1:
-                return True
-            found, proper = _chunks(read, start, big)
-            # A last chunk of text that was cut off is no loss of sound, if it is one that is known.
-            known = found and found[0][0] in (b"LIST", b"bext", b"id3 ", b"ID3 ", b"iXML", b"cue ", b"smpl", b"fact")
-            if found and found[0][0] in (*_STARTS, b"data", b"SSND"):
-                raise _joined()
-            if proper or known:
-                if any(mark in (*_STARTS, b"data", b"SSND") for mark, _, _ in found):
-                    raise _joined()
-                return True
-        return False
-
-    return chain
-
-
-def _wav(read: _Bytes, base: int) -> Reading:
+def _wav(read: FileBytes, base: int) -> Reading:
     mark = read(base, 4)
-    big = mark == b"RIFX"
-    order: Literal["big", "little"] = "big" if big else "little"
-    chunks, _ = _chunks(read, base + 12, big)
-    by_mark = {mark: (start, length) for mark, start, length in chunks}
-    if b"data" not in by_mark or b"fmt " not in by_mark:
+    layout = _RIFX if mark == b"RIFX" else _RIFF
+    chunks, _ = _chunks(read, layout, base + layout.first)
+    if b"data" not in chunks or b"fmt " not in chunks:
         return Reading()
-    start, size = by_mark[b"data"]
+    start, size = chunks[b"data"]
     claimed: int | None = size
-    large = mark in (b"RF64", b"BW64")
-    if large and b"ds64" in by_mark and size == 0xFFFFFFFF:
-        claimed = int.from_bytes(read(by_mark[b"ds64"][0] + 8, 8), "little")
-        claimed = claimed if claimed < 1 << 62 else None
+    ds64 = chunks[b"ds64"][0] if mark in (b"RF64", b"BW64") and b"ds64" in chunks else None
+    if ds64 is not None and size == 0xFFFFFFFF:
+        claimed = read.number(ds64 + 8, 8, "little")
+        claimed = claimed if claimed < _UNKNOWN else None
     elif (0x7FFF0000 <= size <= 0x80000100 or size >= 0xFFFF0000) and size > read.size - start:
         claimed = None  # what programs write that send a wav to a pipe and cannot know its length
-    elif size >= 0xFFFF0000 and not _trailing(read, big)(start + size):
+    elif size >= 0xFFFF0000 and not _is_chain(read, layout, base, start + size):
         claimed = None
-    length, note = _extent(read, start, claimed, _trailing(read, big), wraps=not large)
-    if note is None and mark != b"BW64" and (claimed is not None or (length < _GIANT and not large)):
+    length, note = _extent(read, layout, base, start, claimed)
+    if note is None and mark != b"BW64" and (claimed is not None or (length < _GIANT and ds64 is None)):
         return Reading()
-    form, form_length = by_mark[b"fmt "]
-    fmt = b"fmt " + form_length.to_bytes(4, order) + read(form, form_length + form_length % 2)
-    if length < _GIANT:
-        body = b"WAVE" + fmt + b"data" + length.to_bytes(4, order)
-        header = (b"RIFX" if big else b"RIFF") + (len(body) + length).to_bytes(4, order) + body
-    elif big:
+    everything = b"\xff\xff\xff\xff"
+    if ds64 is not None:
+        changes = {(base, 4): b"RF64", (ds64 + 8, 8): length.to_bytes(8, "little"), (start - 4, 4): everything}
+    elif length < _GIANT:
+        changes = {(base, 4): b"RIFX" if mark == b"RIFX" else b"RIFF", (start - 4, 4): length.to_bytes(4, layout.order)}
+    elif mark == b"RIFX":
         raise _Damage("is larger than its header can say (4 GiB); convert it to an RF64 or W64 wav.")
     else:
-        ends = b"\xff\xff\xff\xff"
-        align = max(1, int.from_bytes(read(form + 12, 2), "little"))
-        sizes = (72 + len(fmt) + length, length, length // align)
-        ds64 = b"ds64" + (28).to_bytes(4, order) + b"".join(n.to_bytes(8, order) for n in sizes) + bytes(4)
-        header = b"RF64" + ends + b"WAVE" + ds64 + fmt + b"data" + ends
-    return Reading((header, (start, start + length)), (note,) if note else ())
+        frame = max(1, read.number(chunks[b"fmt "][0] + 12, 2, "little"))
+        sizes = b"".join(n.to_bytes(8, "little") for n in (start + length + 28 - base, length, length // frame))
+        chunk = b"ds64" + (28).to_bytes(4, "little") + sizes + bytes(4)
+        changes = {(base, 8): b"RF64" + everything, (base + 12, 0): chunk, (start - 4, 4): everything}
+    return _changed(base, start + length, changes, note)
 
 
-def _w64(read: _Bytes, base: int) -> Reading:
-    def chunk(position: int) -> tuple[bytes, int]:
-        head = read(position, 24)
-        return head[:16], int.from_bytes(head[16:], "little")
-
-    def chain(position: int) -> bool:
-        position = base + -(-(position - base) // 8) * 8
-        while position + 24 <= read.size:
-            mark, size = chunk(position)
-            if mark == _W64_RIFF or mark == b"data" + _W64_TAIL:
-                raise _joined()
-            if size < 24 or not mark.endswith(_W64_TAIL[-8:]):
-                return False
-            position += -(-size // 8) * 8
-        return position >= read.size - 8
-
-    position, fmt = base + 40, b""
-    while position + 24 <= read.size:
-        mark, size = chunk(position)
-        if mark == b"data" + _W64_TAIL:
-            start = position + 24
-            # What stands for "not known yet": nothing, the header alone, or the largest number.
-            claimed = None if size >= 1 << 62 else max(0, size - 24)
-            length, note = _extent(read, start, claimed, chain, wraps=False)
-            if start + length == read.size and note is None and claimed is not None:
-                return Reading()
-            # libsndfile takes what stands behind the sound for sound as well.
-            total = base + 40 + len(fmt) + 24 + length
-            header = read(base, 16) + total.to_bytes(8, "little") + read(base + 24, 16) + fmt
-            header += mark + (length + 24).to_bytes(8, "little")
-            return Reading((header, (start, start + length)), (note,) if note else ())
-        if size < 24:
-            break
-        if mark == b"fmt " + _W64_TAIL:
-            fmt = read(position, -(-size // 8) * 8)
-        position += -(-size // 8) * 8
-    return Reading()
-
-
-def _aiff(read: _Bytes, base: int) -> Reading:
-    chunks, _ = _chunks(read, base + 12, True)
-    by_mark = {mark: (start, length) for mark, start, length in chunks}
-    if b"SSND" not in by_mark or b"COMM" not in by_mark:
+def _w64(read: FileBytes, base: int) -> Reading:
+    chunks, _ = _chunks(read, _W64, base + _W64.first)
+    if _W64.sound not in chunks:
         return Reading()
-    common, common_length = by_mark[b"COMM"]
-    comm = read(common, common_length + common_length % 2)
-    compressed = read(base + 8, 4) == b"AIFC" and comm[18:22] not in _PCM_AIFC
-    frame = int.from_bytes(comm[:2], "big") * -(-int.from_bytes(comm[6:8], "big") // 8)
-    chunk, chunk_length = by_mark[b"SSND"]
-    offset = int.from_bytes(read(chunk, 4), "big")
-    start, claimed = chunk + 8 + offset, max(0, chunk_length - 8 - offset)
-    length, note = _extent(read, start, claimed, _trailing(read, True))
+    start, size = chunks[_W64.sound]
+    claimed = None if size >= _UNKNOWN - _W64.counted else size
+    length, note = _extent(read, _W64, base, start, claimed)
+    # libsndfile takes what stands behind the sound for sound as well.
+    if start + length == read.size and note is None and claimed is not None:
+        return Reading()
+    return _changed(base, start + length, {(start - 8, 8): (length + _W64.counted).to_bytes(8, "little")}, note)
+
+
+def _aiff(read: FileBytes, base: int) -> Reading:
+    chunks, _ = _chunks(read, _AIFF, base + _AIFF.first)
+    if b"SSND" not in chunks or b"COMM" not in chunks:
+        return Reading()
+    common = chunks[b"COMM"][0]
+    compressed = read(base + 8, 4) == b"AIFC" and read(common + 18, 4) not in _PCM_AIFC
+    frame = read.number(common, 2, "big") * -(-read.number(common + 6, 2, "big") // 8)
+    chunk, chunk_length = chunks[b"SSND"]
+    offset = 8 + read.number(chunk, 4, "big")
+    start = chunk + offset
+    length, note = _extent(read, _AIFF, base, start, max(0, chunk_length - offset))
     if not compressed and frame:
-        promised = int.from_bytes(comm[2:6], "big") * frame
+        promised = read.number(common + 2, 4, "big") * frame
         if promised - length > MISCOUNTED:
             raise _cut_off(promised - length)
     if note is None:
         return Reading()
     if compressed or not frame or length >= _GIANT:
         raise _Damage("holds more sound than its header can say; convert it to a wav.")
-    comm = comm[:2] + (length // frame).to_bytes(4, "big") + comm[6:]
-    sound = (length + 8).to_bytes(4, "big")
-    body = read(base + 8, 4) + b"COMM" + common_length.to_bytes(4, "big") + comm + b"SSND" + sound + bytes(8)
-    header = b"FORM" + (len(body) + length).to_bytes(4, "big") + body
-    return Reading((header, (start, start + length)), (note,))
+    changes = {
+        (common + 2, 4): (length // frame).to_bytes(4, "big"),
+        (chunk - 4, 4): (length + offset).to_bytes(4, "big"),
+    }
+    return _changed(base, start + length, changes, note)
 
 
-def _au(read: _Bytes, base: int) -> Reading:
-    head = read(base, 24)
-    order: Literal["big", "little"] = "big" if head[:4] == b".snd" else "little"
-    start, size = base + int.from_bytes(head[4:8], order), int.from_bytes(head[8:12], order)
-    length, note = _extent(read, start, None if size == 0xFFFFFFFF else size)
+def _au(read: FileBytes, base: int) -> Reading:
+    order: Literal["big", "little"] = "big" if read(base, 4) == b".snd" else "little"
+    start, size = base + read.number(base + 4, 4, order), read.number(base + 8, 4, order)
+    length, note = _extent(read, None, base, start, None if size == 0xFFFFFFFF else size)
     if note is None:
         return Reading()
-    known = (24).to_bytes(4, order) + (length if length < _GIANT else 0xFFFFFFFF).to_bytes(4, order)
-    return Reading((head[:4] + known + head[12:], (start, start + length)), (note,))
+    known = length if length < _GIANT else 0xFFFFFFFF
+    return _changed(base, start + length, {(base + 8, 4): known.to_bytes(4, order)}, note)
 
 
-def _caf(read: _Bytes, base: int) -> Reading:
-    def chain(position: int) -> bool:
-        while position + 12 <= read.size:
-            head = read(position, 12)
-            if head[:4] in (b"caff", b"data"):
-                raise _joined()
-            size = int.from_bytes(head[4:], "big", signed=True)
-            if size < 0 or not all(0x20 <= letter < 0x7F for letter in head[:4]):
-                return False
-            position += 12 + size
-        return position == read.size
-
-    position, desc = base + 8, b""
-    while position + 12 <= read.size:
-        head = read(position, 12)
-        size = int.from_bytes(head[4:], "big", signed=True)
-        if head[:4] == b"data":
-            start = position + 16  # behind the count of edits
-            length, note = _extent(read, start, None if size == -1 else max(0, size - 4), chain, wraps=False)
-            if note is None and size != -1:
-                return Reading()
-            if desc[20:24] != b"lpcm":
-                raise _Damage("does not say how long it is; convert it to a wav.")
-            header = read(base, 8) + desc + b"data" + (length + 4).to_bytes(8, "big") + bytes(4)
-            return Reading((header, (start, start + length)), (note,) if note else ())
-        if size < 0:
-            break
-        if head[:4] == b"desc":
-            desc = read(position, 12 + size)
-        position += 12 + size
-    return Reading()
+def _caf(read: FileBytes, base: int) -> Reading:
+    chunks, _ = _chunks(read, _CAF, base + _CAF.first)
+    if b"data" not in chunks:
+        return Reading()
+    chunk, size = chunks[b"data"]
+    start = chunk + 4  # behind the count of edits
+    claimed = None if size >= _UNKNOWN else max(0, size - 4)
+    length, note = _extent(read, _CAF, base, start, claimed)
+    if note is None and claimed is not None:
+        return Reading()
+    if b"desc" not in chunks or read(chunks[b"desc"][0] + 8, 4) != b"lpcm":
+        raise _Damage("does not say how long it is; convert it to a wav.")
+    return _changed(base, start + length, {(chunk - 8, 8): (length + 4).to_bytes(8, "big")}, note)
 
 
-def _flac(read: _Bytes, base: int) -> Reading:
+def _flac(read: FileBytes, base: int) -> Reading:
     info = read(base + 8, 34)
     if len(info) < 34:
         return Reading()
     claimed = int.from_bytes(info[13:18], "big") & 0xFFFFFFFFF
-    position = base + 42
-    while position < read.size:  # a second file begins with the same mark and a STREAMINFO of 34 bytes
-        block = read(position, _BLOCK)
-        if b"fLaC\0\0\0\x22" in block or b"fLaC\x80\0\0\x22" in block:
-            raise _joined()
-        position += max(1, len(block) - 8) if position + len(block) < read.size else len(block)
+    # A second file begins with the same mark and a STREAMINFO of 34 bytes.
+    if read.find(base + 42, b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22") < read.size:
+        raise _joined()
     stop, there = _flac_end(read, info, claimed)
     if there is None and not claimed:
         raise _Damage("is cut off: it does not end with a whole frame; export or download it again.")
@@ -450,7 +363,7 @@ def _flac(read: _Bytes, base: int) -> Reading:
     return Reading((patched, (base + 42, stop)), notes if 0 < claimed < there else ())
 
 
-def _flac_end(read: _Bytes, info: bytes, claimed: int) -> tuple[int, int | None]:
+def _flac_end(read: FileBytes, info: bytes, claimed: int) -> tuple[int, int | None]:
     """Where the last frame ends, and the samples a channel up to there by the number in its header, if found."""
     largest = int.from_bytes(info[7:10], "big") or 1 << 20
     start = max(0, read.size - largest - PADDING)
@@ -512,14 +425,14 @@ def _crc_table(polynomial: int, bits: int) -> tuple[int, ...]:
     return tuple(entry(value) for value in range(256))
 
 
-def _ogg(read: _Bytes, base: int) -> Reading:
+def _ogg(read: FileBytes, base: int) -> Reading:
     """Whether the last page is all there, and all pages are of one recording."""
     position, pages_of_sound = base, False
     while position + 27 <= read.size:
         head = read(position, 27)
         if head[:5] != b"OggS\0":
             # libsndfile finds the next page, and its count of samples tells what was lost between.
-            position = _next_page(read, position + 1)
+            position = read.find(position + 1, b"OggS\0")
             continue
         begins = head[5] & 2
         if begins and pages_of_sound:
@@ -528,26 +441,15 @@ def _ogg(read: _Bytes, base: int) -> Reading:
         lengths = read(position + 27, head[26])
         stop = position + 27 + head[26] + sum(lengths)
         if len(lengths) < head[26] or stop > read.size:
-            missing = stop - read.size
-            raise _cut_off(max(1, missing))
+            raise _cut_off(max(1, stop - read.size))
         position = stop
     if read.size - position > 0 and read(position, 4) == b"OggS":
         raise _cut_off(27 - (read.size - position))
     return Reading()
 
 
-def _next_page(read: _Bytes, position: int) -> int:
-    while position < read.size:
-        block = read(position, 1 << 16)
-        found = block.find(b"OggS\0")
-        if found >= 0:
-            return position + found
-        position += max(1, len(block) - 4)
-    return read.size
-
-
-def _mp3(read: _Bytes, base: int) -> Reading:
-    frames = mp3_frames.walk(read, read.size)
+def _mp3(read: FileBytes, base: int) -> Reading:
+    frames = mp3_frames.walk(read)
     if frames is None or 2 * sum(stop - start for start, stop in frames.runs) < read.size - base:
         return Reading()  # chance spells a frame in anything
     if len(frames.kinds) > 1:
@@ -564,7 +466,7 @@ def _mp3(read: _Bytes, base: int) -> Reading:
     if len(frames.parts) > 1:
         notes.append(f"holds {len(frames.parts)} recordings joined together; all of them are read as one.")
     claimed = sum(info.frames for info, _ in frames.parts)
-    if frames.parts and len(frames.parts) == 1 and frames.n_frames > claimed:
+    if len(frames.parts) == 1 and frames.n_frames > claimed:
         notes.append(
             f"holds {frames.n_frames * seconds:.2f} s of sound where its header says {claimed * seconds:.2f} s; "
             "all of it is read."

@@ -69,7 +69,7 @@ def fit_normalizer(
         n_triples: triples that are taken; a few hundred settle mean and deviation.
         device: where features are made.
     """
-    statistics = RunningStatistics(extractor.n_features)
+    statistics = RunningStatistics(extractor.config.n_features)
     # Ids are in sorted order, which may group pieces; an even stride spreads the sample.
     stride = max(1, len(dataset) // n_triples)
     for item in range(0, len(dataset), stride)[:n_triples]:

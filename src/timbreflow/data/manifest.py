@@ -75,16 +75,8 @@ CLIP_NOTES_SCHEMA = pa.schema(
 """`clip_notes.parquet`: the notes that sound in a clip, onset and duration in seconds from the clip's start."""
 
 MEL_INDEX_SCHEMA = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("triple_id", pa.string()),
-        ("split", pa.string()),
-        ("role", pa.string()),
-        ("timbre_id", pa.string()),
-        ("program", pa.int16()),
-        ("shard", pa.string()),
-        ("row", pa.int32()),
-    ]
+    [MANIFEST_SCHEMA.field(name) for name in ("clip_id", "triple_id", "split", "role", "timbre_id", "program", "shard")]
+    + [pa.field("row", pa.int32())]
 )
 """`index.parquet` of data/mels: shard is relative to data/mels, row is the clip's place in it."""
 

@@ -24,6 +24,7 @@ class TripleBatch:
     Args:
         notes: that sound in content and target.
         descriptions: the instruments, for people: "Oboe to Marimba", by the General MIDI names of the first layers.
+        instruments: the target's preset, soundfont/bank/program of its first layer: clips of one are a cluster.
         families: General MIDI family of the target; None where it is layered or plays no General MIDI program.
     """
 
@@ -33,6 +34,7 @@ class TripleBatch:
     target: NDArray[np.float32]
     notes: list[Notes]
     descriptions: list[str]
+    instruments: list[str]
     families: list[int | None]
 
     def __len__(self) -> int:
@@ -97,6 +99,10 @@ class EvaluationClips:
                 descriptions=[
                     " to ".join(pretty_midi.program_to_instrument_name(int(program)) for program in programs)
                     for programs in zip(contents["program"], targets["program"], strict=True)
+                ],
+                instruments=[
+                    "/".join(map(str, place))
+                    for place in targets[["soundfont", "bank", "program"]].itertuples(index=False)
                 ],
                 families=[
                     _family(layers, program)

@@ -21,7 +21,7 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.clips import EvaluationClips, TripleBatch
 from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.evaluation.system import System, SystemContext
-from timbreflow.evaluation.systems import SYSTEMS, batch_seed
+from timbreflow.evaluation.systems import SYSTEMS, batch_seed, spec_of
 from timbreflow.inference.vocoding import open_inverter
 from timbreflow.metrics.analysis import Analysis, FeatureCache, Truth
 from timbreflow.metrics.onsets import TOLERANCE
@@ -65,8 +65,8 @@ class Evaluation:
     """What evaluating gives.
 
     Args:
-        table: one row a set, triple and system: set, triple_id, description, system, every metric of
-            `registry.PER_CLIP`, the ceilings of `registry.CEILINGS`, embedding and embedding_target.
+        table: one row a set, triple and system: set, triple_id, description, instrument (of the target), system,
+            every metric of `registry.PER_CLIP`, the ceilings of `registry.CEILINGS`, embedding and embedding_target.
         timing: system to cost.
         examples: sounds to listen to.
     """
@@ -93,7 +93,7 @@ def open_context(
 
 def weights_of(systems: Sequence[str], model_folder: Callable[[str], Path], vocoder: Path | None) -> dict[str, str]:
     """sha256 of the weights of every system that has some, and of the vocoder where there is one."""
-    folders = {name: model_folder(name) for name in systems if name in SYSTEMS and SYSTEMS[name].kind == "model"}
+    folders = {name: model_folder(SYSTEMS[name].weights) for name in systems if spec_of(name).weights}
     if vocoder is not None and (vocoder / WEIGHTS).is_file():
         folders[VOCODER] = vocoder
     return {name: weights_sha256(folder) for name, folder in folders.items()}
@@ -137,10 +137,12 @@ def evaluate(
                     own[name] = analyses[system.copies]
                     continue
                 start = time.perf_counter()
-                ids = {"triple_ids": batch.triple_ids} if getattr(system, "by_id", False) else {}
+                asked = {field: getattr(batch, field) for field in getattr(system, "asks", ())}
                 seed = batch_seed(config.seed, clips.split, number)
-                outputs[name] = _transfer(name, system, inputs, device, seed, **ids)
-                if not ids:  # systems by id read sound that was made elsewhere: their time has no meaning
+                outputs[name] = _transfer(name, system, inputs, device, seed, **asked)
+                if (
+                    "triple_ids" not in asked
+                ):  # systems by id read sound that was made elsewhere: their time has no meaning
                     seconds[name] += time.perf_counter() - start
                 own[name] = features(outputs[name])
             for index, triple in enumerate(batch.triple_ids):
@@ -202,7 +204,11 @@ def _measure(
     """System to row of the table, of one triple of a batch."""
     truth = Truth(batch.notes[index], batch.families[index], onset_tolerance)
     target = inputs["target"][index]
-    facts = {"triple_id": batch.triple_ids[index], "description": batch.descriptions[index]}
+    facts = {
+        "triple_id": batch.triple_ids[index],
+        "description": batch.descriptions[index],
+        "instrument": batch.instruments[index],
+    }
     ceilings = measure_ceilings(inputs["content"][index], target, truth)
     return {
         name: {
@@ -218,10 +224,10 @@ def _measure(
 
 
 def _transfer(
-    name: str, system: System, inputs: Mapping[str, Sound], device: torch.device, seed: int, **ids: list[str]
+    name: str, system: System, inputs: Mapping[str, Sound], device: torch.device, seed: int, **asked: Any
 ) -> Sound:
     content, style, target = (torch.from_numpy(inputs[role]).to(device) for role in ("content", "style", "target"))
-    sound = system.transfer(content, style, target, seed=seed, **ids).float().cpu().numpy()
+    sound = system.transfer(content, style, target, seed=seed, **asked).float().cpu().numpy()
     if len(sound) != len(inputs["content"]) or not np.isfinite(sound).all():
         raise TimbreflowError(f"the system {name} gave NaN or a batch of another size; train its model again.")
     return np.asarray(sound, dtype=np.float32)

@@ -30,7 +30,7 @@ class ExternalOutputs:
 
     copies: Role | None = None
     parameters = 0
-    by_id = True
+    asks = ("triple_ids",)
 
     def __init__(self, folder: Path, triple_ids: Sequence[str], *, sample_rate: int, n_samples: int) -> None:
         self._sounds: dict[str, NDArray[np.float32]] = {}

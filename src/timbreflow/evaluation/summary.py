@@ -1,8 +1,9 @@
 """From the per-clip table to figures of systems: means, ratios, gaps and paired differences, each with its interval.
 
 Conventions:
-    Intervals are those of `statistics`: 95 %, clips drawn once for all columns of a figure, so that ratios and
-    differences are paired. Fréchet distances need embeddings and have neither an interval nor a figure for stored rows.
+    Intervals are those of `statistics`: 95 %, drawn once for all columns of a figure, so that ratios and differences
+    are paired. Instruments of targets are drawn, with all of their clips; contents are taken as they are. Fréchet
+    distances need embeddings and have neither an interval nor a figure for stored rows.
 """
 
 import math
@@ -70,8 +71,9 @@ def summarize(
 
     A figure whose columns are missing, as those of a stored row that is older than a metric, is left out.
 
-    Rows of all systems of a set are of the same triples. For `pairs` (first, second) the difference first - second is
-    computed, where both are there. `samples` are bootstrap draws. Sets are in the order of the table.
+    Rows of all systems of a set are of the same triples; a table without a column `instrument`, as they had before, has
+    intervals over single clips. For `pairs` (first, second) the difference first - second is computed, where both are
+    there. `samples` are bootstrap draws. Sets are in the order of the table.
 
     Raises:
         TimbreflowError: a figure of a clip is NaN or infinite.
@@ -84,7 +86,7 @@ def summarize(
             for system, own in sorted(rows.groupby("system"), key=lambda entry: rank.get(str(entry[0]), len(rank)))
         }
         first = next(iter(systems.values()))
-        targets = first["family_target"].dropna().tolist() if "family_target" in first else []
+        targets = first.dropna(subset="family_target") if "family_target" in first else first[:0]
         summaries[str(name)] = Summary(
             n_triples=len(first),
             figures={system: _figures(systems, system, samples, seed) for system in systems},
@@ -93,7 +95,11 @@ def summarize(
                 for one, other in pairs
                 if {one, other} <= set(systems)
             },
-            targets_family=mean_interval(targets, samples=samples, seed=seed) if len(targets) else None,
+            targets_family=mean_interval(
+                targets["family_target"], samples=samples, seed=seed, clusters=targets.get("instrument")
+            )
+            if len(targets)
+            else None,
         )
     return summaries
 
@@ -122,6 +128,14 @@ def plain(value: Any) -> Any:
     return {name: plain(inner) for name, inner in value.items()}
 
 
+@dataclass(frozen=True)
+class _Columns:
+    """What a figure is made of: paired columns [n], and the cluster of each clip."""
+
+    values: list[NDArray[np.float64]]
+    clusters: NDArray[np.object_] | None
+
+
 def _figures(systems: Mapping[str, pd.DataFrame], system: str, samples: int, seed: int) -> Figures:
     found = {}
     for metric in METRICS:
@@ -129,7 +143,9 @@ def _figures(systems: Mapping[str, pd.DataFrame], system: str, samples: int, see
             if (distance := _frechet(systems[system])) is not None:
                 found[metric.name] = Interval(distance)
         elif (columns := _columns(systems, system, metric)) is not None:
-            found[metric.name] = bootstrap(columns, metric.statistic, samples=samples, seed=seed)
+            found[metric.name] = bootstrap(
+                columns.values, metric.statistic, samples=samples, seed=seed, clusters=columns.clusters
+            )
     return found
 
 
@@ -143,26 +159,27 @@ def _differences(systems: Mapping[str, pd.DataFrame], first: str, second: str, s
         if own is not None and other is not None:
 
             def difference(
-                *means: NDArray[np.float64], metric: Metric = metric, count: int = len(own)
+                *means: NDArray[np.float64], metric: Metric = metric, count: int = len(own.values)
             ) -> NDArray[np.float64]:
                 return metric.statistic(*means[:count]) - metric.statistic(*means[count:])
 
-            found[metric.name] = bootstrap([*own, *other], difference, samples=samples, seed=seed)
+            found[metric.name] = bootstrap(
+                [*own.values, *other.values], difference, samples=samples, seed=seed, clusters=own.clusters
+            )
     return found
 
 
-def _columns(systems: Mapping[str, pd.DataFrame], system: str, metric: Metric) -> list[NDArray[np.float64]] | None:
-    """The columns that a figure is made of, [n] each and paired; None where one is missing or empty."""
+def _columns(systems: Mapping[str, pd.DataFrame], system: str, metric: Metric) -> _Columns | None:
+    """The columns that a figure is made of; None where one is missing or empty."""
     columns = []
     for source, name in metric.sources:
         table = systems.get(source or system)
         if table is None or name not in table or table[name].isna().all():
             return None
         columns.append(table[name].to_numpy(dtype=np.float64))
-    if metric.optional:
-        kept = np.isfinite(columns).all(axis=0)
-        columns = [column[kept] for column in columns]
-    return columns
+    kept = np.isfinite(columns).all(axis=0) if metric.optional else np.full(len(columns[0]), True)
+    clusters = systems[system].get("instrument")
+    return _Columns([column[kept] for column in columns], None if clusters is None else clusters.to_numpy()[kept])
 
 
 def _frechet(rows: pd.DataFrame) -> float | None:

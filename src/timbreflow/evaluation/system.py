@@ -41,6 +41,7 @@ class System(Protocol):
     Attributes:
         copies: role whose sound is given back unchanged; None for systems that make sound.
         parameters: number of learned weights; 0 where nothing is learned.
+        asks: only where `transfer` takes more of a batch, by the names of the fields of `clips.TripleBatch`.
     """
 
     copies: Role | None

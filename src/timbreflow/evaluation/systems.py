@@ -4,18 +4,27 @@ A new row is one more entry of `SYSTEMS`, and the loop that evaluates them does 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, cast
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from timbreflow.audio.features import FeatureExtractor
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.system import Role, System, SystemContext
 from timbreflow.files import stable_hash
+from timbreflow.inference.expression import Dynamics, rise_seconds
 from timbreflow.inference.synthesis import DecodeRequest, Synthesizer, to_sound
+from timbreflow.models.base import Noise
+from timbreflow.models.blocks import full_precision
 from timbreflow.models.bundle import load_bundle
+from timbreflow.models.glow.model import Glow
+from timbreflow.notes.tables import Notes
+
+_SURE = 20.0
+"""Log-odds of a true note."""
 
 
 @dataclass(frozen=True)
@@ -26,19 +35,22 @@ class SystemSpec:
         label: name in tables.
         description: one sentence for the report.
         kind: references copy; stored baselines take hours, so their rows are read from files in git; baselines and
-            models compete; the ceiling knows the answer; external rows are another program's.
+            models compete; diagnostics are a model's part, or a model that is told what it has to find out; the ceiling
+            knows the answer; external rows are another program's.
         build: makes the system; None for stored baselines, which `testsets/baselines.py` builds on request.
+        weights: name of the weights that it needs; empty for none.
     """
 
     label: str
     description: str
-    kind: Literal["reference", "stored", "baseline", "model", "ceiling", "external"]
+    kind: Literal["reference", "stored", "baseline", "model", "diagnostic", "ceiling", "external"]
     build: Callable[[SystemContext], System] | None = None
+    weights: str = ""
 
     @property
     def competes(self) -> bool:
         """Whether it makes sound without knowing the answer: the other rows are there to be compared with."""
-        return self.kind not in ("reference", "ceiling")
+        return self.kind not in ("reference", "diagnostic", "ceiling")
 
 
 class Copied:
@@ -72,14 +84,18 @@ class Oracle:
 class ModelSystem:
     """A trained transfer model, from sound to sound as `timbreflow transfer` does it.
 
+    `part` makes what transfers of the loaded model `name`; None takes the model itself.
+
     Raises:
         TimbreflowError: the weights are missing, work at another sample rate, or do not transfer timbre.
     """
 
     copies: Role | None = None
 
-    def __init__(self, context: SystemContext, name: str) -> None:
+    def __init__(self, context: SystemContext, name: str, part: Callable[[nn.Module], nn.Module] | None = None) -> None:
         bundle = load_bundle(context.model_folder(name))
+        if part is not None:
+            bundle = replace(bundle, model=part(bundle.model))
         if bundle.features.sample_rate != context.features.sample_rate:
             raise TimbreflowError(
                 f"the model {name} works at {bundle.features.sample_rate} Hz and the test clips are at "
@@ -93,13 +109,83 @@ class ModelSystem:
 
     def transfer(self, content: Tensor, style: Tensor, target: Tensor, *, seed: int) -> Tensor:
         """The content [B, N] with the style's timbre; the target is not looked at."""
-        features = self._synthesizer.features
+        rate = self._synthesizer.config.sample_rate
         noise = torch.Generator(device=self._device).manual_seed(seed)
-        return self._synthesizer(features(content), DecodeRequest(features(style), self._temperature, seed, noise))
+        rises = tuple(rise_seconds(sound, rate) for sound in style.cpu().numpy())
+        request = DecodeRequest(self._synthesizer.features(style), self._temperature, seed, noise, rises=rises)
+        sounds = content.cpu().numpy()
+        dynamics = [Dynamics.of(sound, rate) for sound in sounds]
+        level = [next(own.taken_out([sound], rate)) for own, sound in zip(dynamics, sounds, strict=True)]
+        made = self._synthesizer.transfer(level, request)
+        return torch.from_numpy(
+            np.stack([next(own.put_back([sound], rate)) for own, sound in zip(dynamics, made, strict=True)])
+        )
+
+
+class DecoderAlone(nn.Module):
+    """The prediction that a Glow subtracts before its flow, as a `TransferModel`: what is left without the flow.
+
+    Raises:
+        TimbreflowError: the model is no Glow with a decoder.
+    """
+
+    def __init__(self, glow: nn.Module) -> None:
+        super().__init__()
+        if not isinstance(glow, Glow) or glow.decoder is None:
+            raise TimbreflowError(
+                "The model glow has no decoder without its flow; train one with decoder_width above 0."
+            )
+        self.glow = glow
+
+    def transfer(self, content: Tensor, style: Tensor, *, temperature: float = 0.0, generator: Noise = None) -> Tensor:
+        """See `TransferModel.transfer`; deterministic."""
+        code, tokens = self.glow.content_path(content).code, self.glow.style_encoder(style)
+        return full_precision(cast(nn.Module, self.glow.decoder)(code, tokens, content.shape[-1]))
+
+
+class _GivenRoll(nn.Module):
+    """Stands in for a piano-roll head: the log-odds of the notes that are set before each pass."""
+
+    logits: Tensor
+
+    def forward(self, code: Tensor, frames: int) -> Tensor:
+        """[B, D, t] -> [B, 128, frames]."""
+        return self.logits[..., :frames]
+
+
+class TrueRoll(ModelSystem):
+    """A model that is told the true notes in place of those that it predicts: how much its note head costs.
+
+    Args:
+        context: features and inversion.
+        name: of the model.
+
+    Raises:
+        TimbreflowError: as `ModelSystem`, and where no decoder of the model reads predicted notes.
+    """
+
+    asks = ("notes",)
+
+    def __init__(self, context: SystemContext, name: str) -> None:
+        super().__init__(context, name)
+        path = self._synthesizer.model.content_path  # type: ignore[attr-defined]
+        if path.pianoroll_encoder is None:
+            raise TimbreflowError(f"The model {name} reads no piano roll; train one with pianoroll_channels above 0.")
+        self._head = path.pianoroll_head = _GivenRoll()
+
+    def transfer(
+        self, content: Tensor, style: Tensor, target: Tensor, *, seed: int, notes: Sequence[Notes] = ()
+    ) -> Tensor:
+        """The content [B, N] with the style's timbre, its notes given."""
+        config = self._synthesizer.config
+        frames, seconds = content.shape[-1] // config.hop_length, config.hop_length / config.sample_rate
+        rolls = torch.from_numpy(np.stack([own.piano_roll(frames, seconds) for own in notes]))
+        self._head.logits = (2.0 * rolls.to(self._device) - 1.0) * _SURE
+        return super().transfer(content, style, target, seed=seed)
 
 
 def _model(name: str, label: str, description: str) -> dict[str, SystemSpec]:
-    return {name: SystemSpec(label, description, "model", lambda context: ModelSystem(context, name))}
+    return {name: SystemSpec(label, description, "model", lambda context: ModelSystem(context, name), name)}
 
 
 SYSTEMS: dict[str, SystemSpec] = {
@@ -131,6 +217,20 @@ SYSTEMS: dict[str, SystemSpec] = {
     **_model("vqvae-2021", "VQ-VAE, 2021 recipe", "Trained on recordings of one timbre against themselves."),
     **_model("vqvae", "VQ-VAE", "Trained on true triples."),
     **_model("glow", "Glow", "Normalizing flow conditioned on content and style, trained on true triples."),
+    "glow_decoder": SystemSpec(
+        "Glow's decoder, without flow",
+        "What the Glow predicts before its flow.",
+        "diagnostic",
+        lambda context: ModelSystem(context, "glow", DecoderAlone),
+        "glow",
+    ),
+    "vqvae_true_roll": SystemSpec(
+        "VQ-VAE, true roll given",
+        "The VQ-VAE with the true notes in place of those that it finds in the content.",
+        "diagnostic",
+        lambda context: TrueRoll(context, "vqvae"),
+        "vqvae",
+    ),
     "oracle": SystemSpec(
         "oracle", "The target's own spectrogram through the same inversion: the ceiling.", "ceiling", Oracle
     ),

@@ -27,34 +27,20 @@ from timbreflow.notes.writer import TableWriter
 _EXAMPLES = 3
 
 
-@dataclass(frozen=True)
-class CollectConfig:
-    """Section `collect_midi` of params.yaml.
+@dataclass(frozen=True, kw_only=True)
+class CollectConfig(ReadLimits):
+    """Section `collect_midi` of params.yaml: limits of a file (see `ReadLimits`), and which files are read.
 
     Attributes:
         sources: names of corpora (`music21`, `music21/bach`, `freedoom`, ...) and paths, relative to the checkout.
         fractions: of a source named here only this share of its files, 0 to 1, chosen by a stable hash of the path.
         leave_out: files that are not taken, as source/path: other editions of pieces that a test set plays.
-        max_bytes: larger files are rejected (Cífka et al. 2021 skip MIDI files over 100 kB; scores are larger).
-        max_ticks: MIDI files that run longer are rejected.
-        max_duration: longer pieces are rejected, in s.
-        max_notes: pieces with more are rejected.
-        min_notes: pieces with fewer, drums not counted, are rejected.
-        max_seconds: files that take more work to read are rejected (a good one takes a thousandth).
-        max_memory: files that take more to read are rejected, in bytes.
         files_per_shard: files that one worker reads at a time.
     """
 
     sources: tuple[str, ...]
     fractions: dict[str, float]
     leave_out: tuple[str, ...]
-    max_bytes: int
-    max_ticks: int
-    max_duration: float
-    max_notes: int
-    min_notes: int
-    max_seconds: float
-    max_memory: int
     files_per_shard: int
 
     def __post_init__(self) -> None:
@@ -67,7 +53,7 @@ class CollectConfig:
 
     @property
     def limits(self) -> ReadLimits:
-        """The limits of one file and of the process that reads it."""
+        """The limits alone, for the process that reads a file."""
         return ReadLimits(**{limit.name: getattr(self, limit.name) for limit in fields(ReadLimits)})
 
 
@@ -117,8 +103,6 @@ def plan_shards(config: CollectConfig, *, root: Path, corpora: Path) -> list[Sha
     Raises:
         TimbreflowError: there is no source, or one does not exist or holds no music file.
     """
-    if not config.sources:
-        raise TimbreflowError("no source of notes is named; name folders, archives or corpora such as music21.")
     for source, fraction in config.fractions.items():
         if source not in config.sources or not 0 < fraction <= 1:
             raise TimbreflowError(f"fraction {source}: {fraction} must name one of the sources and lie in (0, 1].")
@@ -135,14 +119,10 @@ def plan_shards(config: CollectConfig, *, root: Path, corpora: Path) -> list[Sha
             shards.append(ShardPlan(source, others, Share()))
         for archive in found:
             if archive.kind not in ("file", "other"):
-                parts = _n_shares(archive, config.files_per_shard)
+                # The directory of a .zip makes skipping free; others are one share.
+                parts = -(-count_members(archive) // config.files_per_shard)
                 shards += [ShardPlan(source, (archive,), Share(part, parts, fraction)) for part in range(parts)]
     return shards
-
-
-def _n_shares(archive: Container, files_per_shard: int) -> int:
-    # The directory of a .zip makes skipping free.
-    return -(-count_members(archive) // files_per_shard) if archive.kind == "zip" else 1
 
 
 def fingerprint(shards: Iterable[ShardPlan]) -> list[list[str | int]]:
@@ -210,17 +190,16 @@ def merge_shards(shards: Sequence[ShardPlan], folders: Sequence[Path], out: Path
     with TableWriter(out) as writer:
         for shard, folder in zip(shards, folders, strict=True):
             for part in part_folders(folder):
-                pieces = pq.read_table(parquet_source(table_file(part, "pieces", 0)))
+                files = {name: parquet_source(table_file(part, name, 0)) for name in SCHEMAS}
+                pieces = pq.read_table(files["pieces"])
                 duplicates = _duplicates(pieces, first_file)
                 if shard.is_tar and not len(duplicates):
                     writer.adopt(part)
-                    tables = {
-                        name: pq.read_table(parquet_source(table_file(part, name, 0))) for name in ("tracks", "rejects")
-                    }
-                    n_notes += pq.read_metadata(parquet_source(table_file(part, "notes", 0))).num_rows
+                    tables = {name: pq.read_table(files[name]) for name in ("tracks", "rejects")}
+                    n_notes += pq.read_metadata(files["notes"]).num_rows
                 else:
-                    tables = {name: pq.read_table(parquet_source(table_file(part, name, 0))) for name in SCHEMAS}
-                    tables = _without(tables, duplicates)
+                    others = {name: pq.read_table(file) for name, file in files.items() if name != "pieces"}
+                    tables = _without({"pieces": pieces, **others}, duplicates)
                     writer.add(tables)
                     pieces = tables["pieces"]
                     n_notes += len(tables["notes"])

@@ -148,7 +148,7 @@ def numbers_of_tracks(
 
 
 @compiled
-def _number(data: np.ndarray, position: int) -> tuple[int, int]:
+def number(data: np.ndarray, position: int) -> tuple[int, int]:
     """A number of one to four bytes and the position after it, which lies behind the data where that ends too early."""
     value = 0
     for at in range(position, position + 4):
@@ -172,10 +172,10 @@ def _system_end(events: np.ndarray, at: int) -> int:
     """Where the system or meta message at `at` ends, perhaps behind the data; -1 where it is none."""
     kind = events[at]
     if kind == 0xFF:
-        length, first = _number(events, at + 2)
+        length, first = number(events, at + 2)
         return first + length
     if kind == 0xF0 or kind == 0xF7:  # noqa: PLR1714 - numba knows no sets of numbers
-        length, first = _number(events, at + 1)
+        length, first = number(events, at + 1)
         # A message with its end before its end was written as on the wire, without its length.
         whole = kind == 0xF7 or np.count_nonzero(events[first : first + length - 1] == 0xF7) == 0
         return first + length if whole else -1
@@ -201,7 +201,7 @@ def walk(events: np.ndarray) -> tuple[int, int, int, int, bool]:
         delta = int(events[at])
         at += 1
         if delta >= 0x80:
-            delta, at = _number(events, begin)
+            delta, at = number(events, begin)
         if at >= len(events):
             return CUT, begin, tick + delta if at == len(events) else tick, notes, hidden
         tick += delta
@@ -237,7 +237,7 @@ def written_out(events: np.ndarray) -> np.ndarray:
     out = np.empty(2 * len(events) + 4, np.uint8)
     at, made, status = 0, 0, 0
     while at < len(events):
-        _, body = _number(events, at)
+        _, body = number(events, at)
         out[made : made + body - at] = events[at:body]
         made += body - at
         kind = events[body]

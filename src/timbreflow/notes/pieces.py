@@ -81,18 +81,12 @@ class Piece:
         """The notes of all tracks, track after track."""
         if self.joined is not None:
             return self.joined
-        parts = [track.notes for track in self.tracks]
-        return Notes(
-            *(
-                np.concatenate([getattr(part, name) for part in parts])
-                for name in ("onset", "duration", "pitch", "velocity")
-            )
-        )
+        return Notes.joined(track.notes for track in self.tracks)
 
     @cached_property
     def ends(self) -> list[int]:
         """Where each track ends in `notes`."""
-        return list(accumulate(self._counts))
+        return list(accumulate(len(track.notes) for track in self.tracks))
 
     @property
     def n_notes(self) -> int:
@@ -140,22 +134,19 @@ class Piece:
         pitches, voices, last = numbers_of_tracks(notes.onset, notes.duration, notes.pitch, np.array(self.ends))
         return pitches.tolist(), voices.tolist(), last
 
-    @property
-    def _counts(self) -> list[int]:
-        return [len(track.notes) for track in self.tracks]
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReadLimits:
     """Limits of one file, and of the process that reads it.
 
     Attributes:
-        max_bytes: size of the file, or of what is inside a compressed one.
+        max_bytes: size of the file, or of what is inside a compressed one (Cífka et al. 2021 skip MIDI files over
+            100 kB; scores are larger).
         max_ticks: last tick of a MIDI file (pretty_midi refuses over 10^7).
         max_duration: end of the last note, in s.
         max_notes: of all tracks.
         min_notes: of all tracks that are not drums.
-        max_seconds: of work to read it.
+        max_seconds: of work to read it (a good file takes a thousandth).
         max_memory: to read it, in bytes, beside what the process has before.
     """
 
@@ -164,8 +155,8 @@ class ReadLimits:
     max_duration: float
     max_notes: int
     min_notes: int
-    max_seconds: float = 20.0
-    max_memory: int = 1_000_000_000
+    max_seconds: float
+    max_memory: int
 
     def check_size(self, n_bytes: int) -> None:
         """Raise `Reject` for a file that is empty or over `max_bytes`."""

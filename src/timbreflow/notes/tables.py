@@ -5,9 +5,9 @@ one number, so one number is a unit that can be made, and read, alone.
 """
 
 import os
-from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -95,14 +95,18 @@ class Notes:
         velocity: Sequence[int] | np.ndarray,
     ) -> "Notes":
         """Notes from plain sequences in any order: cast to the types above and sorted."""
-        columns = (
-            np.asarray(onset, np.float32),
-            np.asarray(duration, np.float32),
-            np.asarray(pitch, np.uint8),
-            np.asarray(velocity, np.uint8),
-        )
+        times = [np.asarray(values, np.float32) for values in (onset, duration)]
+        columns = times + [np.asarray(values, np.uint8) for values in (pitch, velocity)]
         order = np.lexsort((columns[3], columns[1], columns[2], columns[0]))
         return cls(*(column[order] for column in columns))
+
+    @classmethod
+    def joined(cls, parts: "Iterable[Notes]") -> "Notes":
+        """The notes of several, one behind the other; a single one is not copied."""
+        parts = list(parts)
+        if len(parts) == 1:
+            return parts[0]
+        return cls(*(np.concatenate([getattr(part, column.name) for part in parts]) for column in fields(cls)))
 
     def window(self, start: float, length: float) -> "Notes":
         """Notes that begin in `[start, start + length)`, with onsets relative to `start`.
@@ -162,7 +166,8 @@ class NoteTables:
         tracks: one row a track, columns of `TRACKS`, in the same order.
     """
 
-    _KEPT_NOTES = 30_000_000  # 10 bytes each: 300 MB at most, so that a process that walks all of Lakh stays small
+    # Of 65,536 notes of 10 bytes: 260 MB at most, so that a process that walks all of Lakh stays small.
+    _KEPT_GROUPS = 400
 
     def __init__(self, folder: Path, tables: "dict[int, tuple[pd.DataFrame, pd.DataFrame]]") -> None:
         """Use `NoteTables.read`; `tables` are pieces and tracks by number of their files."""
@@ -178,9 +183,8 @@ class NoteTables:
             for piece, track, first, end in zip(*columns, strict=True):
                 self._ranges[piece, int(track)] = (number, int(first), int(end))
         self._promised = {number: int(tracks["n_notes"].sum()) for number, (_, tracks) in tables.items()}
-        self._group_ends: dict[int, np.ndarray] = {}  # file number -> end row of each of its row groups
-        self._groups: OrderedDict[tuple[int, int], Notes] = OrderedDict()
-        self._n_kept = 0
+        self._row_group_ends = cache(self._read_row_group_ends)
+        self._row_group = lru_cache(maxsize=self._KEPT_GROUPS)(self._read_row_group)
 
     @classmethod
     def read(cls, folder: Path) -> "NoteTables":
@@ -213,47 +217,25 @@ class NoteTables:
         ends = self._row_group_ends(number)
         groups = range(int(np.searchsorted(ends, first, side="right")), int(np.searchsorted(ends, end)) + 1)
         start = 0 if groups[0] == 0 else int(ends[groups[0] - 1])
-        loaded = [self._row_group(number, group) for group in groups]
-        columns = ([getattr(notes, name) for notes in loaded] for name in ("onset", "duration", "pitch", "velocity"))
-        # One row group in nearly all cases: no copy then.
-        joined = (parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in columns)
-        return Notes(*(column[first - start : end - start] for column in joined))
+        joined = Notes.joined(self._row_group(number, group) for group in groups)  # one in nearly all cases
+        return Notes(*(getattr(joined, column.name)[first - start : end - start] for column in fields(Notes)))
 
-    def _row_group_ends(self, number: int) -> np.ndarray:
-        if number not in self._group_ends:
-            path = table_file(self.folder, "notes", number)
-            metadata = _open(path, NOTES).metadata
-            ends = np.cumsum([metadata.row_group(k).num_rows for k in range(metadata.num_row_groups)], dtype=np.int64)
-            if (int(ends[-1]) if len(ends) else 0) != self._promised[number]:
-                raise TimbreflowError(f"{path} does not hold the notes that tracks promise; collect the notes again.")
-            self._group_ends[number] = ends
-        return self._group_ends[number]
+    def _read_row_group_ends(self, number: int) -> np.ndarray:
+        path = table_file(self.folder, "notes", number)
+        metadata = _open(path, NOTES).metadata
+        ends = np.cumsum([metadata.row_group(k).num_rows for k in range(metadata.num_row_groups)], dtype=np.int64)
+        if (int(ends[-1]) if len(ends) else 0) != self._promised[number]:
+            raise TimbreflowError(f"{path} does not hold the notes that tracks promise; collect the notes again.")
+        return ends
 
-    def _row_group(self, number: int, group: int) -> Notes:
-        if (number, group) in self._groups:
-            self._groups.move_to_end((number, group))
-            return self._groups[number, group]
-        names = ("onset", "duration", "pitch", "velocity")
+    def _read_row_group(self, number: int, group: int) -> Notes:
+        names = [column.name for column in fields(Notes)]
         path = table_file(self.folder, "notes", number)
         try:
-            table = _open(path, NOTES).read_row_group(group, columns=list(names))
+            table = _open(path, NOTES).read_row_group(group, columns=names)
         except (OSError, pa.ArrowInvalid) as error:
             raise _damaged(path, error) from error
-        notes = Notes(*(table.column(name).to_numpy() for name in names))
-        self._groups[number, group] = notes
-        self._n_kept += len(notes)
-        while len(self._groups) > 1 and self._n_kept > self._KEPT_NOTES:
-            self._n_kept -= len(self._groups.popitem(last=False)[1])
-        return notes
-
-
-def read_rejects(folder: Path) -> "pd.DataFrame":
-    """All `rejects-*.parquet` of a folder as one table, columns of `REJECTS`."""
-    import pandas as pd
-
-    paths = sorted(Path(folder).glob("rejects-?????.parquet"))
-    tables = [REJECTS.empty_table().to_pandas(), *(_read_table(path, REJECTS) for path in paths)]
-    return pd.concat(tables, ignore_index=True)
+        return Notes(*(table.column(name).to_numpy() for name in names))
 
 
 def _read_table(path: Path, schema: pa.Schema) -> "pd.DataFrame":

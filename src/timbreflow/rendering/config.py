@@ -1,6 +1,6 @@
 """The `render_triples` section of params.yaml."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Literal
 
 
@@ -29,7 +29,7 @@ class TripleCounts:
     test_seen: int
 
     def __post_init__(self) -> None:
-        if min(self.train, self.validation, self.test, self.test_seen) < 0 or self.train == 0:
+        if min(astuple(self)) < 0 or self.train == 0:
             raise ValueError("triples must not be negative, and train needs at least one; correct the counts.")
 
 
@@ -40,7 +40,8 @@ class SplitFractions:
     Args:
         validation_pieces: fraction of the pieces.
         test_pieces: fraction of the pieces, for test and test_seen.
-        test_programs: fraction of the programs of each group of eight that only test plays.
+        test_programs: fraction of the programs of each group of eight that only test plays; programs that share
+            samples go together.
         test_effects: fraction of the settings of each effect that only test uses.
     """
 
@@ -50,8 +51,7 @@ class SplitFractions:
     test_effects: float
 
     def __post_init__(self) -> None:
-        fractions = (self.validation_pieces, self.test_pieces, self.test_programs, self.test_effects)
-        if not all(0 <= fraction < 1 for fraction in fractions) or self.validation_pieces + self.test_pieces >= 1:
+        if not all(0 <= fraction < 1 for fraction in astuple(self)) or self.validation_pieces + self.test_pieces >= 1:
             raise ValueError("fractions must lie in [0, 1) and leave pieces for training; lower them.")
 
 

@@ -5,7 +5,7 @@ setting may occur in training is decided for the whole bin, so a held-out effect
 """
 
 import itertools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,13 +64,6 @@ RANGES: Mapping[str, Mapping[str, ParameterRange]] = {
 }
 """The four effects of Cífka et al. (2021), with that paper's ranges for overdrive and tremolo."""
 
-_FUNCTIONS: Mapping[str, Callable[..., np.ndarray]] = {
-    "overdrive": effects.overdrive,
-    "phaser": effects.phaser,
-    "reverb": effects.reverb,
-    "tremolo": effects.tremolo,
-}
-
 
 @dataclass(frozen=True)
 class Effect:
@@ -92,7 +85,9 @@ class Effect:
 
     def apply(self, audio: np.ndarray, sample_rate: int) -> np.ndarray:
         """The effect on audio [N] float32 at `sample_rate` Hz: [N] float32."""
-        return _FUNCTIONS[self.name](audio, sample_rate, **dict(self.parameters))
+        # An effect is named as its function.
+        changed: np.ndarray = getattr(effects, self.name)(audio, sample_rate, **dict(self.parameters))
+        return changed
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for JSON."""

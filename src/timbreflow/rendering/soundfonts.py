@@ -1,12 +1,15 @@
-"""SoundFont files: where they are, that they are the right ones, and which presets they hold."""
+"""SoundFont files: where they are, that they are the right ones, which presets they hold, and what those play."""
 
+import hashlib
 import importlib.util
 import shutil
 import struct
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_file, sha256_file
@@ -19,6 +22,14 @@ MELODIC_BANKS = range(64)
 """Banks whose presets follow the General MIDI programs; GS and XG keep effects and drums above."""
 
 _PRESET_HEADER = struct.Struct("<20sHHHIII")
+_INSTRUMENT_HEADER = struct.Struct("<20sH")
+_SAMPLE_HEADER = struct.Struct("<20sIIIIIBbHH")
+_BAG = struct.Struct("<HH")
+_GENERATOR = struct.Struct("<HH")
+_INSTRUMENT, _SAMPLE = 41, 53
+"""Generators that name an instrument, in a preset, and a sample, in an instrument."""
+_COMPRESSED = 0x10
+"""Type bit of a sample in Vorbis (.sf3): its bounds are bytes."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +41,14 @@ class Preset:
         bank: MIDI bank.
         program: MIDI program, from 0.
         name: as the font calls it.
+        samples: sha256 of the data of each sample that it plays; empty where they were not read.
     """
 
     soundfont: str
     bank: int
     program: int
     name: str
+    samples: frozenset[str] = frozenset()
 
 
 def find_soundfont(spec: SoundFontSpec, folder: Path) -> Path:
@@ -110,39 +123,114 @@ def list_presets(path: Path, soundfont: str) -> list[Preset]:
     Raises:
         TimbreflowError: the file is not a SoundFont.
     """
-    try:
-        with open(path, "rb") as file:
-            headers = _preset_headers(file)
-    except (OSError, struct.error, ValueError) as error:
-        raise TimbreflowError(f"{path} is not a SoundFont ({error}); copy the right file there.") from error
+    with _reading(path) as file:
+        headers = _read(file, _places(file), b"phdr", _PRESET_HEADER)
     # The last header is the terminator that the format asks for.
     presets = [
         Preset(soundfont, bank, program, raw.split(b"\0")[0].decode("latin-1").strip())
-        for raw, program, bank, *_ in _PRESET_HEADER.iter_unpack(headers[: -_PRESET_HEADER.size])
+        for raw, program, bank, *_ in headers[:-1]
     ]
     return sorted(presets, key=lambda preset: (preset.bank, preset.program))
 
 
 def list_all_presets(soundfonts: Mapping[str, Path]) -> list[Preset]:
-    """Presets of several SoundFonts, given by name and path; see `list_presets`."""
-    return [preset for name, path in soundfonts.items() for preset in list_presets(path, name)]
+    """Presets of several SoundFonts, given by name and path, with the samples that they play; see `list_presets`."""
+    played = {name: played_samples(path) for name, path in soundfonts.items()}
+    return [
+        replace(preset, samples=played[name][preset.bank, preset.program])
+        for name, path in soundfonts.items()
+        for preset in list_presets(path, name)
+    ]
 
 
-def _preset_headers(file: BinaryIO) -> bytes:
+def played_samples(path: Path) -> dict[tuple[int, int], frozenset[str]]:
+    """What the presets of a SoundFont play.
+
+    Names tell nothing: fonts share recordings under other names. Data is compared as it is stored, so that the same
+    recording in an .sf2 and, compressed, in an .sf3 file counts as two.
+
+    Args:
+        path: .sf2 or .sf3 file.
+
+    Returns:
+        (bank, program) to the sha256 of each sample's data.
+
+    Raises:
+        TimbreflowError: the file is not a SoundFont.
+    """
+    with _reading(path) as file:
+        places = _places(file)
+        presets = _read(file, places, b"phdr", _PRESET_HEADER)
+        instruments = _read(file, places, b"inst", _INSTRUMENT_HEADER)
+        of_preset = _named([row[3] for row in presets], _zones(file, places, b"p"), _INSTRUMENT)
+        of_instrument = _named([row[1] for row in instruments], _zones(file, places, b"i"), _SAMPLE)
+        samples = _read(file, places, b"shdr", _SAMPLE_HEADER)
+        start = places[b"smpl"][0]
+        hashes = {}
+        for number in sorted(set().union(*of_instrument)):
+            _, first, end, *_, kind = samples[number]
+            width = 1 if kind & _COMPRESSED else 2  # bytes
+            file.seek(start + width * first)
+            hashes[number] = hashlib.sha256(file.read(width * (end - first))).hexdigest()
+        found: dict[tuple[int, int], frozenset[str]] = {}
+        for (_, program, bank, *_), used in zip(presets[:-1], of_preset, strict=True):
+            heard = {hashes[number] for instrument in used for number in of_instrument[instrument]}
+            found[bank, program] = found.get((bank, program), frozenset()) | heard
+    return found
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[BinaryIO]:
+    try:
+        with open(path, "rb") as file:
+            yield file
+    except (OSError, struct.error, ValueError, LookupError) as error:
+        raise TimbreflowError(f"{path} is not a SoundFont ({error}); copy the right file there.") from error
+
+
+def _places(file: BinaryIO) -> dict[bytes, tuple[int, int]]:
+    """Offset and size of the chunks of sound and presets."""
     form, _, kind = struct.unpack("<4sI4s", file.read(12))
     if form != b"RIFF" or kind != b"sfbk":
         raise ValueError("no RIFF sfbk header")
+    places = {}
     for name, size in _chunks(file):
-        if name == b"LIST" and file.read(4) == b"pdta":
+        start = file.tell()
+        if name == b"LIST" and file.read(4) in {b"sdta", b"pdta"}:
             for inner, length in _chunks(file):
-                if inner == b"phdr" and length % _PRESET_HEADER.size == 0 and length >= _PRESET_HEADER.size:
-                    return file.read(length)
+                places[inner] = file.tell(), length
                 _skip(file, length)
-        elif name == b"LIST":
-            _skip(file, size - 4)
-        else:
-            _skip(file, size)
-    raise ValueError("no preset headers")
+                if file.tell() >= start + size:
+                    break
+        file.seek(start)
+        _skip(file, size)
+    return places
+
+
+def _read(
+    file: BinaryIO, places: Mapping[bytes, tuple[int, int]], name: bytes, row: struct.Struct
+) -> list[tuple[Any, ...]]:
+    """Rows of a table, the terminator included."""
+    offset, size = places.get(name, (0, 0))
+    if size < row.size or size % row.size:
+        raise ValueError(f"no usable chunk {name.decode()}")
+    file.seek(offset)
+    return list(row.iter_unpack(file.read(size)))
+
+
+def _zones(file: BinaryIO, places: Mapping[bytes, tuple[int, int]], kind: bytes) -> list[list[tuple[Any, ...]]]:
+    """Generators of each zone of the presets (kind p) or the instruments (i)."""
+    bounds = [row[0] for row in _read(file, places, kind + b"bag", _BAG)]
+    generators = _read(file, places, kind + b"gen", _GENERATOR)
+    return [generators[first:end] for first, end in pairwise(bounds)]
+
+
+def _named(bounds: Sequence[int], zones: Sequence[Sequence[tuple[Any, ...]]], generator: int) -> list[set[int]]:
+    """What each preset or instrument names by a generator, from the number of its first zone."""
+    return [
+        {amount for zone in zones[first:end] for kind, amount in zone if kind == generator}
+        for first, end in pairwise(bounds)
+    ]
 
 
 def _skip(file: BinaryIO, size: int) -> None:

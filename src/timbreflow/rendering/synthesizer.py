@@ -17,7 +17,7 @@ import numpy as np
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.notes.tables import Notes
-from timbreflow.rendering.timbres import Layer, Synthesis
+from timbreflow.rendering.timbres import GENERATORS, Layer, Synthesis
 
 BLOCK = 64
 """Samples that FluidSynth renders at a time: events fall on multiples of it (4 ms at 16 kHz)."""
@@ -26,19 +26,6 @@ GAIN = 0.5
 """FluidSynth's output gain: music then peaks between .05 and .3, which is what the overdrive's gain builds on."""
 
 POLYPHONY = 256
-
-GENERATORS = {
-    "vibrato_depth": 6,
-    "filter_cutoff": 8,
-    "filter_resonance": 9,
-    "vibrato_rate": 24,
-    "attack": 34,
-    "decay": 36,
-    "sustain": 37,
-    "release": 38,
-    "fine_tune": 52,
-}
-"""Fields of `Synthesis` and the SoundFont 2.04 generators (section 8.1.2) that they are added to."""
 
 _ATTENUATION = 48
 
@@ -190,7 +177,7 @@ class Synthesizer:
         # 1 cB is .1 dB of attenuation.
         self._c.fluid_synth_set_gen(synth, channel, _ATTENUATION, -10.0 * layer.gain_db)
         if synthesis is not None:
-            for field, generator in GENERATORS.items():
+            for field, (generator, *_) in GENERATORS.items():
                 self._c.fluid_synth_set_gen(synth, channel, generator, float(getattr(synthesis, field)))
 
     def _run(self, synth: int, events: list[tuple[int, int, int]], n_channels: int, n_blocks: int) -> np.ndarray:

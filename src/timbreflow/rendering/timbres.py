@@ -61,18 +61,19 @@ class Synthesis:
     fine_tune: float
 
 
-SYNTHESIS_RANGES: Mapping[str, tuple[float, float]] = {
-    "filter_cutoff": (-4800, 0),
-    "filter_resonance": (0, 120),
-    "vibrato_depth": (0, 40),
-    "vibrato_rate": (-1200, 0),
-    "attack": (-3000, 3000),
-    "decay": (-2400, 2400),
-    "sustain": (-100, 200),
-    "release": (-2400, 2400),
-    "fine_tune": (-12, 12),
+GENERATORS: Mapping[str, tuple[int, float, float]] = {
+    "filter_cutoff": (8, -4800, 0),
+    "filter_resonance": (9, 0, 120),
+    "vibrato_depth": (6, 0, 40),
+    "vibrato_rate": (24, -1200, 0),
+    "attack": (34, -3000, 3000),
+    "decay": (36, -2400, 2400),
+    "sustain": (37, -100, 200),
+    "release": (38, -2400, 2400),
+    "fine_tune": (52, -12, 12),
 }
-"""Ranges from which the fields of `Synthesis` are drawn. Pitch stays within 12 cents: the notes are the content's."""
+"""Fields of `Synthesis`: the SoundFont 2.04 generator (section 8.1.2) that they are added to, and the range from which
+they are drawn. Pitch stays within 12 cents: the notes are the content's."""
 
 LAYER_GAIN_DB = (-9.0, 0.0)
 
@@ -194,8 +195,7 @@ def _draw_preset(rng: np.random.Generator, palette: Palette, programs: list[int]
 def _draw_synthesis(rng: np.random.Generator) -> Synthesis:
     # Each offset is left out half of the time, so that timbres differ in kind and not only in degree.
     drawn = {
-        name: float(rng.uniform(low, high)) * float(rng.random() < 0.5)
-        for name, (low, high) in SYNTHESIS_RANGES.items()
+        name: float(rng.uniform(low, high)) * float(rng.random() < 0.5) for name, (_, low, high) in GENERATORS.items()
     }
     return Synthesis(**drawn)
 
@@ -208,5 +208,5 @@ def _draw_effects(rng: np.random.Generator, palette: Palette, config: TimbreConf
 
 
 def _draw_equalizer(rng: np.random.Generator) -> Equalizer:
-    low, middle, high = (float(gain) for gain in rng.uniform(-9, 9, 3))
+    low, middle, high = rng.uniform(-9, 9, 3).tolist()
     return Equalizer(low, middle, float(400 * 10 ** rng.uniform(0, 1)), high)

@@ -171,13 +171,10 @@ class SegmentPool:
         return not same_track or later.start - first.start >= self._config.clip_seconds * first.tempo
 
     def _overlap(self, one: Segment, other: Segment) -> float:
-        ranges = []
-        for segment in (one, other):
-            pitch = segment_notes(self._tables, segment, self._config.clip_seconds).pitch
-            if len(pitch) == 0:
-                return 0.0
-            ranges.append((int(pitch.min()), int(pitch.max())))
-        (low, high), (other_low, other_high) = ranges
+        pitches = [segment_notes(self._tables, each, self._config.clip_seconds).pitch for each in (one, other)]
+        if min(map(len, pitches)) == 0:
+            return 0.0
+        (low, high), (other_low, other_high) = ((int(pitch.min()), int(pitch.max())) for pitch in pitches)
         shared = min(high, other_high) - max(low, other_low) + 1
         return max(0, shared) / (min(high - low, other_high - other_low) + 1)
 

@@ -76,7 +76,8 @@ def cell(metric: Metric, interval: Interval | None, *, signed: bool = False) -> 
 
 
 def _heading(table: Table) -> str:
-    return f"{table.heading}: {table.summary.n_triples} triples, mean and 95 % bootstrap interval"
+    interval = "95 % interval (bootstrap over instruments of the targets)"
+    return f"{table.heading}: {table.summary.n_triples} triples, mean and {interval}"
 
 
 def _grids(table: Table) -> list[_Grid]:

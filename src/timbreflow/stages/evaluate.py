@@ -114,7 +114,9 @@ def _evaluate(
     context = open_context(config, features, model_folder=model_folder, vocoder=vocoder, device=where)
     systems = build_systems(config.systems, context)
     # Hashed as soon as they are loaded: an evaluation takes long enough for others to put new ones there.
-    weights = {name: identity(model_folder(name), vocoder) for name in systems if SYSTEMS[name].kind == "model"}
+    weights = {
+        name: identity(model_folder(SYSTEMS[name].weights), vocoder) for name in systems if SYSTEMS[name].weights
+    }
     weights["timbre_metric"] = {"weights_sha256": weights_sha256(layout.model("timbre_metric"))}
     evaluation = evaluate(
         sets,

@@ -37,7 +37,7 @@ from timbreflow.stages.unfinished import note_reused, require_finished
 
 STAGE = "render_triples"
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 """Raise it when the same parameters come to mean other clips, so that half-finished work of before is not reused."""
 
 

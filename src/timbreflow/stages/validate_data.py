@@ -11,10 +11,10 @@ from pathlib import Path
 import pandas as pd
 
 from timbreflow.data.manifest import are_recordings
-from timbreflow.data.splits import program_split
+from timbreflow.data.splits import timbre_palette
 from timbreflow.files import sha256_file, write_json
 from timbreflow.rendering.config import RenderConfig
-from timbreflow.rendering.programs import PITCHED_PROGRAMS
+from timbreflow.rendering.soundfonts import find_soundfonts, list_all_presets
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import MetricLogger, StageResult, ignore_metrics
 from timbreflow.validation.config import ExpectedData, ValidationConfig
@@ -48,7 +48,7 @@ def run(
     results = layout.results(STAGE)
     # First of all: whatever happens below, this data has not passed yet.
     (results / "passed.json").unlink(missing_ok=True)
-    expected = expected_data(render)
+    expected = expected_data(render, layout=layout)
     clips = level_table(layout.audio, config)
     if are_recordings(clips):
         statistics, settings = statistics_table(layout.mels)
@@ -83,8 +83,17 @@ def run(
     return StageResult(summary, metrics, {"suites": rows}, {"data docs": docs / "index.html"})
 
 
-def expected_data(render: RenderConfig) -> ExpectedData:
-    """What the data must hold by the section render_triples."""
+def expected_data(render: RenderConfig, *, layout: Layout) -> ExpectedData:
+    """What the data must hold by the section render_triples.
+
+    Raises:
+        TimbreflowError: test plays held-out programs, and a SoundFont that decides which these are is missing.
+    """
+    held_out: frozenset[int] = frozenset()
+    if render.triples.test and not any(font.role == "test" for font in render.soundfonts):
+        presets = list_all_presets(find_soundfonts(render.soundfonts, layout.soundfonts))
+        palette = timbre_palette("test", presets, render.soundfonts, render.splits)
+        held_out = frozenset(preset.program for preset in palette.presets)
     return ExpectedData(
         triples=dataclasses.asdict(render.triples),
         n_samples=round(render.clip_seconds * render.sample_rate),
@@ -92,9 +101,7 @@ def expected_data(render: RenderConfig) -> ExpectedData:
         transposition=render.transposition,
         max_layers=render.timbre.max_layers,
         test_soundfonts=frozenset(font.name for font in render.soundfonts if font.role == "test"),
-        held_out_programs=frozenset(
-            program for program in PITCHED_PROGRAMS if program_split(program, render.splits.test_programs) == "test"
-        ),
+        held_out_programs=held_out,
     )
 
 

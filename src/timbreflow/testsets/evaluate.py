@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.baselines.stored import StoredRow, read_stored, stored_path, with_stored
 from timbreflow.evaluation.clips import EvaluationClips, digest_of_clips
@@ -125,6 +127,7 @@ class TestSetEvaluation:
         self,
         systems: Sequence[str],
         *,
+        strict: bool = True,
         others: Mapping[str, System] | None = None,
         log: MetricLogger = ignore_metrics,
         examples: int = 0,
@@ -132,28 +135,20 @@ class TestSetEvaluation:
     ) -> Evaluation:
         """Build systems of `SYSTEMS`, stored ones too, and evaluate them, and `others`, by the names of their rows.
 
-        The sounds of `examples` triples are kept, evenly spread; `say` gets one line a SoundFont that is fetched.
+        Where not `strict`, a diagnostic that the weights do not allow is left out with a note. The sounds of `examples`
+        triples are kept, evenly spread; `say` gets one line a SoundFont that is fetched.
 
         Raises:
             TimbreflowError: weights or SoundFonts are missing, or a system gives NaN.
         """
-        features, vocoder = features_and_vocoder(self._layout)
-        context = open_context(
+        built = built_systems(
+            systems,
             self.config,
-            features,
-            model_folder=lambda name: require_weights(self._layout, name),
-            vocoder=vocoder,
+            layout=self._layout,
             device=self._device,
+            left_out=None if strict else self.notes,
+            say=say,
         )
-        built: dict[str, System] = {}
-        for name in systems:
-            if (build := SYSTEMS[name].build) is not None:
-                built[name] = build(context)
-            else:
-                # They load FluidSynth, which the other rows do not need.
-                from timbreflow.testsets.baselines import BUILDERS
-
-                built[name] = BUILDERS[name](context, self._layout, say)
         return evaluate(
             [self.clips],
             built | dict(others or {}),
@@ -170,6 +165,50 @@ class TestSetEvaluation:
         if self._tolerance == TOLERANCE:
             return digest
         return hashlib.sha256(f"{digest} {self._tolerance}".encode()).hexdigest()
+
+
+def built_systems(
+    names: Sequence[str],
+    config: EvaluationConfig,
+    *,
+    layout: Layout,
+    device: torch.device,
+    left_out: list[str] | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, System]:
+    """Systems of `SYSTEMS` by their names, stored ones too.
+
+    Args:
+        names: of rows.
+        config: section `evaluate`.
+        layout: paths.
+        device: where models run.
+        left_out: gets a note for each diagnostic that the weights do not allow; None raises instead.
+        say: gets one line a SoundFont that is fetched.
+
+    Raises:
+        TimbreflowError: weights or SoundFonts are missing.
+    """
+    features, vocoder = features_and_vocoder(layout)
+    context = open_context(
+        config, features, model_folder=lambda name: require_weights(layout, name), vocoder=vocoder, device=device
+    )
+    built: dict[str, System] = {}
+    for name in names:
+        if (build := SYSTEMS[name].build) is not None:
+            try:
+                built[name] = build(context)
+            except TimbreflowError as error:
+                if left_out is None or SYSTEMS[name].kind != "diagnostic":
+                    raise
+                # Small models have neither a decoder beside the flow nor one that reads notes.
+                left_out.append(f"{SYSTEMS[name].label} is left out: {error}")
+        else:
+            # They load FluidSynth, which the other rows do not need.
+            from timbreflow.testsets.baselines import BUILDERS
+
+            built[name] = BUILDERS[name](context, layout, say)
+    return built
 
 
 def run(
@@ -208,15 +247,19 @@ def run(
         name for name in SYSTEMS if not systems or name in systems or SYSTEMS[name].kind in ("reference", "ceiling")
     ]
     kept = [name for name in wanted if is_stored(name, testset, layout)]
-    found = {name: find_weights(layout, name) for name in wanted if SYSTEMS[name].kind == "model" and name not in kept}
+    found = {
+        name: find_weights(layout, SYSTEMS[name].weights)
+        for name in wanted
+        if SYSTEMS[name].weights and name not in kept
+    }
     missing = [name for name, folder in found.items() if folder is None]
     if missing and systems:
-        require_weights(layout, missing[0])
-    notes = [f"{SYSTEMS[name].label} is left out: {absence(layout, name)}." for name in missing]
+        require_weights(layout, SYSTEMS[missing[0]].weights)
+    notes = [f"{SYSTEMS[name].label} is left out: {absence(layout, SYSTEMS[name].weights)}." for name in missing]
     notes += [
         f"{SYSTEMS[name].label}: there are no released weights, those trained here were taken."
         for name, folder in found.items()
-        if folder == layout.model(name)
+        if folder == layout.model(SYSTEMS[name].weights)
     ]
     evaluation = TestSetEvaluation(testset, config, layout=layout, clips=clips, device=device)
     rows = [name for name in wanted if name not in (*kept, *missing)]
@@ -234,7 +277,8 @@ def run(
         )
         others[row] = external
         notes += external.notes
-    made = evaluation.run(rows, others=others, log=log)
+    made = evaluation.run(rows, strict=bool(systems), others=others, log=log)
+    rows = [name for name in rows if name in made.timing]
     made = replace(made, table=with_stored(made.table, stored))
     summary = summarize(
         made.table, pairs=(*PAIRS, (row, "glow")) if row else PAIRS, samples=config.bootstrap_samples, seed=config.seed

@@ -138,10 +138,10 @@ def _from_table(folder: Path, testset: str, system: str, layout: Layout) -> Stor
         raise TimbreflowError(f"{folder / TABLE} is missing: nothing is stored of {system}; evaluate {testset}.")
     metrics = read_json(folder / "metrics.json")
     spec = SYSTEMS[system]
-    if spec.kind in ("model", "ceiling"):
+    if spec.weights or spec.kind == "ceiling":
         places = {VOCODER: features_and_vocoder(layout)[1]}
-        if spec.kind == "model":
-            places[system] = require_weights(layout, system)
+        if spec.weights:
+            places[system] = require_weights(layout, spec.weights)
         for name, place in places.items():
             here, then = weights_sha256(place) if place else "", str(metrics.get("weights", {}).get(name, ""))
             if here != then:

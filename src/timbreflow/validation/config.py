@@ -44,7 +44,7 @@ class ExpectedData:
         transposition: clips are moved by at most so many semitones either way.
         max_layers: most programs that sound together in a timbre.
         test_soundfonts: SoundFonts that sound in the split test alone; empty where test has none of its own.
-        held_out_programs: programs that only test plays where it has no SoundFont of its own.
+        held_out_programs: programs that only test plays, where it has no SoundFont of its own.
     """
 
     triples: dict[str, int]

@@ -139,11 +139,13 @@ def mel_table(mels: Path, clips: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for name, group in index.groupby("shard", sort=True):
         array = shards.shard(str(name))
+        # Only codes need the features' settings.
+        quantization = Quantization.of(read_statistics(mels)[1]) if array.dtype == np.uint8 else None
         if group["row"].min() < 0 or group["row"].max() >= len(array):
             raise TimbreflowError(f"{mels / str(name)} has fewer rows than its index says; run extract_mels again.")
         rows = []
         for row in group["row"]:
-            values = _raw(array[row], mels)
+            values = quantization.decode(array[row]) if quantization else np.asarray(array[row], dtype=np.float32)
             finite = bool(np.isfinite(values).all())
             rows.append(
                 (finite, *values.shape, *((float(values.mean()), float(values.std())) if finite else (0.0, 0.0)))
@@ -152,11 +154,10 @@ def mel_table(mels: Path, clips: pd.DataFrame) -> pd.DataFrame:
         parts.append(group.assign(**dict(zip(columns, zip(*rows, strict=True), strict=True))))
     table = pd.concat(parts, ignore_index=True)
     known = clips.drop_duplicates("clip_id").set_index("clip_id")
-    same = (
-        known.reindex(table["clip_id"])[["triple_id", "split", "role", "timbre_id"]].to_numpy()
-        == table[["triple_id", "split", "role", "timbre_id"]].to_numpy()
+    columns = ["triple_id", "split", "role", "timbre_id"]
+    table["in_manifest"] = (known.reindex(table["clip_id"])[columns].to_numpy() == table[columns].to_numpy()).all(
+        axis=1
     )
-    table["in_manifest"] = same.all(axis=1)
     table["indexed"] = True
     missing = known.index.difference(pd.Index(table["clip_id"]))
     return pd.concat([table, pd.DataFrame({"clip_id": missing, "indexed": False})], ignore_index=True)
@@ -182,14 +183,12 @@ def statistics_table(mels: Path) -> tuple[pd.DataFrame, dict[str, int]]:
 
 
 def _timbre_side(text: str, expected: ExpectedData) -> str:
-    sides = set()
-    for layer in Timbre.from_text(text).layers:
-        if expected.test_soundfonts:
-            held_out = layer.soundfont in expected.test_soundfonts
-        else:
-            held_out = layer.program in expected.held_out_programs
-        sides.add("test" if held_out else "train")
-    return sides.pop() if len(sides) == 1 else "mixed"
+    fonts = expected.test_soundfonts
+    held_out = {
+        layer.soundfont in fonts if fonts else layer.program in expected.held_out_programs
+        for layer in Timbre.from_text(text).layers
+    }
+    return "mixed" if len(held_out) > 1 else "test" if held_out == {True} else "train"
 
 
 def _fingerprints(notes: pd.DataFrame) -> "pd.Series[int]":
@@ -205,12 +204,6 @@ def _memberships(pairs: Iterable[tuple[str, str]], name: str, groups: str) -> pd
     members: dict[str, set[str]] = {}
     for thing, group in pairs:
         members.setdefault(thing, set()).add(str(group))
-    things = sorted(members)
-    return pd.DataFrame({name: things, groups: ["+".join(sorted(members[thing])) for thing in things]})
-
-
-def _raw(stored: np.ndarray, mels: Path) -> np.ndarray:
-    """[M, T] float32 of half-precision features or 8-bit codes; only codes need the features' settings."""
-    if stored.dtype == np.uint8:
-        return Quantization.of(read_statistics(mels)[1]).decode(stored)
-    return np.asarray(stored, dtype=np.float32)
+    return pd.DataFrame(
+        [(thing, "+".join(sorted(members[thing]))) for thing in sorted(members)], columns=[name, groups]
+    )

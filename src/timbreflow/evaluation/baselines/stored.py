@@ -115,7 +115,7 @@ def with_stored(computed: pd.DataFrame, stored: Mapping[str, StoredRow]) -> pd.D
         TimbreflowError: a stored row lacks a triple.
     """
     content = computed[computed["system"] == "content_copied"].set_index("triple_id")
-    facts = content[["set", "description", *(name for name in CEILING_COLUMNS if name in content)]]
+    facts = content[[name for name in ("set", "description", "instrument", *CEILING_COLUMNS) if name in content]]
     tables = [computed]
     for system, row in stored.items():
         own = row.table.set_index("triple_id").drop(columns=[*CEILING_COLUMNS], errors="ignore")

@@ -27,6 +27,21 @@ class Conditions:
     frames: int
     prediction: Tensor | None = None
 
+    def first(self, frames: int) -> "Conditions":
+        """Those of the first frames, a multiple of the flow's."""
+
+        def cut(levels: list[Tensor]) -> list[Tensor]:
+            return [values[..., : frames >> (level + 1)] for level, values in enumerate(levels)]
+
+        features = cut([context.features for context in self.contexts])
+        return Conditions(
+            [FlowContext(own, context.style) for own, context in zip(features, self.contexts, strict=True)],
+            cut(self.means),
+            cut(self.log_sigmas),
+            frames,
+            None if self.prediction is None else self.prediction[..., :frames],
+        )
+
 
 class ConditionalPrior(nn.Module):
     """N(mean(c), sigma(c)) for each channel and frame of one level, c from the content only.

@@ -91,7 +91,7 @@ class Likelihood:
         log_det: [B] log-determinant of the flow, in nats.
         log_prior: [B] log-density of z under the content's prior, in nats.
         nll: [B] -log p(x | content, style) = -(log_prior + log_det), in nats.
-        nll_per_dim: [B] nll over the number of values, those of frames padded to the flow's multiple included.
+        nll_per_dim: [B] nll over the number of values that it is of.
     """
 
     z: list[Tensor]
@@ -207,8 +207,19 @@ class Glow(nn.Module):
         return cast(Conditions, self.condition_network(code, tokens, frames=frames, prediction=prediction))
 
     def likelihood(self, x: Tensor, conditions: Conditions) -> Likelihood:
-        """Exact likelihood of x, [B, M, T], differentiable in the conditions (so a style can be fitted to a clip)."""
-        x = self.to_residual(x, conditions)
+        """Exact likelihood of x, [B, M, T], differentiable in the conditions (so a style can be fitted to a clip).
+
+        It is that of the first frames, as many as the flow takes whole: repeated frames that fill the last few up to
+        its multiple would count as data.
+
+        Raises:
+            TimbreflowError: T is below the flow's multiple.
+        """
+        frames = x.shape[-1] // self.flow.multiple * self.flow.multiple
+        if frames == 0:
+            raise TimbreflowError(f"A likelihood needs {self.flow.multiple} frames; give a longer clip.")
+        conditions = conditions.first(frames)
+        x = self.to_residual(x[..., :frames], conditions)
         z, log_det = self.flow(x, conditions.contexts)
         log_prior = torch.stack(list(map(gaussian_log_prob, z, conditions.means, conditions.log_sigmas))).sum(0)
         nll = -(log_prior + log_det)

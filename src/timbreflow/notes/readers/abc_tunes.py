@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from timbreflow.notes.pieces import Piece, ReadLimits, Reject, Track
-from timbreflow.notes.readers.score import DEFAULT_VELOCITY, TempoMap, WrittenNote, accented, played
+from timbreflow.notes.readers.score import DEFAULT_VELOCITY, STEPS, TempoMap, WrittenNote, accented, played
 
-_STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 _SHARPS_OF_TONIC = {"C": 0, "D": 2, "E": 4, "F": -1, "G": 1, "A": 3, "B": 5}
 _SHARPS_OF_MODE = {"": 0, "maj": 0, "ion": 0, "mix": -1, "dor": -2, "m": -3, "min": -3, "aeo": -3, "phr": -4, "loc": -5,
                    "lyd": 1}  # fmt: skip
@@ -92,7 +91,7 @@ class _State:
             self.bar_accidentals[step, marks] = _ACCIDENTALS[match["accidental"]]
         octave = 60 + 12 * step.islower() + 12 * (marks.count("'") - marks.count(","))
         alteration = self.bar_accidentals.get((step, marks))
-        return octave + _STEPS[step.upper()] + (self._of_key(step.upper()) if alteration is None else alteration)
+        return octave + STEPS[step.upper()] + (self._of_key(step.upper()) if alteration is None else alteration)
 
     def _of_key(self, step: str) -> int:
         fifths = "FCGDAEB".index(step)

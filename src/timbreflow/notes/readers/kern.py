@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from timbreflow.notes.pieces import Piece, ReadLimits, Reject, Track
-from timbreflow.notes.readers.score import DEFAULT_VELOCITY, TempoMap, WrittenNote, accented, played
+from timbreflow.notes.readers.score import DEFAULT_VELOCITY, STEPS, TempoMap, WrittenNote, accented, played
 
 _DURATION = re.compile(r"(\d+)(?:%(\d+))?(\.*)")
 _PITCH = re.compile(r"([a-g])\1*|([A-G])\2*")
-_STEPS = {"c": 0, "d": 2, "e": 4, "f": 5, "g": 7, "a": 9, "b": 11}
 
 
 @dataclass
@@ -151,7 +150,7 @@ def _add_note(part: _Part, word: str, now: Fraction, duration: Fraction, beat: f
         return
     letters = match.group(0)
     octave = 4 + len(letters) - 1 if letters[0].islower() else 4 - len(letters)
-    pitch = 12 * (octave + 1) + _STEPS[letters[0].lower()] + word.count("#") - word.count("-")
+    pitch = 12 * (octave + 1) + STEPS[letters[0].upper()] + word.count("#") - word.count("-")
     if ("_" in word or "]" in word) and pitch in part.open_ties:
         index = part.open_ties.pop(pitch)
         part.notes[index] = part.notes[index].until(float(now + duration))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import symusic
 
+from timbreflow.notes.compiled import ENDED, INVALID, OPEN, arrange, number, walk, written_out
 from timbreflow.notes.pieces import Piece, ReadLimits, Reject, Track
 from timbreflow.notes.tables import Notes
 
@@ -100,7 +101,7 @@ def _mended(data: bytes) -> tuple[bytes, int, str]:
         else:
             track, end, tick, differs = _mended_track(data, values, start, stop if exact else None, len(tracks) + 1)
             changed, last_tick = changed or differs or end != stop, max(last_tick, tick)
-            if end < stop and _walk(values[end:stop])[3] > 0:
+            if end < stop and walk(values[end:stop])[3] > 0:
                 raise Reject("broken", f"notes follow behind the end mark of its track {len(tracks) + 1}.")
         tracks.append(track)
     if not tracks:
@@ -124,62 +125,42 @@ def _may_hide_notes(data: bytes, values: np.ndarray) -> bool:
     ends = set()
     for at in places:
         if data[at] == 0xF0 and len(places) < 64:
-            end = _end_of_harmless(data, at)
-            ends.add(end)
+            ends.add(_end_of_harmless(data, values, at))
         elif data[at] != 0xF7 or at + 1 not in ends:
             return True
     return None in ends
 
 
-def _end_of_harmless(data: bytes, at: int) -> int | None:
+def _end_of_harmless(data: bytes, values: np.ndarray, at: int) -> int | None:
     """Where the F0 message at `at` ends, if it is well formed and no running status follows; else None."""
-    length, first = _number(data, at + 1)
+    length, first = number(values, at + 1)
     end = first + length
     position = end
     while 0 <= data.find(b"\xf7", first, end) == end - 1 or length == 0:
-        _, position = _number(data, position)
+        _, position = number(values, position)
         if position + 1 >= len(data) or data[position] < 0x80:
             return None
         if data[position] != 0xFF or data[position + 1] == 0x2F:
             return end  # of other system messages the caller knows too
-        skipped, behind = _number(data, position + 2)
+        skipped, behind = number(values, position + 2)
         position = behind + skipped
     return None
 
 
-def _number(data: bytes, position: int) -> tuple[int, int]:
-    """A number of one to four bytes, and the position after it."""
-    value = 0
-    for at in range(position, min(position + 4, len(data))):
-        value = value << 7 | data[at] & 0x7F
-        if data[at] < 0x80:
-            return value, at + 1
-    return value, position + 4
-
-
-def _check_between(between: bytes, number: int, promised: int) -> None:
-    """Raise `Reject` where what stands between track `number` and the next holds music."""
+def _check_between(between: bytes, n_before: int, promised: int) -> None:
+    """Raise `Reject` where what stands between track `n_before` and the next holds music."""
     if b"MThd" in between:
-        raise Reject("broken", f"a second MIDI file follows behind its track {number}; split it.")
-    if between and number < promised and b"MTrk".startswith(between):
-        raise Reject("broken", f"it was cut: it ends behind its track {number} of {promised}.")
+        raise Reject("broken", f"a second MIDI file follows behind its track {n_before}; split it.")
+    if between and n_before < promised and b"MTrk".startswith(between):
+        raise Reject("broken", f"it was cut: it ends behind its track {n_before} of {promised}.")
     if len(between) > 8:
-        from timbreflow.notes.compiled import ENDED
-
-        state, *_, notes, _ = _walk(np.frombuffer(between, np.uint8)[8:])
+        state, *_, notes, _ = walk(np.frombuffer(between, np.uint8)[8:])
         if state == ENDED and notes > 0:
-            raise Reject("broken", f"what follows its track {number} reads like a track, but is not marked as one.")
-
-
-def _walk(events: np.ndarray) -> tuple[int, int, int, int, bool]:
-    from timbreflow.notes.compiled import walk
-
-    found: tuple[int, int, int, int, bool] = walk(events)
-    return found
+            raise Reject("broken", f"what follows its track {n_before} reads like a track, but is not marked as one.")
 
 
 def _mended_track(
-    data: bytes, values: np.ndarray, start: int, stop: int | None, number: int
+    data: bytes, values: np.ndarray, start: int, stop: int | None, place: int
 ) -> tuple[bytes, int, int, bool]:
     """Events of a track with an end mark, where they end, the last tick, and whether they differ from those there.
 
@@ -188,29 +169,23 @@ def _mended_track(
         values: the same.
         start: first byte of the events.
         stop: where its length says that they end, if a track or the end of the file is there.
-        number: of the track, from 1.
+        place: of the track among all, from 1.
 
     Raises:
         Reject: it has no end, or holds what is no event.
     """
-    from timbreflow.notes.compiled import ENDED, INVALID, OPEN, written_out
-
     following = data.find(b"MTrk", start) if stop is None else stop
     events = values[start : following if following >= 0 else len(data)]
-    state, walked, tick, _, hidden = _walk(events)
+    state, walked, tick, _, hidden = walk(events)
     if state == INVALID:
-        raise Reject("broken", f"its track {number} holds what is no MIDI event, at byte {start + walked}.")
+        raise Reject("broken", f"its track {place} holds what is no MIDI event, at byte {start + walked}.")
     if state != ENDED and (state != OPEN or stop is None):
-        raise Reject("broken", f"it was cut: its track {number} ends early, at byte {start + walked}.")
+        raise Reject("broken", f"it was cut: its track {place} ends early, at byte {start + walked}.")
     end = start + walked
     if not hidden and data[end - 3 : end] == _END_MARK:
         return data[start:end], end, tick, False
-    return (
-        written_out(events[:walked]).tobytes() + (_END_MARK if state == ENDED else b"\x00" + _END_MARK),
-        end,
-        tick,
-        True,
-    )
+    mark = _END_MARK if state == ENDED else b"\x00" + _END_MARK
+    return written_out(events[:walked]).tobytes() + mark, end, tick, True
 
 
 def _may_run_long(values: np.ndarray) -> bool:
@@ -227,8 +202,6 @@ def _may_run_long(values: np.ndarray) -> bool:
 
 def _tracks(tracks: Any) -> tuple[list[Track], Notes]:
     """Tracks of symusic in seconds, those left out in which no note can be heard; sorted all at once."""
-    from timbreflow.notes.compiled import arrange
-
     parts = [raw_notes(track.notes) for track in tracks]
     counts = np.array([len(part) // RAW_NOTE.itemsize for part in parts], np.int64)
     *columns, ends = arrange(np.frombuffer(b"".join(parts), np.int32).reshape(-1, 3), counts)

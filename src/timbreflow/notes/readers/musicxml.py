@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from xml.etree import ElementTree
 
 from timbreflow.notes.pieces import Piece, ReadLimits, Reject, Track
-from timbreflow.notes.readers.score import DEFAULT_VELOCITY, MARKS, TempoMap, WrittenNote, accented, played
+from timbreflow.notes.readers.score import DEFAULT_VELOCITY, MARKS, STEPS, TempoMap, WrittenNote, accented, played
 
-_STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 _BEAT_UNITS = {"whole": 4.0, "half": 2.0, "quarter": 1.0, "eighth": 0.5, "16th": 0.25}
 
 
@@ -89,7 +88,10 @@ class _State:
 
 
 def _tracks(root: ElementTree.Element) -> list[Track]:
-    parts = [_read_part(part) for part in root.findall("part")]
+    parts = []
+    for element in root.findall("part"):
+        state = _State()
+        parts.append([_read_measure(measure, state) for measure in element.findall("measure")])
     lengths = [max(part[k].length for part in parts if k < len(part)) for k in range(max(map(len, parts), default=0))]
     starts = [0.0]
     for length in lengths:
@@ -118,11 +120,6 @@ def _instrument(root: ElementTree.Element, part_id: str | None) -> tuple[int, bo
             channel = part.findtext("midi-instrument/midi-channel", "").strip()
             return program if 0 <= program <= 127 else -1, channel == "10", part.findtext("part-name", "").strip()
     return -1, False, ""
-
-
-def _read_part(part: ElementTree.Element) -> list[_Measure]:
-    state = _State()
-    return [_read_measure(measure, state) for measure in part.findall("measure")]
 
 
 def _read_measure(element: ElementTree.Element, state: _State) -> _Measure:
@@ -162,7 +159,7 @@ def _add_note(measure: _Measure, note: ElementTree.Element, position: float, dur
     ties = {tie.get("type") for tie in note.findall("tie")}
     number = (
         12 * (int(pitch.findtext("octave", "4")) + 1)
-        + _STEPS[pitch.findtext("step", "").strip()]
+        + STEPS[pitch.findtext("step", "").strip()]
         + round(float(pitch.findtext("alter", "0")))
         + state.transposition
     )

@@ -20,6 +20,9 @@ DEFAULT_TEMPO = 100.0
 DEFAULT_VELOCITY = 80
 """Velocity of an unmarked note (mezzo-forte)."""
 
+STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
+"""Semitones of the natural notes above C."""
+
 # Velocities of the marks as common notation programs play them.
 MARKS: dict[str, int] = {
     "pppp": 24, "ppp": 32, "pp": 42, "p": 54, "mp": 67, "mf": 80, "f": 92, "ff": 104, "fff": 114, "ffff": 122,

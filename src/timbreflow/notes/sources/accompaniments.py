@@ -20,14 +20,21 @@ from pathlib import Path
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_file, read_json, stable_hash, write_json
 from timbreflow.notes.pieces import ReadLimits, Reject
-from timbreflow.notes.readers.midi import read_midi
 
 FINISHED = "generated.json"
 
 _TIMEOUT = 60  # s, for one piece, which takes .3 s
 _PROCESSES = 2
 # Some libraries are drum machines; a piece that says next to nothing beside its drums is none either.
-_LIMITS = ReadLimits(max_bytes=5_000_000, max_ticks=10_000_000, max_duration=600.0, max_notes=100_000, min_notes=32)
+_LIMITS = ReadLimits(
+    max_bytes=5_000_000,
+    max_ticks=10_000_000,
+    max_duration=600.0,
+    max_notes=100_000,
+    min_notes=32,
+    max_seconds=20.0,
+    max_memory=1_000_000_000,
+)
 _TEMPO = (72, 168)  # quarter notes a minute
 _LENGTHS = (8, 12, 16)  # bars
 _KEYS = ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
@@ -216,6 +223,8 @@ def _play(mma_folder: Path, work: Path, groove: Groove, number: int, seed: int) 
 
     A file that is there already is kept.
     """
+    from timbreflow.notes.readers.midi import read_midi  # numba takes time that no command line should wait for
+
     path = work / f"{number:04d}-{groove.library.replace('/', '-')}-{groove.name}.mid"
     if path.exists():
         return path

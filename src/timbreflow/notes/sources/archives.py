@@ -103,18 +103,13 @@ def read_items(container: Container, *, max_bytes: int, share: Share) -> Iterato
         for item in _shared_items(container, max_bytes, share):
             n_read += 1
             yield item
-    except _ARCHIVE_ERRORS as error:
-        yield _unreadable(container, n_read, error)
     except Exception as error:
-        if type(error).__name__ != "LZMAError":  # importing lzma fails where Python was built without it
+        # Importing lzma for its error fails where Python was built without it.
+        if not isinstance(error, _ARCHIVE_ERRORS) and type(error).__name__ != "LZMAError":
             raise
-        yield _unreadable(container, n_read, error)
-
-
-def _unreadable(container: Container, n_read: int, error: Exception) -> Item:
-    where = "" if container.kind == "file" else f" after {n_read} files of this share"
-    detail = f"it cannot be read{where} ({str(error) or type(error).__name__})."
-    return Item(container.label, b"", 0, Reject("broken", detail))
+        where = "" if container.kind == "file" else f" after {n_read} files of this share"
+        detail = f"it cannot be read{where} ({str(error) or type(error).__name__})."
+        yield Item(container.label, b"", 0, Reject("broken", detail))
 
 
 def _shared_items(container: Container, max_bytes: int, share: Share) -> Iterator[Item]:

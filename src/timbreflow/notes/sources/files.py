@@ -63,9 +63,14 @@ def containers(source: str, *, root: Path, corpora: Path) -> list[Container]:
         if not path.exists():
             raise TimbreflowError(f"corpus {source} is not at {path}; run `timbreflow corpus fetch {source}`.")
     elif not path.exists():
-        raise TimbreflowError(f"source {source} does not exist; name a folder, a file or one of {_known_names()}.")
+        known = ", ".join(name for name, corpus in CATALOGUE.items() if corpus.kind == "midi")
+        raise TimbreflowError(f"source {source} does not exist; name a folder, a file or one of {known}.")
     if path.is_dir():
-        found = sorted(_in_folder(path), key=lambda container: container.label)
+        found = [
+            Container(file.relative_to(path).as_posix(), str(file), "other" if why else _kind(file.name), why)
+            for file, why in files_below(path)
+        ]
+        found.sort(key=lambda container: container.label)
     else:
         found = [Container(path.name, str(path), _kind(path.name))]
     if all(container.kind == "other" for container in found):
@@ -74,16 +79,6 @@ def containers(source: str, *, root: Path, corpora: Path) -> list[Container]:
             "and .wad."
         )
     return found
-
-
-def _known_names() -> str:
-    return ", ".join(name for name, corpus in CATALOGUE.items() if corpus.kind == "midi")
-
-
-def _in_folder(folder: Path) -> Iterator[Container]:
-    for file, why in files_below(folder):
-        label = file.relative_to(folder).as_posix()
-        yield Container(label, str(file), "other", why) if why else Container(label, str(file), _kind(file.name))
 
 
 def files_below(folder: Path) -> Iterator[tuple[Path, str]]:
