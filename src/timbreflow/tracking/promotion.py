@@ -191,7 +191,8 @@ def _record(
         for side, figures in sides.items():
             figures.clips.to_csv(Path(folder) / f"{side.replace(' ', '_')}.csv", index=False)
         place = f"{DECISIONS}/{now:%Y-%m-%dT%H-%M-%S.%f}-{facts['decision'].replace(' ', '-')}"
-        client.log_model_artifacts(str(version.model_id), folder, place)
+        # `register` gives models:/ID as the source; the database does not keep the id itself.
+        client.log_model_artifacts(str(version.source).removeprefix("models:/"), folder, place)
 
 
 @clear_errors
