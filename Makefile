@@ -52,7 +52,7 @@ setup: $(STAMP) ## make .venv and see to libfluidsynth
 
 run: setup ui ## the whole pipeline: notes, sound, mels, checks, training, evaluation, registry
 	@$(BIN)/dvc repro
-	@$(BIN)/timbreflow register
+	@$(BIN)/timbreflow register --check
 	@$(BIN)/timbreflow status
 
 ui: setup ## start Prefect and MLflow on 127.0.0.1

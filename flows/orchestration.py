@@ -77,8 +77,9 @@ def run_tracked(stage: ModuleType, results: str, section: Any, *arguments: Any) 
         stage.run(*arguments, layout=LAYOUT, log=ignore_metrics)
         return
     with open_run(results, {results.replace("/", "."): as_mapping(section)}, root=ROOT) as run:
-        run.dataset("data", read_json(LAYOUT.results("validate_data") / "passed.json")["digest"])
         steps = section.fit.steps if hasattr(section, "fit") else 0
+        digest = read_json(LAYOUT.results("validate_data") / "passed.json")["digest"]
+        run.dataset("data/audio data/mels", digest, context="training" if steps else "evaluation")
         progress = _Progress(results, steps) if steps else None
 
         def log(step: int, values: Mapping[str, float]) -> None:
@@ -89,6 +90,7 @@ def run_tracked(stage: ModuleType, results: str, section: Any, *arguments: Any) 
         report = run_stage(stage, *arguments, results=results, log=log)
         if progress:
             progress.show(steps, done=True)
+        run.describe(report.summary)
         run.log_params(report.facts)
         for path in report.files.values():
             run.artifact(path)

@@ -56,6 +56,8 @@ def test_importing_the_command_line_imports_nothing_heavy() -> None:
         (["transfer", "a.wav", "b.wav"], "--out"),
         (["preset", "nonsense"], "nonsense"),
         (["promote", "nonsense"], "nonsense"),
+        (["lineage", "nonsense"], "models:/NAME/VERSION"),
+        (["reproduce", "nonsense"], "models:/NAME/VERSION"),
         (["corpus", "fetch", "nonsense"], "nonsense"),
         (["collect", "--out", "x"], "source"),
         (["listen", "make", "--systems", "oracle", "-o", "x"], "name at least two"),

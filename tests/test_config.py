@@ -157,6 +157,11 @@ def test_round_trip(values: dict[str, Any]) -> None:
         (("evaluate", "systems"), ["vqvae", "oracle"], "evaluate.systems lacks glow"),
         (("evaluate", "sets"), ["test_seen"], "gate.set is test, which evaluate.sets does not name"),
         (("register_models", "gate", "criteria"), {}, "no criteria"),
+        (
+            ("register_models", "gate", "criteria"),
+            {"lsd_ratio": {"better": "lower", "slack": 0.0, "limit": 1.0}},
+            "lsd_ratio is not measured clip by clip",
+        ),
         (("collect_midi", "sources"), [], "collect_midi.sources names no source"),
         (("collect_midi", "files_per_shard"), 0, "files_per_shard is 0"),
         (("collect_midi", "max_duration"), -1.0, "max_duration is -1.0"),

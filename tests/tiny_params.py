@@ -49,6 +49,7 @@ def tiny(text: str) -> dict[str, Any]:
         "triples_per_shard": 12,
         "splits": values["render_triples"]["splits"] | {"validation_pieces": 0.2, "test_pieces": 0.3},
     }
+    values["register_models"]["gate"] |= {"min_triples": 1}
     values["register_models"]["gate"]["criteria"] = {"lsd": {"better": "lower", "slack": 0.0, "limit": 1000.0}}
     return values
 

@@ -1,30 +1,34 @@
 """Stage register_models with real bundles and a real registry."""
 
 import json
+import subprocess
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
 from tests.inference.tiny import FEATURES, save_bundles
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.gate import CriterionConfig, GateConfig, RegisterConfig
+from timbreflow.evaluation.gate import Candidate, CriterionConfig, GateConfig, RegisterConfig
 from timbreflow.inference.vocoding import identity
 from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle, weights_sha256
-from timbreflow.models.catalogue import Candidate, KnownModel
+from timbreflow.models.catalogue import KnownModel
 from timbreflow.models.timbre_metric import TripletConfig, TripletNetwork
 from timbreflow.models.vqvae import VQVAE
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.register_models import candidates, released_candidates, run
 from timbreflow.tracking.connection import connect
 from timbreflow.tracking.registry import register
+from timbreflow.tracking.reproduction import origin_of, recipe
 
 CONFIG = RegisterConfig(
     gate=GateConfig(
         set="test",
+        min_triples=2,
         criteria={"lsd": CriterionConfig("lower", 0.02, 20.0), "timbre": CriterionConfig("lower", 0.05, 0.2)},
     )
 )
@@ -47,8 +51,19 @@ def layout(tmp_path: Path) -> Layout:
     folders["vqvae"].rename(layout.model("vqvae"))
     save_bundle(layout.model("timbre_metric"), timbre_metric(0))
     write(layout, "evaluate", "metrics.json", METRICS | {"weights": weights(layout)})
+    table().to_parquet(layout.results("evaluate") / "per_clip.parquet")
     write(layout, "validate_data", "passed.json", {"suites": ["manifest"], "digest": "d" * 64})
     return layout
+
+
+def table() -> pd.DataFrame:
+    """Clips that have the means of `METRICS`."""
+    rows = []
+    for system, figures in METRICS["test"].items():
+        for number, change in enumerate((0.5, 1.5)):
+            values = {name: value * change for name, value in figures.items()}
+            rows.append({"set": "test", "triple_id": f"test-{number}", "system": system, **values})
+    return pd.DataFrame(rows)
 
 
 def timbre_metric(seed: int) -> ModelBundle:
@@ -90,12 +105,18 @@ def test_both_models_become_challengers_and_the_results_repeat(layout: Layout) -
 
 def test_candidates_hold_what_the_gate_compares(layout: Layout) -> None:
     found = {candidate.model.registered: candidate for candidate in candidates(CONFIG, layout=layout)}
-    assert found["timbreflow-vqvae"].evaluation == {
-        "metric_digest": "m",
-        "test_digest": "t",
-        "test": {"vqvae": METRICS["test"]["vqvae"]},
-        "weights": {"vqvae": weights(layout)["vqvae"]},
-    }
+    own = found["timbreflow-vqvae"].measured
+    assert own.digests == {"metric_digest": "m", "test_digest": "t"}
+    assert own.weights == weights(layout)["vqvae"]
+    assert own.clips["lsd"].tolist() == [7.0, 21.0]
+
+
+def test_clips_of_another_evaluation_than_metrics_json_are_refused(layout: Layout) -> None:
+    other = table()
+    other.loc[other["system"] == "vqvae", "lsd"] *= 1.01
+    other.to_parquet(layout.results("evaluate") / "per_clip.parquet")
+    with pytest.raises(TimbreflowError, match=r"per_clip\.parquet differ in lsd of vqvae.*dvc repro evaluate"):
+        run(CONFIG, layout=layout, register=forbidden)
 
 
 def forbidden(candidate: Candidate) -> str:
@@ -107,11 +128,12 @@ def forbidden(candidate: Candidate) -> str:
     [
         ({"test": {"glow": METRICS["test"]["glow"]}}, "vqvae"),
         ({"test": {}, "test_seen": METRICS["test"]}, "vqvae"),
+        ({"weights": {}}, "vqvae"),
         ({"metric_digest": None}, "metric_digest"),
     ],
 )
 def test_an_evaluation_that_lacks_something_is_refused(layout: Layout, change: dict[str, Any], message: str) -> None:
-    write(layout, "evaluate", "metrics.json", METRICS | change)
+    write(layout, "evaluate", "metrics.json", METRICS | {"weights": weights(layout)} | change)
     with pytest.raises(TimbreflowError, match=f"{message}.*dvc repro evaluate"):
         run(CONFIG, layout=layout, register=forbidden)
     assert not layout.results("register_models").exists()
@@ -139,29 +161,41 @@ def test_a_missing_model_or_evaluation_is_refused(layout: Layout) -> None:
         run(CONFIG, layout=layout, register=forbidden)
 
 
-def test_released_models_are_registered_with_figures_of_their_own(layout: Layout) -> None:
+def test_released_models_are_registered_with_figures_of_their_own_and_their_own_record(layout: Layout) -> None:
     with pytest.raises(TimbreflowError, match="Nothing is released"):
-        released_candidates(CONFIG, lambda model, folder: METRICS, layout=layout)
+        released_candidates(lambda model, folder: (METRICS, table()), layout=layout)
     released = layout.root / "released" / "glow"
     released.parent.mkdir()
-    hashes = weights(layout)
-    layout.model("glow").rename(released)
+    bundle = load_bundle(layout.model("glow"))
+    record = {"steps": 1400, "data": {"digest": "f" * 64}, "release": {"cost": "4 h of one core"}}
+    save_bundle(released, replace(bundle, training={**bundle.training, **record}))
+    hashes = {"glow": identity(released, layout.root / "no vocoder")}
     write(layout, "train_glow", "run.json", {"run_id": "of another training"})
+    (layout.root / "dvc.lock").write_text("stages:\n  train_glow: {md5: of another training}\n")
+    git = ["git", "-C", str(layout.root), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "add", "released"], check=True)
+    for message in ("weights", "later"):
+        subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", message], check=True)
+    first, second = subprocess.run([*git, "log", "--format=%H"], capture_output=True, text=True).stdout.split()[::-1]
     asked = []
 
-    def evaluate(model: KnownModel, folder: Path) -> dict[str, Any]:
+    def evaluate(model: KnownModel, folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
         asked.append((model.name, folder))
-        return METRICS | {"weights": hashes}
+        return METRICS | {"weights": hashes}, table()
 
-    (found,) = released_candidates(CONFIG, evaluate, layout=layout)
+    (found,) = released_candidates(evaluate, layout=layout)
     assert asked == [("glow", released)]
-    assert found.evaluation == {
-        "metric_digest": "m",
-        "test_digest": "t",
-        "test": {"glow": METRICS["test"]["glow"]},
-        "weights": {"glow": hashes["glow"]},
-    }
     assert "is the challenger" in register(found, root=layout.root)
     version = connect(layout.root).get_model_version_by_alias("timbreflow-glow", "challenger")
     assert version.tags["released"] == "yes"
-    assert version.tags["run_id"] == ""
+    assert version.tags["released_commit"] == first != second
+    assert version.tags["data_digest"] == "f" * 64
+    assert version.tags["training_steps"] == "1400"
+    assert version.tags["training_cost"] == "4 h of one core"
+    # What this checkout is and trained did not make them.
+    assert {"git_commit", "git_dirty", "dvc_lock", "run_id"} & set(version.tags) == set()
+    told = origin_of("models:/timbreflow-glow/1", root=layout.root)
+    assert f"{first} (put the weights into git)" in told.text()
+    with pytest.raises(TimbreflowError, match="was released.*its training record"):
+        recipe(told, root=layout.root)

@@ -15,7 +15,8 @@ from sqlalchemy.exc import OperationalError
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.tracking import runs
-from timbreflow.tracking.connection import clear_errors, connect, has_store, lineage, lock_digest
+from timbreflow.tracking.connection import EXPERIMENT, clear_errors, connect, has_store
+from timbreflow.tracking.lineage import commit_of_lock, lineage, lock_digest
 from timbreflow.tracking.runs import flatten, open_run
 
 
@@ -51,7 +52,8 @@ def test_a_run_holds_parameters_curves_artifacts_datasets_and_tags(root: Path, t
         for step in range(1000):
             run.log(step, {"loss": 1.0 / (step + 1), "glow/bits_per_dim": 2.0})
         run.artifact(tmp_path / "curve.txt")
-        run.dataset("data/mels", "d" * 32)
+        run.dataset("data/audio data/mels", "d" * 64)
+        run.describe("Trained for *1000* steps.")
         run.write_run_json(tmp_path / "run.json")
     stored = connect(root).get_run(run.run_id)
     assert stored.info.status == "FINISHED"
@@ -61,7 +63,15 @@ def test_a_run_holds_parameters_curves_artifacts_datasets_and_tags(root: Path, t
     assert stored.data.metrics["loss"] == pytest.approx(0.001)
     assert stored.data.tags["pipeline"] == "7"
     assert len(stored.data.tags["dvc_lock"]) == 32
-    assert stored.inputs.dataset_inputs[0].dataset.digest == "d" * 32
+    assert stored.inputs is not None
+    (used,) = stored.inputs.dataset_inputs
+    assert used.dataset.name == "data/audio data/mels"
+    source = json.loads(used.dataset.source)
+    assert source["paths"] == ["data/audio", "data/mels"]
+    assert source["digest"] == stored.data.tags["data_digest"] == "d" * 64
+    assert source["pull"] == "dvc pull data/audio data/mels"
+    assert [(tag.key, tag.value) for tag in used.tags] == [("mlflow.data.context", "training")]
+    assert stored.data.tags["mlflow.note.content"] == "Trained for *1000* steps."
     assert [file.path for file in connect(root).list_artifacts(run.run_id)] == ["curve.txt"]
     assert stored.info.artifact_uri.startswith((root / ".mlflow" / "artifacts").as_uri())
     assert json.loads((tmp_path / "run.json").read_text()) == {"run_id": run.run_id, "experiment": "timbreflow"}
@@ -152,22 +162,50 @@ def test_lineage_says_whether_code_differs_from_the_commit(tmp_path: Path) -> No
     assert lineage(tmp_path)["git_dirty"] == "true"
 
 
-def test_the_locks_digest_is_that_of_the_committed_lock(tmp_path: Path) -> None:
-    lock = tmp_path / "dvc.lock"
-    assert lock_digest(lock) is None
-    lock.write_text("schema: '2.0'\n")
-    assert lock_digest(lock) is None
+def test_test_data_is_called_so(root: Path) -> None:
+    with open_run("evaluate", {}, root=root) as run:
+        run.dataset("data/audio", "d" * 64, context="evaluation")
+    inputs = connect(root).get_run(run.run_id).inputs
+    assert inputs is not None
+    (used,) = inputs.dataset_inputs
+    assert used.tags[0].value == "evaluation"
+
+
+def test_the_experiment_opens_on_its_runs_and_not_as_a_genai_application(root: Path) -> None:
+    with open_run("evaluate", {}, root=root):
+        pass
+    found = connect(root).get_experiment_by_name(EXPERIMENT)
+    assert found is not None
+    assert found.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_the_locks_digest_is_that_of_the_committed_lock() -> None:
+    assert lock_digest("schema: '2.0'\n") is None
+    assert lock_digest("[") is None
     during = "schema: '2.0'\nstages:\n  train_glow: {md5: a}\n  evaluate: {md5: b}\n"
-    lock.write_text(during)
-    digest = lock_digest(lock)
+    digest = lock_digest(during)
     by_hand = {"train_glow": {"md5": "a"}, "evaluate": {"md5": "b"}}
     text = json.dumps(by_hand, sort_keys=True, separators=(",", ":"))
     assert digest == hashlib.md5(text.encode()).hexdigest()
     # DVC writes the entry of the stage that registers when it has ended.
-    lock.write_text(during + "  register_models: {md5: c}\n")
-    assert lock_digest(lock) == digest
-    lock.write_text(during.replace("md5: a", "md5: z"))
-    assert lock_digest(lock) != digest
+    assert lock_digest(during + "  register_models: {md5: c}\n") == digest
+    assert lock_digest(during.replace("md5: a", "md5: z")) != digest
+
+
+def test_a_locks_digest_leads_to_its_commit(tmp_path: Path) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    commits = {}
+    for entry in ("a", "b", "c"):
+        (tmp_path / "dvc.lock").write_text(f"stages:\n  train_glow: {{md5: {entry}}}\n")
+        subprocess.run([*git, "add", "."], check=True)
+        subprocess.run([*git, "commit", "-q", "-m", entry], check=True)
+        commits[entry] = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    digest = lock_digest("stages:\n  train_glow: {md5: b}\n")
+    assert digest is not None
+    assert commit_of_lock(tmp_path, digest) == commits["b"]
+    assert commit_of_lock(tmp_path, "0" * 32) is None
+    assert commit_of_lock(tmp_path / "nowhere", digest) is None
 
 
 def test_a_database_in_trouble_is_one_sentence(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`timbreflow register`, `promote`, `average` and `release`: from trained weights to champions and to git."""
+"""`timbreflow register`, `promote`, `lineage`, `reproduce`, `average` and `release`: trained weights and champions."""
 
 import sys
 from functools import partial
@@ -12,11 +12,13 @@ app = App()
 
 
 @app.command
-def register(*, released: bool = False) -> None:
+def register(*, released: bool = False, check: bool = False) -> None:
     """Register the trained models in MLflow as challengers. Weights that the registry holds are not stored again.
 
     Args:
         released: register the models below released/ instead, after evaluating them on this checkout's test clips.
+        check: change no alias where nothing is registered; without it, weights that are registered already become the
+            challenger again.
     """
     from timbreflow.stages.evaluate import evaluate_again
     from timbreflow.stages.register_models import candidates, released_candidates
@@ -25,12 +27,10 @@ def register(*, released: bool = False) -> None:
     params, layout = project()
     evaluate = partial(evaluate_again, params.evaluate, params.audio, layout=layout)
     found = (
-        released_candidates(params.register_models, evaluate, layout=layout)
-        if released
-        else candidates(params.register_models, layout=layout)
+        released_candidates(evaluate, layout=layout) if released else candidates(params.register_models, layout=layout)
     )
     for candidate in found:
-        print(registry.register(candidate, root=layout.root))
+        print(registry.register(candidate, root=layout.root, check=check))
 
 
 @app.command
@@ -105,3 +105,35 @@ def promote(name: str, *, rollback: bool = False) -> None:
     print(result.table())
     if not result.promoted:
         sys.exit(1)
+
+
+@app.command
+def lineage(address: str) -> None:
+    """Show where a version of the registry comes from: commit, dvc.lock, data, and the command that pulls them.
+
+    Args:
+        address: models:/NAME/VERSION or models:/NAME@ALIAS.
+    """
+    from timbreflow.tracking.reproduction import origin_of
+
+    print(origin_of(address, root=project_root()).text())
+
+
+@app.command
+def reproduce(address: str, *, run: bool = False) -> None:
+    """Print the commands that make a version of the registry again from its commit and data.
+
+    Args:
+        address: models:/NAME/VERSION or models:/NAME@ALIAS.
+        run: run them too, and compare the weights; the exit code is 1 where they differ.
+    """
+    from timbreflow.tracking.reproduction import origin_of, remake, script
+
+    root = project_root()
+    origin = origin_of(address, root=root)
+    print(script(origin, root=root))
+    if run:
+        same, sentence = remake(origin, root=root)
+        print(sentence)
+        if not same:
+            sys.exit(1)

@@ -4,10 +4,8 @@ A model has one name: of its folders below data/models/ and released/, of its ro
 `timbreflow-`, in MLflow's registry.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from timbreflow.errors import TimbreflowError
 
@@ -56,24 +54,6 @@ CATALOGUE = (
 )
 TRANSFER_MODELS = tuple(model for model in CATALOGUE if model.kind in ("vqvae", "glow"))
 GATED = tuple(model for model in CATALOGUE if model.gated)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A trained model together with what is known of it, ready for the registry.
-
-    Attributes:
-        model: which one it is.
-        folder: its bundle.
-        evaluation: {"metric_digest", "test_digest", "weights": {name: hashes}, set: {name: {metric: figure}}}, the
-            shape of metrics.json.
-        tags: further facts, such as the data's digest.
-    """
-
-    model: KnownModel
-    folder: Path
-    evaluation: Mapping[str, Any]
-    tags: Mapping[str, str]
 
 
 def known_model(name: str, among: tuple[KnownModel, ...] = CATALOGUE) -> KnownModel:

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from timbreflow.audio.features import FeatureConfig
 from timbreflow.evaluation.clips import EvaluationClips, digest_of_clips
 from timbreflow.evaluation.config import EvaluationConfig
@@ -71,25 +73,25 @@ def evaluate_again(
     *,
     layout: Layout,
     device: str | None = None,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], pd.DataFrame]:
     """Measure one model on today's test clips with today's metrics, without writing anything.
 
-    Promotion needs it where an opponent was measured by other code or on other clips. Copies and oracle are measured
-    too, for ratios; a vocoder beside the bundle in `folder` is used. Returns figures in the shape of metrics.json.
+    Promotion needs it where an opponent was measured by other code or on other clips. A vocoder beside the bundle in
+    `folder` is used. Returns the content of metrics.json and the per-clip table.
 
     Raises:
         TimbreflowError: data, weights or a setting is missing or unusable.
     """
-    names = ("content_copied", "style_copied", model.name, "oracle")
-    return _evaluate(
-        replace(config, systems=names, examples=0, worst_examples=0),
+    evaluation, _, metrics = _evaluate(
+        replace(config, systems=(model.name,), examples=0, worst_examples=0),
         features,
         layout=layout,
         model_folder=lambda name: folder,
         vocoder=vocoder_beside(folder),
         device=device,
         log=ignore_metrics,
-    )[2]
+    )
+    return metrics, evaluation.table
 
 
 def _evaluate(

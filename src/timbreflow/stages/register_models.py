@@ -4,16 +4,20 @@ DVC does not track the registry, so this stage writes only what follows from its
 compares. `register` is idempotent, and `timbreflow register` calls it again where DVC skipped the stage.
 """
 
+import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.gate import DIGESTS, Evaluate, RegisterConfig, decide, require_measured, row
+from timbreflow.evaluation.gate import Candidate, Evaluate, RegisterConfig, limits, measured, require_weights
+from timbreflow.evaluation.storage import read_table
 from timbreflow.files import read_json, sha256_file, write_json
-from timbreflow.models.catalogue import GATED, MODEL_FILES, Candidate, KnownModel, is_bundle
+from timbreflow.models.catalogue import GATED, MODEL_FILES, is_bundle
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import StageResult
 
+DECIMALS = 5
+"""Of figures in metrics.json."""
 Register = Callable[[Candidate], str]
 """Puts a model into the registry, once for the same weights, and says what it did."""
 
@@ -22,33 +26,35 @@ def candidates(config: RegisterConfig, *, layout: Layout) -> list[Candidate]:
     """The models of this checkout with their bundles and figures.
 
     Raises:
-        TimbreflowError: a bundle is missing; metrics.json lacks a model, the gate's set or one of its metrics, or was
-            measured with another timbre metric.
+        TimbreflowError: a bundle is missing; the evaluation lacks a model, the gate's set or one of its metrics, or was
+            made with another timbre metric.
     """
-    metrics = read_json(layout.results("evaluate") / "metrics.json")
+    results = layout.results("evaluate")
+    metrics, table = read_json(results / "metrics.json"), read_table(results)
     found = []
     for model in GATED:
         folder = layout.model(model.name)
         if not is_bundle(folder):
             raise TimbreflowError(f"{folder} lacks {' or '.join(MODEL_FILES)}; run `dvc repro {model.stage}`.")
-        found.append(Candidate(model, folder, _evaluation(metrics, model, config), _data_tags(layout)))
+        own = measured(metrics, table, model.name)
+        for check in limits(own, config.gate):
+            stored = metrics.get(config.gate.set, {}).get(model.name, {}).get(check.metric)
+            if stored is None or abs(stored - check.challenger) > 10**-DECIMALS:
+                raise TimbreflowError(
+                    f"{results}: metrics.json and per_clip.parquet differ in {check.metric} of {model.name} on "
+                    f"{config.gate.set}; run `dvc repro evaluate`."
+                )
+        found.append(Candidate(model, folder, own, _data_tags(layout)))
     timbre_metric = layout.model("timbre_metric") / MODEL_FILES[1]
-    weights = {"weights_sha256": sha256_file(timbre_metric)}
-    require_measured(metrics, "timbre_metric", weights, str(timbre_metric.parent))
+    weights = metrics.get("weights", {}).get("timbre_metric", {})
+    require_weights(weights, {"weights_sha256": sha256_file(timbre_metric)}, str(timbre_metric.parent))
     return found
 
 
-def _evaluation(metrics: Mapping[str, Any], model: KnownModel, config: RegisterConfig) -> dict[str, Any]:
-    """The part of metrics.json that belongs to one model."""
-    figures = row(metrics, model.name, config.gate)
-    if missing := [name for name in DIGESTS if not metrics.get(name)]:
-        raise TimbreflowError(f"results/evaluate/metrics.json lacks {', '.join(missing)}; run `dvc repro evaluate`.")
-    weights = {model.name: metrics.get("weights", {}).get(model.name)}
-    return {name: metrics[name] for name in DIGESTS} | {"weights": weights, config.gate.set: {model.name: figures}}
-
-
-def released_candidates(config: RegisterConfig, evaluate: Evaluate, *, layout: Layout) -> list[Candidate]:
+def released_candidates(evaluate: Evaluate, *, layout: Layout) -> list[Candidate]:
     """The models that git holds below released/, measured as the trained ones are, so that the gate can compare them.
+
+    Where they come from is what their own record says: this checkout only measured them.
 
     Raises:
         TimbreflowError: nothing is released; whatever `evaluate` raises.
@@ -56,12 +62,19 @@ def released_candidates(config: RegisterConfig, evaluate: Evaluate, *, layout: L
     there = {model: layout.released / model.name for model in GATED if is_bundle(layout.released / model.name)}
     if not there:
         raise TimbreflowError(f"Nothing is released in {layout.released}; run `timbreflow register` without it.")
-    # No run: it was trained in another checkout.
-    tags = {"released": "yes", "run_id": ""}
     return [
-        Candidate(model, folder, _evaluation(evaluate(model, folder), model, config), tags)
+        Candidate(model, folder, measured(*evaluate(model, folder), model.name), _record(folder), released=True)
         for model, folder in there.items()
     ]
+
+
+def _record(folder: Path) -> dict[str, str]:
+    """Tags of a released model, from the training record in its config.json."""
+    training = read_json(folder / MODEL_FILES[0]).get("training", {})
+    tags = {"released": "yes", "data_digest": training.get("data", {}).get("digest", "")}
+    tags |= {f"training_{key}": json.dumps(training[key]) for key in ("steps", "begun", "averaged") if key in training}
+    tags["training_cost"] = training.get("release", {}).get("cost", "")
+    return {key: value for key, value in tags.items() if value}
 
 
 def run(config: RegisterConfig, *, layout: Layout, register: Register) -> StageResult:
@@ -76,16 +89,16 @@ def run(config: RegisterConfig, *, layout: Layout, register: Register) -> StageR
     sentences, numbers, table = [], {}, []
     for candidate in candidates(config, layout=layout):
         model = candidate.model
-        decision = decide(row(candidate.evaluation, model.name, config.gate), None, config.gate)
+        checks = limits(candidate.measured, config.gate)
         sentences.append(register(candidate))
-        numbers[model.registered] = {check.metric: check.challenger for check in decision.checks} | {
-            "limits_passed": sum(check.passed for check in decision.checks),
-            "limits": len(decision.checks),
+        numbers[model.registered] = {check.metric: round(check.challenger, DECIMALS) for check in checks} | {
+            "limits_passed": sum(check.passed for check in checks),
+            "limits": len(checks),
         }
         common = {"model": model.registered}
         table += [
             common | {"criterion": check.criterion, "figure": check.challenger, "passed": check.passed}
-            for check in decision.checks
+            for check in checks
         ]
     path = layout.results("register_models") / "metrics.json"
     write_json(path, numbers)

@@ -1,11 +1,8 @@
 """Where MLflow keeps its runs and models: `MLFLOW_TRACKING_URI`, else a database inside the checkout."""
 
-import hashlib
-import json
 import os
 import re
 import socket
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
@@ -20,8 +17,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "timbreflow"
-NOT_CODE = (":(exclude)dvc.lock", ":(exclude)results")
-"""Files that a run itself changes."""
+KIND = ("mlflow.experimentKind", "custom_model_development")
+"""Has MLflow's page open the experiment on its runs; without it, it opens as a GenAI application's."""
 DATABASE_TROUBLE = ("sqlite3.", "psycopg2.", "sqlalchemy.exc.")
 """MLflow repeats some errors of its database as text of its own errors."""
 
@@ -155,74 +152,15 @@ def experiment_id(client: "MlflowClient", root: Path) -> str:
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is None:
         try:
-            return str(client.create_experiment(EXPERIMENT, artifact_location=place))
+            return str(client.create_experiment(EXPERIMENT, artifact_location=place, tags=dict([KIND])))
         except MlflowException:
             # Another process may have been faster.
             found = client.get_experiment_by_name(EXPERIMENT)
             if found is None:
                 raise
+    if KIND[0] not in found.tags:
+        client.set_experiment_tag(found.experiment_id, *KIND)
     return str(found.experiment_id)
-
-
-def lineage(root: Path) -> dict[str, str]:
-    """Tags that say from which code and data something was made; what is unknown is left out.
-
-    git_commit, git_dirty ("true" where tracked files differ from it) and dvc_lock (`lock_digest`).
-    """
-    tags = {}
-    if commit := _git(root, "rev-parse", "HEAD"):
-        tags["git_commit"] = commit
-        # Untracked files are not part of the commit; results and the lock are written by the run itself.
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *NOT_CODE)
-        if changed is not None:
-            tags["git_dirty"] = "true" if changed else "false"
-    if digest := lock_digest(root / "dvc.lock"):
-        tags["dvc_lock"] = digest
-    return tags
-
-
-def lock_digest(lock: Path) -> str | None:
-    """md5 of the entries of trainings and evaluation in dvc.lock, or None where it has none.
-
-    A digest of the whole file would not do: DVC writes the entry of a stage after the stage, when its run and its
-    registration are tagged already. The entries of earlier stages are final by then, and the committed dvc.lock gives
-    the same digest:
-
-        stages = {name: entry for name, entry in yaml["stages"].items()
-                  if name == "evaluate" or name.startswith("train_")}
-        md5(json.dumps(stages, sort_keys=True, separators=(",", ":")))
-    """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        content = YAML(typ="safe", pure=True).load(lock.read_text(encoding="utf-8"))
-        stages = {
-            name: entry
-            for name, entry in content["stages"].items()
-            if name == "evaluate" or str(name).startswith("train_")
-        }
-    except (OSError, UnicodeDecodeError, YAMLError, KeyError, TypeError, AttributeError):
-        return None
-    if not stages:
-        return None
-    text = json.dumps(stages, sort_keys=True, separators=(",", ":"))
-    # md5 as DVC itself uses; not for security.
-    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "--no-optional-locks", "-C", str(root), *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def clear_errors(function: Callable[P, R]) -> Callable[P, R]:

@@ -1,6 +1,5 @@
 """MLflow's model registry: register weights, once for the same files, and find the model that a name means."""
 
-import json
 import logging
 import re
 import shutil
@@ -11,24 +10,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.gate import DIGESTS, require_measured
+from timbreflow.evaluation.gate import DIGESTS, Candidate, require_weights
 from timbreflow.files import read_json
 from timbreflow.inference.refining import refiner_beside
 from timbreflow.inference.vocoding import identity, vocoder_beside
-from timbreflow.models.catalogue import MODEL_FILES, TRANSFER_MODELS, Candidate, KnownModel, is_bundle, known_model
+from timbreflow.models.catalogue import MODEL_FILES, TRANSFER_MODELS, KnownModel, is_bundle, known_model
 from timbreflow.tracking.connection import (
     StoreUnavailable,
     clear_errors,
     connect,
     experiment_id,
     has_store,
-    lineage,
     tracking_uri,
     variables,
 )
+from timbreflow.tracking.lineage import git, lineage
+from timbreflow.tracking.measurements import keep
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -39,7 +39,6 @@ Found = TypeVar("Found")
 CHALLENGER = "challenger"
 CHAMPION = "champion"
 BUNDLE = "bundle"
-EVALUATION_TAG = "evaluation"
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "safetensors", "soundfile", "soxr", "torch")
 """Requirements of the pyfunc; without this list MLflow loads the model in a new process to infer them.
 
@@ -56,11 +55,12 @@ class ResolvedModel:
 
 
 @clear_errors
-def register(candidate: Candidate, *, root: Path) -> str:
+def register(candidate: Candidate, *, root: Path, check: bool = False) -> str:
     """Make a bundle a version of its registered model, with alias `challenger`, unless the registry has these weights.
 
-    A vocoder beside the bundle that has beaten Griffin-Lim, and a refiner that fits it, are stored with it. Returns a
-    sentence.
+    A vocoder beside the bundle that has beaten Griffin-Lim, and a refiner that fits it, are stored with it. Weights
+    that are registered become the challenger again, but with `check` no alias changes where nothing was registered.
+    Returns a sentence.
 
     Raises:
         TimbreflowError: the folder is no bundle or not the one that was evaluated, or MLflow refuses.
@@ -69,17 +69,20 @@ def register(candidate: Candidate, *, root: Path) -> str:
     if not is_bundle(folder):
         raise TimbreflowError(f"{folder} lacks {' or '.join(MODEL_FILES)}; train the model with `dvc repro`.")
     digests = identity(folder, vocoder_beside(folder))
-    require_measured(candidate.evaluation, candidate.model.name, digests, str(folder))
+    require_weights(candidate.measured.weights, digests, str(folder))
     client = connect(root)
-    facts = _facts(candidate, root) | digests | dict(candidate.tags)
+    keep(client, candidate.measured, root=root)
     found = _version_of(client, name, digests, root)
     if found is None:
+        facts = _facts(candidate, root) | digests | candidate.measured.digests | dict(candidate.tags)
         number, state = _create(client, name, folder, facts, root), "registered"
     else:
         number, state = str(found.version), "was registered already"
-        _renew(client, found, facts)
+        # The other tags, which say where the weights come from, stay.
+        renew_digests(client, found, candidate.measured.digests)
+    client.update_model_version(name, number, _description(candidate, number))
     challenger = alias_version(client, name, CHALLENGER)
-    if challenger is not None and str(challenger.version) == number:
+    if (challenger is not None and str(challenger.version) == number) or (check and found is not None):
         return f"{name} version {number} {state}."
     client.set_registered_model_alias(name, CHALLENGER, number)
     return f"{name} version {number} {state} and is the challenger."
@@ -105,12 +108,6 @@ def resolve(wanted: str, *, root: Path) -> ResolvedModel:
         raise TimbreflowError(f"{folder} is not a model: it lacks {' or '.join(MODEL_FILES)}; name a bundle's folder.")
     names = ", ".join(model.name for model in TRANSFER_MODELS)
     raise TimbreflowError(f"There is no model {wanted!r}; give {names}, a model's folder, or models:/NAME@ALIAS.")
-
-
-def figures_of(found: "ModelVersion") -> dict[str, Any]:
-    """The evaluation that is stored with a version, in the shape of metrics.json; empty where there is none."""
-    stored: dict[str, Any] = json.loads(found.tags.get(EVALUATION_TAG, "{}"))
-    return stored
 
 
 def bundle_folder(found: "ModelVersion") -> Path:
@@ -193,8 +190,18 @@ def _champion(model: KnownModel, root: Path) -> ResolvedModel | None:
     )
 
 
-@clear_errors
 def _from_registry(uri: str, root: Path) -> ResolvedModel:
+    found = version_at(uri, root=root)
+    return ResolvedModel(bundle_folder(found), f"version {found.version} of {found.name} in the registry ({uri})")
+
+
+@clear_errors
+def version_at(uri: str, *, root: Path) -> "ModelVersion":
+    """The version at an address, models:/NAME@ALIAS or models:/NAME/VERSION.
+
+    Raises:
+        TimbreflowError: that is no address, or nothing is there.
+    """
     match = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
     if match is None:
         raise TimbreflowError(f"{uri} is not a model's address; write models:/NAME@ALIAS or models:/NAME/VERSION.")
@@ -207,19 +214,43 @@ def _from_registry(uri: str, root: Path) -> ResolvedModel:
     found = alias_version(client, name, alias) if alias else found_or_none(client.get_model_version, name, number)
     if found is None:
         raise TimbreflowError(f"The registry has no {uri}; see what it has with `make ui`.")
-    return ResolvedModel(bundle_folder(found), f"version {found.version} of {name} in the registry ({uri})")
+    return found
 
 
 def _facts(candidate: Candidate, root: Path) -> dict[str, str]:
-    """Tags of a version."""
-    evaluation = candidate.evaluation
-    figures = json.dumps(evaluation, sort_keys=True, allow_nan=False)
-    facts = {EVALUATION_TAG: figures, "system": candidate.model.name} | lineage(root)
-    facts |= {name: str(evaluation[name]) for name in DIGESTS if name in evaluation}
+    """Tags that say where a version comes from."""
+    facts = {"system": candidate.model.name}
+    if candidate.released:
+        # This checkout's commit and data did not make it.
+        commit = git(root, "log", "-1", "--format=%H", "--", str(candidate.folder / MODEL_FILES[1]))
+        return facts | ({"released_commit": commit} if commit else {})
     run_file = root / "results" / candidate.model.run_file
     if run_file.is_file():
         facts["run_id"] = str(read_json(run_file).get("run_id", ""))
-    return facts
+    return facts | lineage(root)
+
+
+def _description(candidate: Candidate, number: str) -> str:
+    """A version's page in MLflow: its figures with their intervals, and the commands that say more."""
+    sets = {name: candidate.measured.figures(name) for name in candidate.measured.sets}
+    heads = [f"{name} ({len(candidate.measured.on(name))} clips)" for name in sets]
+    lines = ["| metric | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for metric in next(iter(sets.values())):
+        cells = [f"{own[metric].value:.4g} ({own[metric].low:.3g} to {own[metric].high:.3g})" for own in sets.values()]
+        lines.append(f"| {metric} | " + " | ".join(cells) + " |")
+    address = f"models:/{candidate.model.registered}/{number}"
+    origin = "Released weights: their card lies beside them in git. " if candidate.released else ""
+    lines += ["", f"{origin}Where it comes from: `timbreflow lineage {address}`."]
+    if not candidate.released:
+        lines[-1] += f" Made again: `timbreflow reproduce {address}`."
+    return "\n".join(lines)
+
+
+def renew_digests(client: "MlflowClient", found: "ModelVersion", digests: Mapping[str, str]) -> None:
+    """Say by which metric code and on which clips a version was measured last."""
+    for key in DIGESTS:
+        if found.tags.get(key) != digests[key]:
+            client.set_model_version_tag(found.name, str(found.version), key, digests[key])
 
 
 def _version_of(client: "MlflowClient", name: str, digests: Mapping[str, str], root: Path) -> "ModelVersion | None":
@@ -235,13 +266,6 @@ def _version_of(client: "MlflowClient", name: str, digests: Mapping[str, str], r
         return newest if identity(folder, vocoder_beside(folder)) == digests else None
     except TimbreflowError:
         return None
-
-
-def _renew(client: "MlflowClient", found: "ModelVersion", facts: Mapping[str, str]) -> None:
-    """Store new figures of the same weights; the other tags, which say where they come from, stay."""
-    for key in (EVALUATION_TAG, *DIGESTS):
-        if key in facts and found.tags.get(key) != facts[key]:
-            client.set_model_version_tag(found.name, str(found.version), key, facts[key])
 
 
 def _create(client: "MlflowClient", registered: str, folder: Path, facts: Mapping[str, str], root: Path) -> str:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import write_json
-from timbreflow.tracking.connection import EXPERIMENT, clear_errors, connect, experiment_id, lineage
+from timbreflow.tracking.connection import EXPERIMENT, clear_errors, connect, experiment_id
+from timbreflow.tracking.lineage import lineage
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -46,8 +47,8 @@ def flatten(params: object, prefix: str = "") -> dict[str, str]:
 class Run:
     """An open run."""
 
-    def __init__(self, client: "MlflowClient", run_id: str) -> None:
-        self._client = client
+    def __init__(self, client: "MlflowClient", run_id: str, root: Path) -> None:
+        self._client, self._root = client, root
         self.run_id = run_id
         self._waiting: list[Metric] = []
         self._flushed = time.monotonic()
@@ -81,14 +82,27 @@ class Run:
         """Keep a copy of a file with the run."""
         self._client.log_artifact(self.run_id, str(path))
 
-    def dataset(self, name: str, digest: str) -> None:
-        """Say which data the run used, by a name and a hash, of which at most 36 characters are kept."""
+    def dataset(self, paths: str, digest: str, *, context: str = "training") -> None:
+        """Say which data the run used.
+
+        Args:
+            paths: outputs of DVC, separated by blanks, such as "data/audio data/mels".
+            digest: hash of them. MLflow shows its first 36 characters; the tag `data_digest` and the source have it
+                whole.
+            context: what it was used for, "training" or "evaluation".
+        """
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        source = json.dumps({"path": name, "digest": digest})
-        dataset = Dataset(name=name, digest=digest[:36], source_type="dvc", source=source)
-        tag = InputTag(key="mlflow.data.context", value="training")
+        commit = lineage(self._root).get("git_commit", "")
+        source = json.dumps({"paths": paths.split(), "digest": digest, "commit": commit, "pull": f"dvc pull {paths}"})
+        dataset = Dataset(name=paths, digest=digest[:36], source_type="dvc", source=source)
+        tag = InputTag(key="mlflow.data.context", value=context)
         self._client.log_inputs(self.run_id, datasets=[DatasetInput(dataset=dataset, tags=[tag])])
+        self._client.set_tag(self.run_id, "data_digest", digest)
+
+    def describe(self, markdown: str) -> None:
+        """Set the description that MLflow's page shows."""
+        self._client.set_tag(self.run_id, "mlflow.note.content", markdown)
 
     def write_run_json(self, path: Path) -> None:
         """Write {"run_id", "experiment"}: the link from a stage's results to its run."""
@@ -136,10 +150,9 @@ def _start(stage: str, params: object, root: Path, tags: Mapping[str, str]) -> R
     # MLflow's page shows the commit under a name of its own.
     commit = {"mlflow.source.git.commit": origin["git_commit"]} if "git_commit" in origin else {}
     source = {"stage": stage, "mlflow.source.type": "LOCAL", "mlflow.source.name": f"flows.{stage}"}
-    created = client.create_run(
-        experiment_id(client, root), run_name=stage, tags={**source, **origin, **commit, **tags}
-    )
-    run = Run(client, created.info.run_id)
+    name = tags.get("mlflow.runName", stage)
+    created = client.create_run(experiment_id(client, root), run_name=name, tags={**source, **origin, **commit, **tags})
+    run = Run(client, created.info.run_id, root)
     run.log_params(flatten(params))
     return run
 
