@@ -17,6 +17,7 @@ from prefect.testing.utilities import prefect_test_harness
 from flows import lifetime
 from tests.strangers import KINDS, stranger
 from timbreflow.errors import TimbreflowError
+from timbreflow.processes import process_tag
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,7 +26,7 @@ import time
 from flows import lifetime
 from tests.strangers import KINDS, stranger
 from timbreflow.errors import TimbreflowError
-lifetime.end_with_dvc()
+lifetime.end_with_parents()
 print("ready", flush=True)
 time.sleep(60)
 """
@@ -103,12 +104,12 @@ def test_a_run_without_a_process_is_marked_as_crashed_and_a_living_one_is_not() 
     with prefect_test_harness(server_startup_timeout=120), get_client(sync_client=True) as client:
         ended = subprocess.Popen([sys.executable, "-c", ""])
         ended.wait()
-        dead_tag = lifetime.process_tag().replace(f":{psutil.Process().pid}:", f":{ended.pid}:")
+        dead_tag = process_tag().replace(f":{psutil.Process().pid}:", f":{ended.pid}:")
         runs = {}
-        for name, tag in {"dead": dead_tag, "alive": lifetime.process_tag()}.items():
+        for name, tag in {"dead": dead_tag, "alive": process_tag()}.items():
             with tags(tag):
                 runs[name] = client.create_flow_run(sleeper, tags=[tag], state=Running())
-        lifetime.mark_dead_runs_as_crashed()
+        lifetime.mark_dead_runs()
         states = {name: client.read_flow_run(run.id).state_type for name, run in runs.items()}
     assert states == {"dead": StateType.CRASHED, "alive": StateType.RUNNING}
 
@@ -119,11 +120,11 @@ def test_a_living_flow_keeps_its_temporary_server(tmp_path: Path, monkeypatch: p
     assert server.stdout is not None
     server.stdout.readline()
     monkeypatch.setattr(lifetime, "_SERVER_PID", tmp_path / "server.pid")
-    (tmp_path / "server.pid").write_text(f"{server.pid} {lifetime.process_tag()}")
+    (tmp_path / "server.pid").write_text(f"{server.pid} {process_tag()}")
     with pytest.raises(TimbreflowError, match="make ui"):
         lifetime._end_forgotten_server()
     assert server.poll() is None
-    gone = lifetime.process_tag().rpartition(":")[0] + ":1"
+    gone = process_tag().rpartition(":")[0] + ":1"
     (tmp_path / "server.pid").write_text(f"{server.pid} {gone}")
     lifetime._end_forgotten_server()
     assert wait_until_gone(server.pid)

@@ -33,6 +33,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+def home_of(root: Path) -> Path:
+    """The checkout whose stores and servers are used: that of an experiment of DVC, which is a copy in .dvc/tmp/exps."""
+    root = Path(root).resolve()
+    copies = (place for place in root.parents if place.parts[-3:] == (".dvc", "tmp", "exps"))
+    return next((place.parents[2] for place in copies), root)
+
+
 def tracking_uri(root: Path) -> str:
     """`MLFLOW_TRACKING_URI`, else sqlite:///<root>/.mlflow/mlflow.db."""
     return os.environ.get("MLFLOW_TRACKING_URI") or _own_uri(root)
@@ -258,4 +265,4 @@ def _own_uri(root: Path) -> str:
 
 
 def _database(root: Path) -> Path:
-    return Path(root).resolve() / ".mlflow" / "mlflow.db"
+    return home_of(root) / ".mlflow" / "mlflow.db"
