@@ -1,11 +1,12 @@
 """The process of a flow: one at a time, never orphaned, and never Running in Prefect after its end.
 
 A process can be killed with -9 at any moment: the stage's, or the `dvc` that started it. It cannot clean up then, so
-the next start marks flow runs without a process as crashed. A stage whose `dvc` or whose `flows.pipeline` is gone, or whose
-run was cancelled in the Prefect UI, ends itself, since the next `dvc repro` would start it a second time; so do the
-worker processes of a stage.
+the next start marks flow runs without a process as crashed. A stage ends itself, with its worker processes, when its
+`dvc` or its `flows.pipeline` is gone, since the next `dvc repro` would start it a second time, and when its run is
+cancelled in the Prefect UI.
 """
 
+import contextvars
 import logging
 import os
 import signal
@@ -177,7 +178,8 @@ def cancellable() -> Iterator[None]:
                 if not ended.is_set() and states & {StateType.CANCELLING, StateType.CANCELLED}:
                     _interrupt("the flow run was cancelled")
 
-    threading.Thread(target=watch, daemon=True).start()
+    # A new thread would not know the temporary server's address, and start one of its own.
+    threading.Thread(target=contextvars.copy_context().run, args=(watch,), daemon=True).start()
     try:
         yield
     except KeyboardInterrupt:

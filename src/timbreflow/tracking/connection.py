@@ -34,7 +34,7 @@ R = TypeVar("R")
 
 
 def home_of(root: Path) -> Path:
-    """The checkout whose stores and servers are used: that of an experiment of DVC, which is a copy in .dvc/tmp/exps."""
+    """The checkout whose stores and servers are used: itself or, of DVC's copy in .dvc/tmp/exps, its origin."""
     root = Path(root).resolve()
     copies = (place for place in root.parents if place.parts[-3:] == (".dvc", "tmp", "exps"))
     return next((place.parents[2] for place in copies), root)

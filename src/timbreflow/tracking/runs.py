@@ -97,7 +97,7 @@ class Run:
 
     @clear_errors
     def resume(self, checkpoints: Path) -> None:
-        """Go on in the run that made the checkpoints of a training, in the place of this one, where there is such a run.
+        """Go on in the run that made the checkpoints of a training, where there is one, and remove this one.
 
         So a training that was killed is one run with one curve. Steps after the last checkpoint are logged twice, with
         the same values.
