@@ -4,7 +4,6 @@ import logging
 import os
 import re
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -178,7 +177,7 @@ def entry(flow: Flow[Any, Any], *arguments: Any, sharded: bool = False, shared: 
     parent = os.environ.get(PARENT_RUN)
     marks = [process_tag(), *([f"pipeline:{parent}"] if parent else [])]
     lifetime.end_with_parents()
-    done = _noting_its_end(flow)
+    outcome = _noting_its_end(flow)
     try:
         if process_count() > 1 and not shared:
             raise TimbreflowError(f"{flow.name} runs in one process; start it with `python -m` instead of torchrun.")
@@ -196,32 +195,39 @@ def entry(flow: Flow[Any, Any], *arguments: Any, sharded: bool = False, shared: 
         print("error: interrupted; run it again to go on: finished work is kept.", file=sys.stderr)
         sys.exit(130)
     except httpx.HTTPError as error:
-        server = f"The Prefect server at {PREFECT_API_URL.value()} stopped answering ({lifetime.reason(error)})"
-        if done.is_set():
-            print(f"{server}: the work is done, but Prefect shows this run without its end.", file=sys.stderr)
+        gone = f"The Prefect server at {PREFECT_API_URL.value()} stopped answering ({lifetime.reason(error)})"
+        if outcome == [None]:
+            print(f"{gone}: the work is done, but Prefect shows this run without its end.", file=sys.stderr)
             return
-        print(f"error: {server}; start it and run again: finished work is kept.", file=sys.stderr)
+        # Prefect could not be told of the flow's own error, but the person at the shell can.
+        own = [failure for failure in outcome if isinstance(failure, TimbreflowError)]
+        print(f"error: {own[0] if own else f'{gone}; start it and run again: finished work is kept.'}", file=sys.stderr)
         sys.exit(2)
     except (TimbreflowError, OSError, SafetensorError) as error:
         print(f"error: {error if isinstance(error, TimbreflowError) else _refused(error)}", file=sys.stderr)
         sys.exit(2)
 
 
-def _noting_its_end(flow: Flow[Any, Any]) -> threading.Event:
-    """Set as soon as the function of a flow has returned, since then only Prefect's own work is left.
+def _noting_its_end(flow: Flow[Any, Any]) -> list[BaseException | None]:
+    """A list that gets what the function of a flow raised, or None as soon as only Prefect's own work is left.
 
     Its tasks get no tags of the flow: Prefect would ask the server, at the start of each, for every tag's limit.
     """
-    ended, function = threading.Event(), flow.fn
+    outcome: list[BaseException | None] = []
+    function = flow.fn
 
     @wraps(function)
     def noting(*arguments: Any, **named: Any) -> None:
-        with TagsContext(current_tags=set()):
-            function(*arguments, **named)
-        ended.set()
+        try:
+            with TagsContext(current_tags=set()):
+                function(*arguments, **named)
+        except BaseException as error:
+            outcome.append(error)
+            raise
+        outcome.append(None)
 
     flow.fn = noting
-    return ended
+    return outcome
 
 
 def _refused(error: OSError | SafetensorError) -> str:

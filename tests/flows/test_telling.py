@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import httpx
@@ -11,6 +11,7 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import lifetime, orchestration
+from timbreflow.errors import TimbreflowError
 
 NOWHERE = "http://127.0.0.1:1/api"
 
@@ -61,13 +62,17 @@ class Flow:
 
     name = "sleeper"
 
-    def __init__(self, *, finishes: bool) -> None:
-        self.fn: Callable[[], None] = lambda: None
-        self._finishes = finishes
+    def __init__(self, *, starts: bool, error: Exception | None = None) -> None:
+        self._starts, self._error = starts, error
+
+    def fn(self) -> None:
+        if self._error:
+            raise self._error
 
     def __call__(self) -> None:
-        if self._finishes:
-            self.fn()
+        if self._starts:
+            with suppress(TimbreflowError):
+                self.fn()
         raise httpx.ConnectError("refused")
 
 
@@ -75,13 +80,13 @@ class Flow:
 def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifetime, "server", nullcontext)
     monkeypatch.setattr(lifetime, "cancellable", nullcontext)
-    monkeypatch.setattr(lifetime, "alone", nullcontext)
+    monkeypatch.setattr(lifetime, "alone", lambda name: nullcontext())
     monkeypatch.setattr(lifetime, "mark_dead_runs", lambda: None)
 
 
 @pytest.mark.usefixtures("no_server")
 def test_without_its_work_done_a_flow_ends_with_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    flow: Any = Flow(finishes=False)
+    flow: Any = Flow(starts=False)
     with pytest.raises(SystemExit) as ended:
         orchestration.entry(flow)
     assert ended.value.code == 2
@@ -91,6 +96,14 @@ def test_without_its_work_done_a_flow_ends_with_one_sentence(capsys: pytest.Capt
 
 @pytest.mark.usefixtures("no_server")
 def test_with_its_work_done_a_flow_succeeds(capsys: pytest.CaptureFixture[str]) -> None:
-    flow: Any = Flow(finishes=True)
+    flow: Any = Flow(starts=True)
     orchestration.entry(flow)
     assert "the work is done" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_server")
+def test_the_flows_own_error_is_not_hidden_by_the_servers(capsys: pytest.CaptureFixture[str]) -> None:
+    flow: Any = Flow(starts=True, error=TimbreflowError("the notes are missing; run collect_midi."))
+    with pytest.raises(SystemExit):
+        orchestration.entry(flow)
+    assert capsys.readouterr().err == "error: the notes are missing; run collect_midi.\n"

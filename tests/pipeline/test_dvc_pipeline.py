@@ -123,7 +123,9 @@ def test_the_pipeline_flow_is_the_parent_of_what_it_runs(checkout: Checkout) -> 
 
 def test_an_experiment_runs_in_a_copy_and_is_seen_in_the_checkouts_servers(checkout: Checkout) -> None:
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
-    (checkout.root / ".gitignore").write_text(".dvc/tmp\n.dvc/cache\n/data\n/.venv\n/.scratch\n/.run\n/.prefect\n/.mlflow\n")
+    (checkout.root / ".gitignore").write_text(
+        ".dvc/tmp\n.dvc/cache\n/data\n/.venv\n/.scratch\n/.run\n/.prefect\n/.mlflow\n"
+    )
     for command in (["add", "-A"], ["commit", "-q", "-m", "x"]):
         subprocess.run([*git, *command], cwd=checkout.root, check=True)
     before = len(checkout.flow_runs())
