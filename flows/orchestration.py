@@ -24,6 +24,7 @@ from prefect.artifacts import (
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TagsContext
 from prefect.settings import PREFECT_API_URL
+from prefect.utilities.urls import url_for
 from safetensors import SafetensorError
 
 from flows import ROOT, lifetime
@@ -84,7 +85,7 @@ def run_tracked(stage: ModuleType, results: str, section: Any, *arguments: Any) 
     if process_rank() > 0:
         stage.run(*arguments, layout=LAYOUT, log=ignore_metrics)
         return
-    place = {"prefect_flow_run": str(runtime.flow_run.id), "prefect_url": str(runtime.flow_run.ui_url)}
+    place = {"prefect_flow_run": str(runtime.flow_run.id), "prefect_url": str(url_for("flow-run", runtime.flow_run.id))}
     with open_run(results, {results.replace("/", "."): as_mapping(section)}, root=ROOT, tags=place) as run:
         run.dataset("data", read_json(LAYOUT.results("validate_data") / "passed.json")["digest"])
         steps = section.fit.steps if hasattr(section, "fit") else 0
