@@ -159,13 +159,13 @@ def _publish(stage: str, report: StageResult) -> None:
     numbers = "\n".join(f"| {name} | {value:.5g} |" for name, value in report.metrics.items())
     table = f"\n\n| metric | value |\n|---|---|\n{numbers}" if numbers else ""
     markdown, key, about = report.summary + table, _key(stage), f"Summary of {stage}"
-    _tell(lambda: create_markdown_artifact(markdown=markdown, key=key, description=about))
+    _tell(partial(create_markdown_artifact, markdown=markdown, key=key, description=about))
     for name, rows in report.tables.items():
-        own = {"key": _key(f"{stage}-{name}"), "description": f"{stage}: {name}"}
-        _tell(partial(create_table_artifact, table=rows, **own))
+        key, about = _key(f"{stage}-{name}"), f"{stage}: {name}"
+        _tell(partial(create_table_artifact, table=rows, key=key, description=about))
     for name, path in report.files.items():
-        own = {"key": _key(f"{stage}-{name}"), "link_text": name}
-        _tell(partial(create_link_artifact, link=path.resolve().as_uri(), **own))
+        link, key = path.resolve().as_uri(), _key(f"{stage}-{name}")
+        _tell(partial(create_link_artifact, link=link, link_text=name, key=key))
 
 
 def entry(flow: Flow[Any, Any], *arguments: Any, sharded: bool = False, shared: bool = False) -> None:
