@@ -36,10 +36,13 @@ def test_a_server_that_is_gone_is_one_warning_and_is_left_alone_for_a_while(capl
 
 
 def test_a_server_that_is_back_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifetime, "SECONDS_OF_SILENCE", 0.0)
+    clock = [1000.0]
+    monkeypatch.setattr(lifetime.time, "monotonic", lambda: clock[0])
     tell = lifetime.Teller()
     answers: list[Callable[[], Any]] = [lambda: (_ for _ in ()).throw(httpx.ConnectError("refused")), lambda: "shown"]
-    assert [tell(answer) for answer in answers] == [None, "shown"]
+    assert [tell(answer) for answer in answers] == [None, None]
+    clock[0] += lifetime.SECONDS_OF_SILENCE
+    assert tell(answers[1]) == "shown"
 
 
 def test_an_error_that_is_not_the_servers_is_not_hidden() -> None:
