@@ -32,7 +32,7 @@ $(STAMP): $(CORE)
 	@touch $@
 
 EXAMPLE := docs/sounds/violin-tune-on-xylophone.wav
-listen: $(CORE) ## the quick start: install what transfer needs, and transfer a sound that ships
+listen: $(CORE) ## the quick start: install what transfer needs, and transfer a sound that ships (no listening test)
 	@$(BIN)/timbreflow transfer docs/sounds/violin-tune.ogg docs/sounds/xylophone.ogg -o $(EXAMPLE)
 	@echo "listen to $(EXAMPLE): docs/sounds/violin-tune.ogg, played by docs/sounds/xylophone.ogg"
 

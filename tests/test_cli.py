@@ -58,6 +58,11 @@ def test_importing_the_command_line_imports_nothing_heavy() -> None:
         (["promote", "nonsense"], "nonsense"),
         (["corpus", "fetch", "nonsense"], "nonsense"),
         (["collect", "--out", "x"], "source"),
+        (["listen", "make", "--systems", "oracle", "-o", "x"], "name at least two"),
+        (["listen", "make", "--systems", "oracle,,glow", "-o", "x"], "no list of names"),
+        (["listen", "serve", "../../x"], "study.yaml is missing"),
+        (["listen", "results", "../../x"], "study.yaml is missing"),
+        (["listen", "simulate", "../../x", "--preference", "1"], "between 0 and 1"),
         (["collect", "/no/such/folder", "--out", "x"], "/no/such/folder"),
     ],
 )

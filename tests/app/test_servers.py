@@ -197,9 +197,9 @@ def test_without_ps_a_process_is_known_by_proc_or_not_ours(monkeypatch: pytest.M
         process.stdout.readline()
         monkeypatch.setenv("PATH", "/nowhere")
         if Path("/proc").is_dir():
-            assert servers._is_ours(servers.MLFLOW, process.pid)
+            assert "-m mlflow server" in servers._command_line(process.pid)
         monkeypatch.setattr(servers.Path, "read_bytes", lambda path: (_ for _ in ()).throw(FileNotFoundError()))
-        assert not servers._is_ours(servers.MLFLOW, process.pid)
+        assert servers._command_line(process.pid) == ""
         monkeypatch.undo()
         process.communicate(b"\n")
 

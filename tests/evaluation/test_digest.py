@@ -62,10 +62,17 @@ def test_temperature_and_variance_scale_are_no_part_of_the_digest_of_rows_that_d
         assert same == (name in ("temperature", "variance_scale"))
 
 
-def test_a_renamed_setting_leaves_stored_digests_as_they_were(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_path_of_models_leaves_digests_of_stored_baselines_as_they_were(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("timbreflow.evaluation.digest.network_file", lambda: weights)
-    # Made before `contrast` became `variance_scale`.
-    assert digest_of_metrics(weights, CONFIG) == "c796c3ffa5ae6ce40133a256e00615aa869885641a35731d4dd4fbb4e9d00971"
+    stored = digest_of_metrics(weights, CONFIG, drawn=False)
+    drawn = digest_of_metrics(weights, CONFIG)
+    # Made before there was a version of the path.
+    assert stored == "0704fb7f4f351c0bb201d0860da96fd7044167f95b4c4b83f72f4fbcdd72d16b"
+    monkeypatch.setattr("timbreflow.evaluation.digest.MODEL_PATH_VERSION", 99)
+    assert digest_of_metrics(weights, CONFIG, drawn=False) == stored
+    assert digest_of_metrics(weights, CONFIG) != drawn
 
 
 def test_the_digest_changes_with_the_weights(weights: Path) -> None:

@@ -27,6 +27,17 @@ STYLE = torch.from_numpy(tiny.melody(2.0, 16000, seed=2))[None]
 STFT = FeatureConfig("log_stft", 16000, 78, 78, 39, 1, 0.0, 8000.0, 0.01)
 
 
+class Silent:
+    """An inversion that keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.given: list[Tensor] = []
+
+    def __call__(self, features: Tensor, *, seed: int = 0) -> Tensor:
+        self.given.append(features)
+        return torch.zeros(len(features), features.shape[-1] * tiny.FEATURES.hop_length)
+
+
 class Shown:
     """An inversion that shows what it was given."""
 
@@ -34,12 +45,14 @@ class Shown:
         return features.flatten(1)
 
 
-def raw(folder: Path, scale: float) -> Tensor:
-    """Raw features [1, M * T] that the row gives to the inversion."""
+def raw(folder: Path, scale: float, *, content: Tensor = CONTENT, style: Tensor = STYLE) -> Tensor:
+    """Raw features [1, M, T] that the row gives to the inversion."""
+    invert = Silent()
     context = SystemContext(
-        tiny.FEATURES, lambda name: folder, torch.device("cpu"), 0.0, scale, lambda features: Shown()
+        tiny.FEATURES, lambda name: folder, torch.device("cpu"), 0.0, scale, lambda features: invert
     )
-    return ModelSystem(context, "model").transfer(CONTENT, STYLE, CONTENT, seed=0)
+    ModelSystem(context, "model").transfer(content, style, content, seed=0)
+    return invert.given[0]
 
 
 @pytest.mark.parametrize("kind", ["vqvae", "glow"])
@@ -62,31 +75,23 @@ def test_what_is_measured_is_what_ships(tmp_path: Path, kind: str) -> None:
     assert (evaluate.temperature, evaluate.variance_scale) == (DEFAULT_TEMPERATURE, DEFAULT_VARIANCE_SCALE)
     folder = tiny.save_bundles(tmp_path)[kind]
     transfer = TimbreTransfer.load(folder)
-    given: list[Tensor] = []
-
-    def invert(features: Tensor, *, seed: int = 0) -> Tensor:
-        given.append(features)
-        return torch.zeros(len(features), features.shape[-1] * tiny.FEATURES.hop_length)
-
-    transfer.synthesizer.invert = invert
+    transfer.synthesizer.invert = invert = Silent()
     content, style = (torch.from_numpy(tiny.melody(8.0, 16000, seed=seed))[None] for seed in (1, 2))
     # The level of the training clips, to which transfers bring their recordings, and which test clips have.
     content, style = (sound * 10 ** (-23 / 20) / sound.square().mean().sqrt() for sound in (content, style))
     transfer.transfer(content[0].numpy(), style[0].numpy(), temperature=0.0)
-    context = SystemContext(
-        tiny.FEATURES, lambda name: folder, torch.device("cpu"), 0.0, DEFAULT_VARIANCE_SCALE, lambda features: Shown()
-    )
-    row = ModelSystem(context, "model").transfer(content, style, content, seed=0)
-    torch.testing.assert_close(given[0].flatten(1), row, atol=1e-3, rtol=0)
+    row = raw(folder, DEFAULT_VARIANCE_SCALE, content=content, style=style)
+    torch.testing.assert_close(invert.given[0], row, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("row", ["model", "oracle"])
 def test_no_row_is_louder_than_full_scale(tmp_path: Path, row: str) -> None:
     folder = tiny.save_bundles(tmp_path)["vqvae"]
-    context = SystemContext(tiny.FEATURES, lambda name: folder, torch.device("cpu"), 0.0, 1e6, lambda features: Shown())
+    invert = Silent()
+    context = SystemContext(tiny.FEATURES, lambda name: folder, torch.device("cpu"), 0.0, 1e6, lambda _: invert)
     system = ModelSystem(context, "model") if row == "model" else Oracle(context)
-    loudest = float(system.transfer(CONTENT, STYLE, 1e6 * CONTENT, seed=0).max())
-    assert loudest == pytest.approx(math.log(tiny.FEATURES.win_length / 2))
+    system.transfer(CONTENT, STYLE, 1e6 * CONTENT, seed=0)
+    assert float(invert.given[0].max()) == pytest.approx(math.log(tiny.FEATURES.win_length / 2))
 
 
 def context_of(folder: Path) -> SystemContext:

@@ -17,7 +17,7 @@ from timbreflow.audio.files import decode_audio
 from timbreflow.errors import TimbreflowError
 from timbreflow.inference.streaming.recordings import Recording
 from timbreflow.inference.streaming.writing import limited
-from timbreflow.inference.style import Styles
+from timbreflow.inference.style import HeardStyle, Styles
 from timbreflow.inference.transfer import TimbreTransfer
 from timbreflow.models.bundle import ModelBundle
 
@@ -165,13 +165,13 @@ def test_styles_are_read_once_and_again_when_they_change(
     vqvae: TimbreTransfer, recordings: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
-    genuine = Styles.features_of
+    genuine = Styles.heard
 
-    def counting(self: Styles, style: Recording) -> Tensor:
+    def counting(self: Styles, style: Recording) -> HeardStyle:
         calls.append(1)
         return genuine(self, style)
 
-    monkeypatch.setattr(Styles, "features_of", counting)
+    monkeypatch.setattr(Styles, "heard", counting)
     for _ in range(3):
         vqvae.styles.read(recordings["style.flac"])
     assert len(calls) == 1

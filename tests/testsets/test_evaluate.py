@@ -410,6 +410,7 @@ def test_what_is_asked_for_and_not_there_is_one_sentence(layout: Layout, argumen
 
 
 def test_a_missing_set_a_stray_row_and_a_stray_name_are_refused(layout: Layout, tmp_path: Path) -> None:
+    (tmp_path / "released").symlink_to(layout.root / "released")
     with pytest.raises(TimbreflowError, match="timbreflow testset build artificial"):
         run("artificial", CONFIG, layout=Layout(tmp_path), device="cpu")
     with pytest.raises(TimbreflowError, match="is missing"):

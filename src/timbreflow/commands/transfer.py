@@ -40,6 +40,7 @@ def transfer(
     seed: int | None = None,
     mode: Literal["sample", "convert"] = "sample",
     fit_style: int = 0,
+    expression: Literal["on", "off"] = "on",
 ) -> None:
     """Play the notes of CONTENT with the sound of STYLE.
 
@@ -59,6 +60,7 @@ def transfer(
             more of its articulation and noise.
         fit_style: glow only: gradient steps that fit the style tokens to STYLE before the transfer, 30 to 100; 0 is
             none.
+        expression: on keeps tuning, vibrato, glides and dynamics of CONTENT; off leaves them to the model.
     """
     one = content is not None and style is not None and pairs is None
     many = content is None and style is None and pairs is not None
@@ -78,6 +80,7 @@ def transfer(
         "seed": seed or 0,
         "mode": mode,
         "fit_style": fit_style,
+        "expression": expression,
     }
     given = [name for name, value in (("temperature", temperature), ("seed", seed)) if value is not None]
     if given:

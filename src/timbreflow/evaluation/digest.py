@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.config import EvaluationConfig
@@ -11,12 +12,12 @@ from timbreflow.metrics.transcription import network_file
 
 METRIC_VERSION = 1
 """Raised with every change of a metric that moves its figures; a metric that is added moves none."""
+MODEL_PATH_VERSION = 2
+"""Raised with every change of the path of models from sound to sound: baselines do not take it. 2 keeps expression."""
 MOVING = ("temperature", "variance_scale", "seed", "batch_size", "griffin_lim_iterations", "griffin_lim_momentum")
 """Settings of `EvaluationConfig` that move figures: what is drawn and how it is inverted (noise goes by batches)."""
 OF_MODELS = ("temperature", "variance_scale")
 """Those of them that move models only."""
-HASHED_AS = {"variance_scale": "contrast"}
-"""Former names of settings: digests of stored figures were made with them."""
 
 
 def digest_of_metrics(timbre_weights: Path, config: EvaluationConfig, *, drawn: bool = True) -> str:
@@ -31,6 +32,7 @@ def digest_of_metrics(timbre_weights: Path, config: EvaluationConfig, *, drawn: 
     """
     if not timbre_weights.is_file():
         raise TimbreflowError(f"{timbre_weights} is missing; run `dvc repro train_timbre_metric`.")
-    settings = {HASHED_AS.get(name, name): getattr(config, name) for name in MOVING if drawn or name not in OF_MODELS}
+    settings: dict[str, Any] = {"model_path": MODEL_PATH_VERSION} if drawn else {}
+    settings |= {name: getattr(config, name) for name in MOVING if drawn or name not in OF_MODELS}
     parts = [METRIC_VERSION, sha256_file(timbre_weights), sha256_file(network_file()), settings]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

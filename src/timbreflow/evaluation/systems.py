@@ -15,6 +15,7 @@ from timbreflow.audio.features import FeatureExtractor
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.system import Role, System, SystemContext
 from timbreflow.files import stable_hash
+from timbreflow.inference.expression import Dynamics, rise_seconds
 from timbreflow.inference.synthesis import DecodeRequest, Synthesizer, to_sound
 from timbreflow.models.base import Noise
 from timbreflow.models.blocks import full_precision
@@ -108,9 +109,17 @@ class ModelSystem:
 
     def transfer(self, content: Tensor, style: Tensor, target: Tensor, *, seed: int) -> Tensor:
         """The content [B, N] with the style's timbre; the target is not looked at."""
-        features = self._synthesizer.features
+        rate = self._synthesizer.config.sample_rate
         noise = torch.Generator(device=self._device).manual_seed(seed)
-        return self._synthesizer(features(content), DecodeRequest(features(style), self._temperature, seed, noise))
+        rises = tuple(rise_seconds(sound, rate) for sound in style.cpu().numpy())
+        request = DecodeRequest(self._synthesizer.features(style), self._temperature, seed, noise, rises=rises)
+        sounds = content.cpu().numpy()
+        dynamics = [Dynamics.of(sound, rate) for sound in sounds]
+        level = [next(own.taken_out([sound], rate)) for own, sound in zip(dynamics, sounds, strict=True)]
+        made = self._synthesizer.transfer(level, request)
+        return torch.from_numpy(
+            np.stack([next(own.put_back([sound], rate)) for own, sound in zip(dynamics, made, strict=True)])
+        )
 
 
 class DecoderAlone(nn.Module):

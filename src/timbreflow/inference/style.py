@@ -17,6 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from timbreflow.errors import TimbreflowError
+from timbreflow.inference.expression import rise_seconds
 from timbreflow.inference.streaming.recordings import Recording, open_recording
 from timbreflow.inference.synthesis import TransferOptions
 from timbreflow.models.bundle import ModelBundle
@@ -52,34 +53,35 @@ class Styles:
         self._bundle = bundle
         self._features = features
         self._frames = frames
-        self._read: OrderedDict[Hashable, tuple[Tensor, tuple[str, ...]]] = OrderedDict()
+        self._read: OrderedDict[Hashable, tuple[HeardStyle, tuple[str, ...]]] = OrderedDict()
         self._fitted: OrderedDict[Hashable, FittedStyle] = OrderedDict()
 
-    def read(self, path: Path) -> tuple[Tensor, tuple[str, ...]]:
-        """[1, M, S] normalised features of a file, and sentences on what of it is not taken as it is.
+    def read(self, path: Path) -> tuple["HeardStyle", tuple[str, ...]]:
+        """The style of a file, and sentences on what of it is not taken as it is.
 
         Raises:
             TimbreflowError: the file is missing, corrupt, silent or shorter than half a second.
         """
 
-        def read() -> tuple[Tensor, tuple[str, ...]]:
+        def read() -> tuple[HeardStyle, tuple[str, ...]]:
             style = open_recording(path, minimum_seconds=SHORTEST_STYLE_SECONDS)
-            return self.features_of(style), style.notes
+            return self.heard(style), style.notes
 
         state = path.stat() if path.is_file() else None
         key = (str(path.resolve()), state.st_mtime_ns, state.st_size) if state else None
         return _kept(self._read, key, read)
 
     @torch.inference_mode()
-    def features_of(self, style: Recording) -> Tensor:
-        """[1, M, S] normalised features of the most active 16 s of a recording."""
+    def heard(self, style: Recording) -> "HeardStyle":
+        """Features and attacks of the most active 16 s of a recording."""
         config = self._bundle.features
         audio = style.excerpt(config.sample_rate, seconds=LONGEST_STYLE_SECONDS)
         # A content is a style too when it is converted, and may be shorter than a frame.
         features = self._features(np.pad(audio, (0, max(0, config.hop_length - len(audio))))[None])
         repeats = -(-self._frames // features.shape[-1])
         # Frames are repeated, not samples: a seam in the sound would be a click, which has a timbre of its own.
-        return features.repeat(1, 1, repeats)[..., : max(self._frames, features.shape[-1])]
+        features = features.repeat(1, 1, repeats)[..., : max(self._frames, features.shape[-1])]
+        return HeardStyle(features, rise_seconds(audio, config.sample_rate))
 
     def fitted(self, style: Tensor, options: TransferOptions) -> "FittedStyle":
         """Tokens after `options.fit_style` gradient steps.
@@ -101,6 +103,19 @@ class Styles:
 
         digest = hashlib.sha256(style.cpu().numpy().tobytes()).hexdigest()
         return _kept(self._fitted, (digest, options.fit_style, options.seed), fit)
+
+
+@dataclass(frozen=True, eq=False)
+class HeardStyle:
+    """What is taken of a style's sound.
+
+    Attributes:
+        features: [1, M, S] normalised.
+        rise: seconds from 10 to 90 % of its attacks; infinite where none is sharp.
+    """
+
+    features: Tensor
+    rise: float
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,22 @@
 """The one path from features to sound, for transfers and for evaluations: what is measured is what ships.
 
-normalise -> model -> variance scale -> denormalise -> limit to full scale -> vocoder or Griffin-Lim
+flat pitch (`expression`) -> features -> normalise -> model -> variance scale -> denormalise -> limit to full scale ->
+vocoder or Griffin-Lim -> the content's pitch
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from timbreflow.audio.features import FeatureConfig, FeatureExtractor
 from timbreflow.audio.inversion import Inverter
 from timbreflow.errors import TimbreflowError
+from timbreflow.inference.expression import Sound, sharpened, time_map
 from timbreflow.models.base import Noise, TransferModel
 from timbreflow.models.bundle import ModelBundle
 from timbreflow.models.glow.model import Glow
@@ -28,6 +31,9 @@ error vary too little (Toda and Tokuda 2007: "global variance")."""
 TransferMode = Literal["sample", "convert"]
 """sample: draw from the prior of the content. convert: encode the content under its own style, decode under the new."""
 
+Expression = Literal["on", "off"]
+"""on: tuning, vibrato, glides and dynamics are the content's (see `expression`). off: what the model makes of them."""
+
 
 @dataclass(frozen=True)
 class TransferOptions:
@@ -38,6 +44,7 @@ class TransferOptions:
         seed: of everything drawn.
         mode: "convert" needs a flow.
         fit_style: gradient steps that fit the style tokens to the reference (see `style`); 0 for none. Needs a flow.
+        expression: whether the content's own is kept.
 
     Raises:
         TimbreflowError: a value means nothing.
@@ -47,6 +54,7 @@ class TransferOptions:
     seed: int = 0
     mode: TransferMode = "sample"
     fit_style: int = 0
+    expression: Expression = "on"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
@@ -55,6 +63,8 @@ class TransferOptions:
             )
         if self.mode not in get_args(TransferMode):
             raise TimbreflowError(f"mode is {self.mode!r}; choose {' or '.join(get_args(TransferMode))}.")
+        if self.expression not in get_args(Expression):
+            raise TimbreflowError(f"expression is {self.expression!r}; choose {' or '.join(get_args(Expression))}.")
         if self.fit_style < 0:
             raise TimbreflowError(f"fit_style is {self.fit_style} steps; give 0 for none, or some 30 to 200.")
 
@@ -70,6 +80,8 @@ class DecodeRequest:
         noise: what the model draws from.
         fitted: [B, K, D] style tokens in place of the encoder's; None encodes `style`. Needs a flow.
         own_style: [B, M, S'] features of the contents' own timbres, to convert; None samples. Needs a flow.
+        expression: whether the contents' pitch is made flat before the model and restored after it.
+        rises: [B] s of the styles' attacks, which the contents' onsets get; empty leaves those of the model.
     """
 
     style: Tensor
@@ -78,6 +90,19 @@ class DecodeRequest:
     noise: Noise
     fitted: Tensor | None = None
     own_style: Tensor | None = None
+    expression: Expression = "on"
+    rises: tuple[float, ...] = ()
+
+    def part(self, chosen: list[int]) -> "DecodeRequest":
+        """The request of some contents of a batch."""
+        return replace(
+            self,
+            style=self.style[chosen],
+            noise=[self.noise[index] for index in chosen] if isinstance(self.noise, list) else self.noise,
+            fitted=None if self.fitted is None else self.fitted[chosen],
+            own_style=None if self.own_style is None else self.own_style[chosen],
+            rises=tuple(self.rises[index] for index in chosen) if self.rises else (),
+        )
 
     def joins(self, other: "DecodeRequest") -> bool:
         """Whether contents of both can be in one batch: the options are the same, and the styles equally long."""
@@ -85,6 +110,7 @@ class DecodeRequest:
             (
                 request.temperature,
                 request.seed,
+                request.expression,
                 request.style.shape,
                 request.fitted is None,
                 None if request.own_style is None else request.own_style.shape,
@@ -107,6 +133,8 @@ class DecodeRequest:
             noise,
             torch.cat(fitted) if fitted else None,
             torch.cat(own) if own else None,
+            first.expression,
+            tuple(rise for request in requests for rise in request.rises),
         )
 
 
@@ -144,6 +172,30 @@ class Synthesizer:
     def features(self, audio: Tensor) -> Tensor:
         """Sound [B, N] on the model's device -> normalised features [B, M, T]."""
         return self.normalizer.normalize(self.extract(audio))
+
+    def transfer(self, sounds: Sequence[Sound], request: DecodeRequest) -> list[Sound]:
+        """Sounds [n] of contents -> transferred sounds of their lengths, with the contents' pitch in every detail.
+
+        Raises:
+            TimbreflowError: as `__call__`.
+        """
+        rate, hop = self.config.sample_rate, self.config.hop_length
+        maps = [time_map(sound, rate) if request.expression == "on" else None for sound in sounds]
+        flat = [sound if way is None else way.flatten(sound) for sound, way in zip(sounds, maps, strict=True)]
+        # A lone short sound gets at least a second, in whole frames: encoders step over several frames at once.
+        frames = [max(-(-len(sound) // hop), -(-rate // hop)) for sound in flat]
+        made: dict[int, Sound] = {}
+        for length in dict.fromkeys(frames):  # nothing is filled up for another's sake: batches change no result
+            chosen = [index for index, own in enumerate(frames) if own == length]
+            padded = np.stack([np.pad(flat[index], (0, length * hop - len(flat[index]))) for index in chosen])
+            device = request.style.device
+            features = self.features(torch.from_numpy(np.ascontiguousarray(padded, np.float32)).to(device))
+            sound = self(features, request.part(chosen)).float().cpu().numpy()
+            made |= {index: sound[row, : len(flat[index])] for row, index in enumerate(chosen)}
+        restored = [made[index] if way is None else way.restore(made[index]) for index, way in enumerate(maps)]
+        if request.expression == "off" or not request.rises:
+            return restored
+        return [sharpened(*each, rate) for each in zip(restored, sounds, request.rises, strict=True)]
 
     @torch.inference_mode()
     def __call__(self, content: Tensor, request: DecodeRequest) -> Tensor:

@@ -1,7 +1,8 @@
 """Timbre transfer of recordings: any rate, channels and length, in constant memory.
 
-content -> mono at the feature rate, level of the training clips -> overlapping chunks -> `synthesis` -> joined (see
-`streaming.chunks`) -> the content's rate -> the content's level -> file or array.
+content -> mono at the feature rate, level of the training clips -> dynamics taken out (see `expression`) ->
+overlapping chunks -> `synthesis` -> joined (see `streaming.chunks`) -> dynamics put back -> the content's rate ->
+the content's level -> file or array.
 """
 
 import warnings
@@ -17,6 +18,7 @@ from torch import Tensor
 from timbreflow.audio.files import AudioWriter
 from timbreflow.audio.inversion import GriffinLimInverter
 from timbreflow.errors import TimbreflowError
+from timbreflow.inference.expression import Dynamics
 from timbreflow.inference.pairs import read_pairs
 from timbreflow.inference.released import released_folder
 from timbreflow.inference.streaming.batches import StreamBatches, TransferStream
@@ -31,10 +33,11 @@ from timbreflow.inference.streaming.writing import (
     require_writable,
     scratch_beside,
 )
-from timbreflow.inference.style import SHORTEST_STYLE_SECONDS, Styles
+from timbreflow.inference.style import SHORTEST_STYLE_SECONDS, HeardStyle, Styles
 from timbreflow.inference.synthesis import (
     DEFAULT_TEMPERATURE,
     DecodeRequest,
+    Expression,
     Synthesizer,
     TransferMode,
     TransferOptions,
@@ -82,7 +85,7 @@ class _FileTransfer(TransferStream):
     """A transfer from file to file, checked and not yet run."""
 
     content: Recording
-    style: Tensor
+    style: HeardStyle
     out: Path
     options: TransferOptions
     notes: tuple[str, ...]
@@ -147,6 +150,7 @@ class TimbreTransfer:
         seed: int = 0,
         mode: TransferMode = "sample",
         fit_style: int = 0,
+        expression: Expression = "on",
     ) -> np.ndarray:
         """Play the content's notes with the style's timbre.
 
@@ -161,6 +165,8 @@ class TimbreTransfer:
             seed: the same seed gives the same samples.
             mode: "convert" encodes the content under its own style and decodes it under the other; flows only.
             fit_style: gradient steps that fit the style tokens to the style first, 0 for none; flows only.
+            expression: "on" keeps tuning, vibrato, glides and dynamics of the content; "off" leaves them to the model,
+                which loses most of them. A conversion re-encodes them and takes no notice.
 
         Returns:
             float32 of the content's shape, rate, length and level; peaks are bent below full scale. The models are
@@ -170,12 +176,12 @@ class TimbreTransfer:
             TimbreflowError: a sound is silent, NaN, too short or of another shape or type, an option means nothing, or
                 the model is no flow and one is asked for.
         """
-        options = self._options(temperature, seed, mode, fit_style)
+        options = self._options(temperature, seed, mode, fit_style, expression)
         rate = self.sample_rate if sample_rate is None else sample_rate
         style_rate = rate if style_sample_rate is None else style_sample_rate
         music = from_array(content, rate, name="the content")
         reference = from_array(style, style_rate, name="the style", minimum_seconds=SHORTEST_STYLE_SECONDS)
-        stream = TransferStream(*self._asked(music, self.styles.features_of(reference), options))
+        stream = TransferStream(*self._asked(music, self.styles.heard(reference), options))
         audio = np.concatenate(list(self._samples(music, StreamBatches(self._decode, batch_size=BATCH_SIZE), stream)))
         audio *= np.float32(output_gain(music, _square_sum(audio)))
         for note in music.notes + reference.notes:
@@ -193,6 +199,7 @@ class TimbreTransfer:
         seed: int = 0,
         mode: TransferMode = "sample",
         fit_style: int = 0,
+        expression: Expression = "on",
         progress: Progress | None = None,
     ) -> TransferResult:
         """As `transfer`, from files to a file, in memory that does not grow with the content.
@@ -202,10 +209,11 @@ class TimbreTransfer:
             style_path: the same, at least half a second; the most active 16 s of it are used.
             out_path: ends in .wav, .flac, .ogg or .mp3; gets the content's length, rate, channels and level,
                 and its bits in a format that has them.
-            temperature: as in `transfer`, as are the next three.
+            temperature: as in `transfer`, as are the next four.
             seed: of everything drawn.
             mode: "sample" or "convert".
             fit_style: gradient steps.
+            expression: "on" or "off".
             progress: called after each batch of chunks.
 
         Raises:
@@ -213,7 +221,7 @@ class TimbreTransfer:
                 format, or its format does not take the content's rate and channels; the model is no flow and one is
                 asked for. Nothing is written then.
         """
-        options = self._options(temperature, seed, mode, fit_style)
+        options = self._options(temperature, seed, mode, fit_style, expression)
         require_no_inputs([Path(out_path)], [Path(content_path), Path(style_path)])
         transfer = self._open(Path(content_path), Path(style_path), Path(out_path), options)
         return self._run(transfer, StreamBatches(self._decode, batch_size=BATCH_SIZE), progress=progress)
@@ -227,6 +235,7 @@ class TimbreTransfer:
         seed: int = 0,
         mode: TransferMode = "sample",
         fit_style: int = 0,
+        expression: Expression = "on",
         report: Callable[[str], None] | None = None,
     ) -> list[Path]:
         """Do all transfers of a table (see `pairs`) and write <out_dir>/<id>.wav for each.
@@ -234,10 +243,11 @@ class TimbreTransfer:
         Args:
             table: CSV file with the columns id, content, style; all of it is checked before anything is written.
             out_dir: folder for the results; made where it is missing.
-            temperature: as in `transfer`, as are the next three.
+            temperature: as in `transfer`, as are the next four.
             seed: of every transfer.
             mode: "sample" or "convert".
             fit_style: gradient steps; a style that several pairs share is fitted once.
+            expression: "on" or "off".
             report: told a sentence after each pair.
 
         Returns:
@@ -247,7 +257,7 @@ class TimbreTransfer:
             TimbreflowError: the table cannot be used, and nothing was written; or some pairs failed, and all others
                 were written.
         """
-        options = self._options(temperature, seed, mode, fit_style)
+        options = self._options(temperature, seed, mode, fit_style, expression)
         pairs = read_pairs(table)
         inputs = [path for pair in pairs for path in (pair.content, pair.style)]
         require_no_inputs((Path(out_dir) / f"{pair.id}.wav" for pair in pairs), [Path(table), *inputs])
@@ -328,16 +338,18 @@ class TimbreTransfer:
         if content.channels > 1:
             notes.append(f"The models are mono: all {content.channels} channels of {out} hold the same sound.")
         if transfer.options.fit_style:
-            fitted = self.styles.fitted(transfer.style, transfer.options)
+            fitted = self.styles.fitted(transfer.style.features, transfer.options)
             notes.append(
                 f"The style's likelihood went from {fitted.bits_per_dim_before:.3f} to "
                 f"{fitted.bits_per_dim_after:.3f} bits per dimension."
             )
         return TransferResult(out, content.seconds, content.sample_rate, content.channels, tuple(notes))
 
-    def _options(self, temperature: float, seed: int, mode: TransferMode, fit_style: int) -> TransferOptions:
+    def _options(
+        self, temperature: float, seed: int, mode: TransferMode, fit_style: int, expression: Expression
+    ) -> TransferOptions:
         """What is asked for, checked against the model before anything is read or written."""
-        options = TransferOptions(temperature, seed, mode, fit_style)
+        options = TransferOptions(temperature, seed, mode, fit_style, expression)
         if (fit_style or mode == "convert") and not isinstance(self.synthesizer.model, Glow):
             wanted = "fit_style" if fit_style else "mode 'convert'"
             raise TimbreflowError(
@@ -350,18 +362,24 @@ class TimbreTransfer:
         return self.synthesizer.features(torch.from_numpy(np.ascontiguousarray(audio, np.float32)).to(self.device))
 
     def _asked(
-        self, content: Recording, style: Tensor, options: TransferOptions
+        self, content: Recording, style: HeardStyle, options: TransferOptions
     ) -> tuple[Iterator[np.ndarray], DecodeRequest]:
         """Chunks of a content, and how they are to sound: the first two fields of a `TransferStream`."""
         request = DecodeRequest(
-            style,
+            style.features,
             options.temperature,
             options.seed,
             torch.Generator(self.device).manual_seed(options.seed),
-            fitted=self.styles.fitted(style, options).tokens if options.fit_style else None,
-            own_style=self.styles.features_of(content) if options.mode == "convert" else None,
+            fitted=self.styles.fitted(style.features, options).tokens if options.fit_style else None,
+            own_style=self.styles.heard(content).features if options.mode == "convert" else None,
+            # A conversion holds the content's own playing already.
+            expression="off" if options.mode == "convert" else options.expression,
+            rises=(style.rise,),
         )
-        return cut(content.mono(self.sample_rate), self.plan), request
+        blocks = content.mono(self.sample_rate)
+        if request.expression == "on":
+            blocks = Dynamics(content.frame_powers).taken_out(blocks, self.sample_rate)
+        return cut(blocks, self.plan), request
 
     def _samples(
         self, content: Recording, streams: StreamBatches, stream: TransferStream, *, progress: Progress | None = None
@@ -377,16 +395,14 @@ class TimbreTransfer:
                     progress(done / n_samples)
                 yield part
 
-        return exactly(resampled(generate(), self.sample_rate, content.sample_rate), content.n_samples)
+        parts = generate()
+        if stream.request is not None and stream.request.expression == "on":
+            parts = Dynamics(content.frame_powers).put_back(parts, self.sample_rate)
+        return exactly(resampled(parts, self.sample_rate, content.sample_rate), content.n_samples)
 
-    def _decode(self, chunks: Sequence[np.ndarray], requests: Sequence[DecodeRequest]) -> np.ndarray:
-        """Sound of chunks of one length, [B, n]."""
-        hop, n_samples = self.bundle.features.hop_length, len(chunks[0])
-        # A lone short chunk gets at least a second, in whole frames: encoders step over several frames at once.
-        padded = max(-(-n_samples // hop) * hop, -(-self.sample_rate // hop) * hop)
-        content = self._features(np.stack([np.pad(chunk, (0, padded - n_samples)) for chunk in chunks]))
-        sound = self.synthesizer(content, DecodeRequest.joined(requests))
-        return sound.float().cpu().numpy()[:, :n_samples]
+    def _decode(self, chunks: Sequence[np.ndarray], requests: Sequence[DecodeRequest]) -> list[np.ndarray]:
+        """Sound of chunks [n], of their lengths."""
+        return self.synthesizer.transfer(chunks, DecodeRequest.joined(requests))
 
 
 def _square_sum(audio: np.ndarray) -> float:

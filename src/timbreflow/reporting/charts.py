@@ -139,6 +139,26 @@ def bar_chart(bars: Sequence[tuple[str, str, Interval]], *, title: str) -> str:
         return _svg(figure, title, [colour for _, colour, _ in bars])
 
 
+def interval_chart(
+    rows: Sequence[tuple[str, str, Interval]], *, title: str, ends: tuple[float, float] | None = None
+) -> str:
+    """SVG of figures with their intervals, one below the other.
+
+    Args:
+        rows: label, CSS variable of the colour, and figure of each system.
+        title: for those who do not see it.
+        ends: of the axis; None takes what the intervals need.
+    """
+    with matplotlib.rc_context(SETTINGS):
+        figure, axes = _figure(WIDTH, 0.5 + 0.26 * len(rows))
+        for row, (_, colour, value) in enumerate(rows):
+            axes.errorbar(value.value, row, xerr=_bounds(value), fmt="o", color=_placeholder(colour), elinewidth=1.5)
+        axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlim(*(ends or (None, None)))
+        return _svg(figure, title, [colour for _, colour, _ in rows])
+
+
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), dpi=72, layout="constrained")
     FigureCanvasSVG(figure)

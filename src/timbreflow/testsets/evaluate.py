@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.baselines.stored import StoredRow, read_stored, stored_path, with_stored
 from timbreflow.evaluation.clips import EvaluationClips, digest_of_clips
@@ -139,29 +141,14 @@ class TestSetEvaluation:
         Raises:
             TimbreflowError: weights or SoundFonts are missing, or a system gives NaN.
         """
-        features, vocoder = features_and_vocoder(self._layout)
-        context = open_context(
+        built = built_systems(
+            systems,
             self.config,
-            features,
-            model_folder=lambda name: require_weights(self._layout, name),
-            vocoder=vocoder,
+            layout=self._layout,
             device=self._device,
+            left_out=None if strict else self.notes,
+            say=say,
         )
-        built: dict[str, System] = {}
-        for name in systems:
-            if (build := SYSTEMS[name].build) is not None:
-                try:
-                    built[name] = build(context)
-                except TimbreflowError as error:
-                    if strict or SYSTEMS[name].kind != "diagnostic":
-                        raise
-                    # Small models have neither a decoder beside the flow nor one that reads notes.
-                    self.notes.append(f"{SYSTEMS[name].label} is left out: {error}")
-            else:
-                # They load FluidSynth, which the other rows do not need.
-                from timbreflow.testsets.baselines import BUILDERS
-
-                built[name] = BUILDERS[name](context, self._layout, say)
         return evaluate(
             [self.clips],
             built | dict(others or {}),
@@ -178,6 +165,50 @@ class TestSetEvaluation:
         if self._tolerance == TOLERANCE:
             return digest
         return hashlib.sha256(f"{digest} {self._tolerance}".encode()).hexdigest()
+
+
+def built_systems(
+    names: Sequence[str],
+    config: EvaluationConfig,
+    *,
+    layout: Layout,
+    device: torch.device,
+    left_out: list[str] | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, System]:
+    """Systems of `SYSTEMS` by their names, stored ones too.
+
+    Args:
+        names: of rows.
+        config: section `evaluate`.
+        layout: paths.
+        device: where models run.
+        left_out: gets a note for each diagnostic that the weights do not allow; None raises instead.
+        say: gets one line a SoundFont that is fetched.
+
+    Raises:
+        TimbreflowError: weights or SoundFonts are missing.
+    """
+    features, vocoder = features_and_vocoder(layout)
+    context = open_context(
+        config, features, model_folder=lambda name: require_weights(layout, name), vocoder=vocoder, device=device
+    )
+    built: dict[str, System] = {}
+    for name in names:
+        if (build := SYSTEMS[name].build) is not None:
+            try:
+                built[name] = build(context)
+            except TimbreflowError as error:
+                if left_out is None or SYSTEMS[name].kind != "diagnostic":
+                    raise
+                # Small models have neither a decoder beside the flow nor one that reads notes.
+                left_out.append(f"{SYSTEMS[name].label} is left out: {error}")
+        else:
+            # They load FluidSynth, which the other rows do not need.
+            from timbreflow.testsets.baselines import BUILDERS
+
+            built[name] = BUILDERS[name](context, layout, say)
+    return built
 
 
 def run(
