@@ -111,10 +111,11 @@ def end_with_parents() -> None:
 def _end_with(process: psutil.Process) -> None:
     pipeline = os.environ.get(PIPELINE_PROCESS, "")
     # is_running compares creation times, so a new process with the same id does not count.
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-        if is_dead(pipeline):
-            _interrupt("flows.pipeline was killed")
-        time.sleep(WATCH_SECONDS)
+    with suppress(psutil.NoSuchProcess):
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            if is_dead(pipeline):
+                _interrupt("flows.pipeline was killed")
+            time.sleep(WATCH_SECONDS)
     _interrupt("dvc was killed")
 
 
@@ -135,7 +136,9 @@ def _interrupt(reason: str) -> None:
 
 
 def _kill(reason: str) -> None:
-    print(f"error: {reason}, so this stage ends too; `dvc repro` continues from here.", file=sys.stderr, flush=True)
+    # Who read these lines may have been killed as well.
+    with suppress(OSError):
+        print(f"error: {reason}, so this stage ends too; `dvc repro` continues from here.", file=sys.stderr, flush=True)
     _kill_tree(psutil.Process())
     os._exit(1)
 

@@ -26,8 +26,6 @@ ROOT = Path(__file__).resolve().parents[2]
 STAGE = """
 import time
 from flows import lifetime
-from tests.strangers import KINDS, stranger
-from timbreflow.errors import TimbreflowError
 lifetime.end_with_parents()
 print("ready", flush=True)
 time.sleep(60)
@@ -60,6 +58,32 @@ def test_a_stage_ends_when_its_dvc_is_killed(tmp_path: Path) -> None:
     dvc.kill()
     dvc.wait()
     assert wait_until_gone(int(pid))
+
+
+STUBBORN = """
+import time
+from flows import lifetime
+lifetime.GRACE_SECONDS = 1
+lifetime.end_with_parents()
+print("ready", flush=True)
+while True:
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        pass
+"""
+
+
+def test_a_stage_that_does_not_stop_is_killed_even_when_nobody_reads_its_errors(tmp_path: Path) -> None:
+    (tmp_path / "dvc").write_text(DVC)
+    command = [sys.executable, str(tmp_path / "dvc"), STUBBORN]
+    dvc = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert dvc.stdout is not None and dvc.stderr is not None
+    pid = int(dvc.stdout.readline().split()[0])
+    dvc.stderr.close()
+    dvc.kill()
+    dvc.wait()
+    assert wait_until_gone(pid)
 
 
 LATE = """
