@@ -1,41 +1,59 @@
 """The process of a flow: one at a time, never orphaned, and never Running in Prefect after its end.
 
 A process can be killed with -9 at any moment: the stage's, or the `dvc` that started it. It cannot clean up then, so
-the next start marks flow runs without a process as crashed. A stage whose `dvc` is gone ends itself, since the next
-`dvc repro` would start it a second time; so do the worker processes of a stage.
+the next start marks flow runs without a process as crashed. A stage ends itself, with its worker processes, when its
+`dvc` or its `flows.pipeline` is gone, since the next `dvc repro` would start it a second time, and when its run is
+cancelled in the Prefect UI.
 """
 
+import contextvars
+import logging
 import os
-import socket
+import signal
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any
 
 import httpx
 import psutil
 from filelock import FileLock, Timeout
+from prefect import runtime
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType, FlowRunFilterTags
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging.handlers import APILogWorker
 from prefect.server.api.server import SubprocessASGIServer
-from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
-from prefect.states import Crashed
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, PREFECT_UI_URL, temporary_settings
+from prefect.states import Cancelled, Crashed
 
 from flows import ROOT
+from timbreflow.app.servers import HOST, PREFECT
 from timbreflow.errors import TimbreflowError
 from timbreflow.network import ANSWER_SECONDS, within
+from timbreflow.processes import is_dead, process_tag
 
 WATCH_SECONDS = 0.5
+CANCEL_SECONDS = 3.0
+"""Between two looks at whether the flow run was cancelled."""
+GRACE_SECONDS = 20.0
+"""For a process to close what it records before it is killed."""
 SECONDS_TO_SEND = 10
+SECONDS_OF_SILENCE = 60.0
+"""Without requests after one that failed."""
+PIPELINE_PROCESS = "TIMBREFLOW_PIPELINE_PROCESS"
+"""Environment variable that holds the process tag of flows.pipeline for what it starts."""
 FOSTER_PARENTS = {"sh", "bash", "dash", "zsh", "init", "systemd"}
 """Names of the processes that may be left between an orphaned process and the first one."""
 _RUN = ROOT / ".run"
 _SERVER_PID = _RUN / "temporary-server.pid"
+
+logger = logging.getLogger("timbreflow.flows")
 
 
 @contextmanager
@@ -52,35 +70,28 @@ def alone(name: str) -> Iterator[None]:
         yield
 
 
-def process_tag() -> str:
-    """Tag by which a later start finds out whether the process of a flow run still exists."""
-    return f"process:{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.0f}"
-
-
-def mark_dead_runs_as_crashed() -> None:
-    """Give every flow run of this host that is Running without a process the state Crashed."""
-    running = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])))
+def mark_dead_runs() -> None:
+    """Give every flow run of this host that is open without a process its last state: Crashed, or Cancelled."""
+    open_states = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+    unfinished = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=open_states)))
     with get_client(sync_client=True) as client:
-        for run in client.read_flow_runs(flow_run_filter=running):
-            if any(_is_dead(tag) for tag in run.tags):
-                client.set_flow_run_state(run.id, Crashed(message="Its process was killed."), force=True)
+        for run in client.read_flow_runs(flow_run_filter=unfinished):
+            if any(map(is_dead, run.tags)):
+                killed: State = (Cancelled if run.state_type == StateType.CANCELLING else Crashed)(
+                    message="Its process was killed."
+                )
+                client.set_flow_run_state(run.id, killed, force=True)
 
 
-def _is_dead(tag: str) -> bool:
-    kind, _, rest = tag.partition(":")
-    if kind != "process":
-        return False
-    host, pid, created = rest.rsplit(":", 2)
-    if host != socket.gethostname():
-        return False
-    try:
-        return abs(psutil.Process(int(pid)).create_time() - float(created)) > 1
-    except psutil.NoSuchProcess:
-        return True
+def tag_this_run() -> None:
+    """Tag a flow run that a worker of Prefect started, not `entry`, with its process."""
+    if process_tag() not in runtime.flow_run.tags:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(runtime.flow_run.id, tags={*runtime.flow_run.tags, process_tag()})
 
 
-def end_with_dvc() -> None:
-    """Where DVC started this process: end it, with its workers, as soon as that `dvc` is gone, or at once if it is."""
+def end_with_parents() -> None:
+    """End this process, with its workers, as soon as the `dvc` or the flows.pipeline that started it is gone."""
     if "DVC_STAGE" not in os.environ:
         return
     strangers = 0
@@ -89,28 +100,132 @@ def end_with_dvc() -> None:
             strangers += parent.name() not in FOSTER_PARENTS
             # `dvc`, `python dvc` or `python -m dvc`
             if any(os.path.basename(word) == "dvc" for word in parent.cmdline()[:3]):
+                _take_interrupts()
                 threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
                 return
     # Where DVC was killed during this process's imports, its parent, or that of its shell, is the first process.
     if strangers <= 1:
-        _end()
+        _kill("dvc was killed")
 
 
 def _end_with(process: psutil.Process) -> None:
+    pipeline = os.environ.get(PIPELINE_PROCESS, "")
     # is_running compares creation times, so a new process with the same id does not count.
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-        time.sleep(WATCH_SECONDS)
-    _end()
+    with suppress(psutil.NoSuchProcess):
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            if is_dead(pipeline):
+                _interrupt("flows.pipeline was killed")
+            time.sleep(WATCH_SECONDS)
+    _interrupt("dvc was killed")
 
 
-def _end() -> None:
-    print(
-        "error: dvc was killed, so this stage ends too; `dvc repro` continues from here.", file=sys.stderr, flush=True
-    )
-    for child in psutil.Process().children(recursive=True):
+def _take_interrupts() -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    # Not SIGINT, which a shell without job control has its background processes ignore.
+    signal.signal(signal.SIGUSR1, interrupted)
+
+
+def _interrupt(reason: str) -> None:
+    """Stop the main thread as Ctrl-C does, so that it closes what it records; kill it where that takes long."""
+    logger.warning("%s; this run ends", reason)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    time.sleep(GRACE_SECONDS)
+    _kill(reason)
+
+
+def _kill(reason: str) -> None:
+    # Who read these lines may have been killed as well.
+    with suppress(OSError):
+        print(f"error: {reason}, so this stage ends too; `dvc repro` continues from here.", file=sys.stderr, flush=True)
+    _kill_tree(psutil.Process())
+    os._exit(1)
+
+
+def _kill_tree(process: psutil.Process) -> None:
+    for child in process.children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             child.kill()
-    os._exit(1)
+
+
+def end_group(process: "subprocess.Popen[str]") -> None:
+    """Interrupt a process that leads its own group, and what it started; kill what is left after a while."""
+    with suppress(psutil.NoSuchProcess, ProcessLookupError):
+        leader = psutil.Process(process.pid)
+        family = [leader, *leader.children(recursive=True)]
+        os.killpg(process.pid, signal.SIGINT)
+        for left in psutil.wait_procs(family, timeout=GRACE_SECONDS)[1]:
+            with suppress(psutil.NoSuchProcess):
+                left.kill()
+    process.wait()
+
+
+def _own_runs(client: Any) -> list[FlowRun]:
+    own = FlowRunFilter(tags=FlowRunFilterTags(all_=[process_tag()]))
+    runs: list[FlowRun] = client.read_flow_runs(flow_run_filter=own)
+    return [run for run in runs if run.parent_task_run_id is None]
+
+
+@contextmanager
+def cancellable() -> Iterator[None]:
+    """Interrupt what is inside when its flow run is cancelled in the Prefect UI; interrupted, the run is Cancelled."""
+    _take_interrupts()
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(CANCEL_SECONDS):
+            # A server that does not answer ends nothing.
+            with suppress(httpx.HTTPError, OSError), impatient(), get_client(sync_client=True) as client:
+                states = {run.state_type for run in _own_runs(client)}
+                if not ended.is_set() and states & {StateType.CANCELLING, StateType.CANCELLED}:
+                    _interrupt("the flow run was cancelled")
+
+    # A new thread would not know the temporary server's address, and start one of its own.
+    threading.Thread(target=contextvars.copy_context().run, args=(watch,), daemon=True).start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        ended.set()
+        with suppress(httpx.HTTPError, OSError), impatient(), get_client(sync_client=True) as client:
+            for run in _own_runs(client):
+                message = "Interrupted; the next `dvc repro` goes on from the last checkpoint or shard."
+                client.set_flow_run_state(run.id, Cancelled(message=message), force=True)
+        raise
+    finally:
+        ended.set()
+
+
+def impatient() -> AbstractContextManager[Any]:
+    """Inside, requests to Prefect are not repeated: telling must not hold up work."""
+    return temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0})
+
+
+class Teller:
+    """Tells Prefect what a run does, as well as it can: a server that is gone ends no work.
+
+    After a request that failed, none is tried for a while, and one sentence says so.
+    """
+
+    def __init__(self) -> None:
+        self._silent_until = 0.0
+        self._warned = False
+
+    def __call__(self, tell: Callable[[], Any]) -> Any:
+        """What `tell` gives, or None where the server does not answer."""
+        began = time.monotonic()
+        if began < self._silent_until:
+            return None
+        try:
+            with impatient():
+                return tell()
+        except (httpx.HTTPError, OSError) as error:
+            now = time.monotonic()
+            self._silent_until = now + max(SECONDS_OF_SILENCE, 10 * (now - began))
+            if not self._warned:
+                self._warned = True
+                logger.warning("Prefect does not answer (%s); the work goes on without being shown.", reason(error))
+            return None
 
 
 @contextmanager
@@ -123,7 +238,10 @@ def server() -> Iterator[None]:
     """
     if url := os.environ.get("PREFECT_API_URL"):
         _require_answer(url)
-        yield
+        try:
+            yield
+        finally:
+            _send_the_rest()
         return
     _end_forgotten_server()
     temporary = SubprocessASGIServer()
@@ -132,15 +250,21 @@ def server() -> Iterator[None]:
         _SERVER_PID.write_text(f"{temporary.server_process.pid} {process_tag()}", encoding="utf-8")
     os.environ["PREFECT_API_URL"] = temporary.api_url
     try:
-        with temporary_settings({PREFECT_API_URL: temporary.api_url}):
+        # Where `make ui` will show the run.
+        lasting = f"http://{HOST}:{PREFECT.wanted_port}"
+        with temporary_settings({PREFECT_API_URL: temporary.api_url, PREFECT_UI_URL: lasting}):
             yield
     finally:
         del os.environ["PREFECT_API_URL"]
-        # Otherwise they would try to send the rest for 80 s after the server's end.
-        for worker in (EventsWorker, APILogWorker):
-            worker.drain_all(timeout=SECONDS_TO_SEND, at_exit=False)
+        _send_the_rest()
         temporary.stop()
         _SERVER_PID.unlink(missing_ok=True)
+
+
+def _send_the_rest() -> None:
+    # Otherwise they would try for 80 s where the server has gone.
+    for worker in (EventsWorker, APILogWorker):
+        worker.drain_all(timeout=SECONDS_TO_SEND, at_exit=False)
 
 
 def _require_answer(url: str) -> None:
@@ -158,12 +282,13 @@ def _require_answer(url: str) -> None:
         within(ANSWER_SECONDS, ask)
     except Exception as error:
         raise TimbreflowError(
-            f"The Prefect server at PREFECT_API_URL={url} cannot be used ({_reason(error)}); start it, or correct or "
+            f"The Prefect server at PREFECT_API_URL={url} cannot be used ({reason(error)}); start it, or correct or "
             "unset the variable."
         ) from error
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why a server cannot be used, in a few words."""
     match error:
         case TimeoutError() | httpx.TimeoutException():
             return f"no answer in {ANSWER_SECONDS} s"
@@ -184,7 +309,7 @@ def _end_forgotten_server() -> None:
     with suppress(OSError, ValueError, psutil.Error):
         pid, owner = _SERVER_PID.read_text(encoding="utf-8").split()
         process = psutil.Process(int(pid))
-        if not _is_dead(owner) and process.is_running():
+        if not is_dead(owner) and process.is_running():
             raise TimbreflowError(
                 "Another flow of this checkout runs beside a temporary Prefect server; type `make ui` before you start "
                 "several flows at once, so that they share a lasting one."

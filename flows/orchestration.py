@@ -7,10 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial, wraps
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from prefect import Flow, Task, get_run_logger, tags
+import httpx
+from prefect import Flow, Task, get_run_logger, runtime, tags
 from prefect.artifacts import (
     create_link_artifact,
     create_markdown_artifact,
@@ -19,23 +22,29 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
+from prefect.context import TagsContext
+from prefect.settings import PREFECT_API_URL
+from prefect.utilities.urls import url_for
 from safetensors import SafetensorError
 
 from flows import ROOT, lifetime
 from flows.runners import chosen_runner, run_all
+from timbreflow.app.servers import HOST, MLFLOW, running_url
 from timbreflow.config import Params, as_mapping, load_params
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import read_json
+from timbreflow.processes import process_tag
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import StageResult, ignore_metrics
 from timbreflow.stages.shards import run_shard
-from timbreflow.tracking.runs import open_run
+from timbreflow.tracking.runs import Run, open_run
 from timbreflow.workers import process_count, process_rank
 
 PARENT_RUN = "TIMBREFLOW_PARENT_RUN"
 """Environment variable that holds the id of flows.pipeline for the flows that DVC starts."""
 PROGRESS_SECONDS = 2.0
 LAYOUT = Layout(ROOT)
+_tell = lifetime.Teller()
 
 
 def plain_task(function: Callable[..., Any], **options: Any) -> Any:
@@ -76,20 +85,16 @@ def run_tracked(stage: ModuleType, results: str, section: Any, *arguments: Any) 
     if process_rank() > 0:
         stage.run(*arguments, layout=LAYOUT, log=ignore_metrics)
         return
-    with open_run(results, {results.replace("/", "."): as_mapping(section)}, root=ROOT) as run:
+    place = {"prefect_flow_run": str(runtime.flow_run.id), "prefect_url": str(url_for("flow-run", runtime.flow_run.id))}
+    with open_run(results, {results.replace("/", "."): as_mapping(section)}, root=ROOT, tags=place) as run:
         steps = section.fit.steps if hasattr(section, "fit") else 0
         digest = read_json(LAYOUT.results("validate_data") / "passed.json")["digest"]
         run.dataset("data/audio data/mels", digest, context="training" if steps else "evaluation")
-        progress = _Progress(results, steps) if steps else None
-
-        def log(step: int, values: Mapping[str, float]) -> None:
-            run.log(step, values)
-            if progress:
-                progress.show(step)
-
+        log = _Log(run, results, steps)
+        if not steps:
+            log.link()
         report = run_stage(stage, *arguments, results=results, log=log)
-        if progress:
-            progress.show(steps, done=True)
+        log.end()
         run.describe(report.summary)
         run.log_params(report.facts)
         for path in report.files.values():
@@ -97,11 +102,44 @@ def run_tracked(stage: ModuleType, results: str, section: Any, *arguments: Any) 
         run.write_run_json(LAYOUT.results(results) / "run.json")
 
 
+class _Log:
+    """Sends a stage's values to its MLflow run and, of a training, the progress to Prefect.
+
+    Args:
+        stage: name of the results folder.
+        steps: of the training; 0: none.
+    """
+
+    def __init__(self, run: Run, stage: str, steps: int) -> None:
+        self._run, self._stage, self._steps = run, stage, steps
+        self._progress = _Progress(stage, steps) if steps else None
+
+    def __call__(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(step, values)
+        if self._progress:
+            self._progress.show(step)
+
+    def resume(self, checkpoints: Path) -> None:
+        self._run.resume(checkpoints)
+        self.link()
+
+    def link(self) -> None:
+        """Show where the MLflow run is, as soon as that is known."""
+        pages = running_url(MLFLOW, ROOT) or f"http://{HOST}:{MLFLOW.wanted_port}"
+        link = f"{pages}/#/experiments/{self._run.experiment}/runs/{self._run.run_id}"
+        _tell(lambda: create_link_artifact(link=link, link_text="MLflow run", key=_key(f"{self._stage}-mlflow")))
+
+    def end(self) -> None:
+        if self._progress:
+            self._progress.show(self._steps, done=True)
+
+
 class _Progress:
     def __init__(self, stage: str, steps: int) -> None:
         self._steps, self._step = steps, 0
         self._shown = time.monotonic()
-        self._id: Any = create_progress_artifact(progress=0.0, key=f"{_key(stage)}-progress", description=stage)
+        key = f"{_key(stage)}-progress"
+        self._id: Any = _tell(lambda: create_progress_artifact(0.0, key=key, description=stage))
 
     def advance(self) -> None:
         """Count a finished step."""
@@ -112,7 +150,9 @@ class _Progress:
         now = time.monotonic()
         if done or now - self._shown >= PROGRESS_SECONDS:
             self._shown = now
-            update_progress_artifact(artifact_id=self._id, progress=min(100.0, 100.0 * step / self._steps))
+            progress = min(100.0, 100.0 * step / self._steps)
+            if self._id is not None:
+                _tell(lambda: update_progress_artifact(artifact_id=self._id, progress=progress))
 
 
 def _publish(stage: str, report: StageResult) -> None:
@@ -120,11 +160,14 @@ def _publish(stage: str, report: StageResult) -> None:
     get_run_logger().info(report.summary)
     numbers = "\n".join(f"| {name} | {value:.5g} |" for name, value in report.metrics.items())
     table = f"\n\n| metric | value |\n|---|---|\n{numbers}" if numbers else ""
-    create_markdown_artifact(markdown=report.summary + table, key=_key(stage), description=f"Summary of {stage}")
+    markdown, key, about = report.summary + table, _key(stage), f"Summary of {stage}"
+    _tell(partial(create_markdown_artifact, markdown=markdown, key=key, description=about))
     for name, rows in report.tables.items():
-        create_table_artifact(table=rows, key=_key(f"{stage}-{name}"), description=f"{stage}: {name}")
+        key, about = _key(f"{stage}-{name}"), f"{stage}: {name}"
+        _tell(partial(create_table_artifact, table=rows, key=key, description=about))
     for name, path in report.files.items():
-        create_link_artifact(link=path.resolve().as_uri(), link_text=name, key=_key(f"{stage}-{name}"))
+        link, key = path.resolve().as_uri(), _key(f"{stage}-{name}")
+        _tell(partial(create_link_artifact, link=link, link_text=name, key=key))
 
 
 def entry(flow: Flow[Any, Any], *arguments: Any, sharded: bool = False, shared: bool = False) -> None:
@@ -135,8 +178,9 @@ def entry(flow: Flow[Any, Any], *arguments: Any, sharded: bool = False, shared: 
     MLflow run.
     """
     parent = os.environ.get(PARENT_RUN)
-    marks = [lifetime.process_tag(), *([f"pipeline:{parent}"] if parent else [])]
-    lifetime.end_with_dvc()
+    marks = [process_tag(), *([f"pipeline:{parent}"] if parent else [])]
+    lifetime.end_with_parents()
+    outcome = _noting_its_end(flow)
     try:
         if process_count() > 1 and not shared:
             raise TimbreflowError(f"{flow.name} runs in one process; start it with `python -m` instead of torchrun.")
@@ -147,12 +191,46 @@ def entry(flow: Flow[Any, Any], *arguments: Any, sharded: bool = False, shared: 
         if sharded:
             chosen_runner()
         with lifetime.alone("-".join([flow.name, *arguments])), lifetime.server(), tags(*marks):
-            lifetime.mark_dead_runs_as_crashed()
-            with _joined() if shared else nullcontext():
+            lifetime.mark_dead_runs()
+            with _joined() if shared else nullcontext(), lifetime.cancellable():
                 flow(*arguments)
+    except KeyboardInterrupt:
+        print("error: interrupted; run it again to go on: finished work is kept.", file=sys.stderr)
+        sys.exit(130)
+    except httpx.HTTPError as error:
+        gone = f"The Prefect server at {PREFECT_API_URL.value()} stopped answering ({lifetime.reason(error)})"
+        if outcome == [None]:
+            print(f"{gone}: the work is done, but Prefect shows this run without its end.", file=sys.stderr)
+            return
+        # Prefect could not be told of the flow's own error, but the person at the shell can.
+        own = [failure for failure in outcome if isinstance(failure, TimbreflowError)]
+        print(f"error: {own[0] if own else f'{gone}; start it and run again: finished work is kept.'}", file=sys.stderr)
+        sys.exit(2)
     except (TimbreflowError, OSError, SafetensorError) as error:
         print(f"error: {error if isinstance(error, TimbreflowError) else _refused(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _noting_its_end(flow: Flow[Any, Any]) -> list[BaseException | None]:
+    """A list that gets what the function of a flow raised, or None as soon as only Prefect's own work is left.
+
+    Its tasks get no tags of the flow: Prefect would ask the server, at the start of each, for every tag's limit.
+    """
+    outcome: list[BaseException | None] = []
+    function = flow.fn
+
+    @wraps(function)
+    def noting(*arguments: Any, **named: Any) -> None:
+        try:
+            with TagsContext(current_tags=set()):
+                function(*arguments, **named)
+        except BaseException as error:
+            outcome.append(error)
+            raise
+        outcome.append(None)
+
+    flow.fn = noting
+    return outcome
 
 
 def _refused(error: OSError | SafetensorError) -> str:

@@ -2,33 +2,83 @@
 
 Each stage is reproduced by DVC, which decides whether it is stale, and DVC runs the stage's flow, so both entrances
 (`dvc repro` and this one) give the same flow runs. The children carry the tag `pipeline:<id of this run>`.
+They end with this process, however it ends.
 """
 
 import os
 import subprocess
 import sys
+from typing import Any
 
-from prefect import flow, runtime
+from prefect import flow, get_run_logger, runtime
+from prefect.states import Completed
 from ruamel.yaml import YAML
 
-from flows import ROOT
+from flows import ROOT, lifetime
 from flows.orchestration import PARENT_RUN, entry, plain_task
 from timbreflow.errors import TimbreflowError
+from timbreflow.processes import process_tag
 
 
-def _run(*command: str) -> None:
-    environment = {**os.environ, PARENT_RUN: str(runtime.flow_run.root_flow_run_id)}
-    if subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=environment, check=False).returncode:
-        raise TimbreflowError(f"`{' '.join(command)}` failed; see its error above.")
+def run_logged(*command: str) -> list[str]:
+    """Run a module of Python with its lines in this run's log, and return the lines.
+
+    Raises:
+        TimbreflowError: it failed; the sentence ends with its last error.
+    """
+    environment = {
+        **os.environ,
+        PARENT_RUN: str(runtime.flow_run.root_flow_run_id),
+        lifetime.PIPELINE_PROCESS: process_tag(),
+        "PYTHONUNBUFFERED": "1",
+    }
+    lines: list[str] = []
+    with subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        try:
+            for line in process.stdout or ():
+                if line.strip():
+                    lines.append(line.rstrip())
+                    get_run_logger().info(lines[-1])
+        except BaseException:
+            lifetime.end_group(process)
+            raise
+    if process.returncode:
+        # A stage's own error before that of DVC, which only says that the stage failed.
+        errors = [line for line in lines if line.startswith("error: ")] or [
+            line for line in lines if line.startswith("ERROR: ")
+        ]
+        reason = errors[-1].partition(": ")[2] if errors else f"exit code {process.returncode}"
+        raise TimbreflowError(f"`{' '.join(command)}` failed: {reason}")
+    return lines
+
+
+def reproduce(stage: str) -> Any:
+    """Bring a stage up to date; where DVC had nothing to run, the task ends as Cached."""
+    lines = run_logged("dvc", "repro", "--single-item", stage)
+    if any(line.startswith("Running stage") for line in lines):
+        return None
+    return Completed(name="Cached", message="DVC skipped it: nothing it depends on has changed.", data=None)
 
 
 @flow(name="pipeline", flow_run_name="pipeline")
 def pipeline() -> None:
     """One task a stage, then one that registers what a skipped stage did not."""
+    lifetime.tag_this_run()
     stages = list(YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
     for stage in stages:
-        plain_task(_run, name=stage)("dvc", "repro", "--single-item", stage)
-    plain_task(_run, name="register")("timbreflow.cli", "register")
+        state = plain_task(reproduce, name=stage)(stage, return_state=True)
+        if not state.is_completed():
+            state.result()
+    plain_task(run_logged, name="register")("timbreflow.cli", "register")
 
 
 if __name__ == "__main__":

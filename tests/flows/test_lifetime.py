@@ -1,5 +1,7 @@
 """Killed processes leave nothing at work and nothing that looks alive."""
 
+import os
+import socket
 import subprocess
 import sys
 import time
@@ -7,25 +9,24 @@ from pathlib import Path
 
 import psutil
 import pytest
-from prefect import flow, tags
+from prefect import flow, runtime, tags
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Running
+from prefect.states import Cancelling, Running
 from prefect.testing.utilities import prefect_test_harness
 
 from flows import lifetime
 from tests.strangers import KINDS, stranger
 from timbreflow.errors import TimbreflowError
+from timbreflow.processes import process_tag
 
 ROOT = Path(__file__).resolve().parents[2]
 
 STAGE = """
 import time
 from flows import lifetime
-from tests.strangers import KINDS, stranger
-from timbreflow.errors import TimbreflowError
-lifetime.end_with_dvc()
+lifetime.end_with_parents()
 print("ready", flush=True)
 time.sleep(60)
 """
@@ -59,6 +60,32 @@ def test_a_stage_ends_when_its_dvc_is_killed(tmp_path: Path) -> None:
     assert wait_until_gone(int(pid))
 
 
+STUBBORN = """
+import time
+from flows import lifetime
+lifetime.GRACE_SECONDS = 1
+lifetime.end_with_parents()
+print("ready", flush=True)
+while True:
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        pass
+"""
+
+
+def test_a_stage_that_does_not_stop_is_killed_even_when_nobody_reads_its_errors(tmp_path: Path) -> None:
+    (tmp_path / "dvc").write_text(DVC)
+    command = [sys.executable, str(tmp_path / "dvc"), STUBBORN]
+    dvc = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert dvc.stdout is not None and dvc.stderr is not None
+    pid = int(dvc.stdout.readline().split()[0])
+    dvc.stderr.close()
+    dvc.kill()
+    dvc.wait()
+    assert wait_until_gone(pid)
+
+
 LATE = """
 import os, subprocess, sys
 os.environ["DVC_STAGE"] = "render_triples"
@@ -75,6 +102,27 @@ def test_a_stage_whose_dvc_was_killed_before_it_could_look_ends_too(tmp_path: Pa
     )
     assert done.returncode == -9
     assert wait_until_gone(int(done.stdout), seconds=30)
+
+
+def test_a_stage_ends_when_the_pipeline_is_killed_though_dvc_lives(tmp_path: Path) -> None:
+    (tmp_path / "dvc").write_text(DVC)
+    pipeline = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+    born = psutil.Process(pipeline.pid).create_time()
+    tag = f"process:{socket.gethostname()}:{pipeline.pid}:{born:.0f}"
+    dvc = subprocess.Popen(
+        [sys.executable, str(tmp_path / "dvc"), STAGE],
+        cwd=ROOT,
+        env={**os.environ, lifetime.PIPELINE_PROCESS: tag},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert dvc.stdout is not None
+    pid, word = dvc.stdout.readline().split()
+    assert word == "ready" and psutil.pid_exists(int(pid))
+    pipeline.kill()
+    pipeline.wait()
+    assert wait_until_gone(int(pid))
+    dvc.wait(10)
 
 
 def test_a_second_process_waits_for_the_first_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +143,7 @@ def test_a_second_process_waits_for_the_first_and_says_so(tmp_path: Path, monkey
     assert second.communicate(timeout=30)[0].strip() == "in"
 
 
-def test_a_run_without_a_process_is_marked_as_crashed_and_a_living_one_is_not() -> None:
+def test_a_run_without_a_process_gets_its_last_state_and_a_living_one_keeps_its_own() -> None:
     @flow(name="sleeper")
     def sleeper() -> None:
         pass
@@ -103,14 +151,36 @@ def test_a_run_without_a_process_is_marked_as_crashed_and_a_living_one_is_not() 
     with prefect_test_harness(server_startup_timeout=120), get_client(sync_client=True) as client:
         ended = subprocess.Popen([sys.executable, "-c", ""])
         ended.wait()
-        dead_tag = lifetime.process_tag().replace(f":{psutil.Process().pid}:", f":{ended.pid}:")
+        alive = process_tag()
+        dead = alive.replace(f":{psutil.Process().pid}:", f":{ended.pid}:")
         runs = {}
-        for name, tag in {"dead": dead_tag, "alive": lifetime.process_tag()}.items():
+        for name, tag, state in (
+            ("dead", dead, Running()),
+            ("cancelled", dead, Cancelling()),
+            ("alive", alive, Running()),
+        ):
             with tags(tag):
-                runs[name] = client.create_flow_run(sleeper, tags=[tag], state=Running())
-        lifetime.mark_dead_runs_as_crashed()
+                runs[name] = client.create_flow_run(sleeper, tags=[tag], state=state)
+        lifetime.mark_dead_runs()
         states = {name: client.read_flow_run(run.id).state_type for name, run in runs.items()}
-    assert states == {"dead": StateType.CRASHED, "alive": StateType.RUNNING}
+    assert states == {"dead": StateType.CRASHED, "cancelled": StateType.CANCELLED, "alive": StateType.RUNNING}
+
+
+def test_a_run_that_the_ui_cancels_is_interrupted_and_becomes_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifetime, "CANCEL_SECONDS", 0.2)
+
+    @flow(name="sleeper")
+    def sleeper() -> None:
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(runtime.flow_run.id, Cancelling(), force=True)
+        time.sleep(60)
+
+    with prefect_test_harness(server_startup_timeout=120):
+        with pytest.raises(KeyboardInterrupt), tags(process_tag()), lifetime.cancellable():
+            sleeper()
+        with get_client(sync_client=True) as client:
+            states = [run.state_type for run in client.read_flow_runs() if process_tag() in run.tags]
+    assert states == [StateType.CANCELLED]
 
 
 def test_a_living_flow_keeps_its_temporary_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,11 +189,11 @@ def test_a_living_flow_keeps_its_temporary_server(tmp_path: Path, monkeypatch: p
     assert server.stdout is not None
     server.stdout.readline()
     monkeypatch.setattr(lifetime, "_SERVER_PID", tmp_path / "server.pid")
-    (tmp_path / "server.pid").write_text(f"{server.pid} {lifetime.process_tag()}")
+    (tmp_path / "server.pid").write_text(f"{server.pid} {process_tag()}")
     with pytest.raises(TimbreflowError, match="make ui"):
         lifetime._end_forgotten_server()
     assert server.poll() is None
-    gone = lifetime.process_tag().rpartition(":")[0] + ":1"
+    gone = process_tag().rpartition(":")[0] + ":1"
     (tmp_path / "server.pid").write_text(f"{server.pid} {gone}")
     lifetime._end_forgotten_server()
     assert wait_until_gone(server.pid)

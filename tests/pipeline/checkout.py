@@ -86,11 +86,15 @@ class Checkout:
         assert result.returncode == 0, result.stdout[-5000:]
         return [line.split("'")[1] for line in result.stdout.splitlines() if line.startswith("Running stage '")]
 
-    def flow_runs(self) -> list[dict[str, Any]]:
+    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """What Prefect's server answers to a POST."""
         port = self.environment["TIMBREFLOW_PREFECT_PORT"]
         request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/api/flow_runs/filter", b"{}", {"Content-Type": "application/json"}
+            f"http://127.0.0.1:{port}/api/{path}", json.dumps(body or {}).encode(), {"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(request) as response:
-            runs: list[dict[str, Any]] = json.load(response)
+            return json.load(response)
+
+    def flow_runs(self) -> list[dict[str, Any]]:
+        runs: list[dict[str, Any]] = self.ask("flow_runs/filter")
         return runs

@@ -2,6 +2,7 @@
 
 import shutil
 import sqlite3
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -119,3 +120,19 @@ def test_the_pipeline_flow_is_the_parent_of_what_it_runs(checkout: Checkout) -> 
     runs = checkout.flow_runs()
     parent = next(run for run in runs if run["name"] == "pipeline")
     assert [run["name"] for run in runs if f"pipeline:{parent['id']}" in run["tags"]] == ["register_models"]
+
+
+def test_an_experiment_runs_in_a_copy_and_is_seen_in_the_checkouts_servers(checkout: Checkout) -> None:
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    (checkout.root / ".gitignore").write_text(
+        ".dvc/tmp\n.dvc/cache\n/data\n/.venv\n/.scratch\n/.run\n/.prefect\n/.mlflow\n"
+    )
+    for command in (["add", "-A"], ["commit", "-q", "-m", "x"]):
+        subprocess.run([*git, *command], cwd=checkout.root, check=True)
+    before = len(checkout.flow_runs())
+    result = checkout.run("dvc", "exp", "run", "--temp", "-S", "register_models.gate.criteria.lsd.limit=700")
+    assert result.returncode == 0, result.stdout[-5000:]
+    assert len(checkout.flow_runs()) == before + 1
+    shown = checkout.run("dvc", "exp", "show", "--csv", "--only-changed").stdout
+    assert len(shown.splitlines()[0].split(",")) < 25, shown
+    assert len(checkout.run("dvc", "metrics", "show").stdout.splitlines()[0]) < 200

@@ -195,6 +195,14 @@ def test_the_clip_table_and_sounds_lie_beside_them(evaluated: Layout) -> None:
             assert sound.std() > 1e-3
 
 
+def test_the_figures_for_people_are_few(evaluated: Layout) -> None:
+    few = json.loads((evaluated.results("report") / "metrics.json").read_text())
+    metrics = json.loads((evaluated.results("evaluate") / "metrics.json").read_text())
+    assert set(few) == {"vqvae-2021", "vqvae", "glow"}
+    assert all(set(row) == {"lsd", "timbre", "note_score"} for row in few.values())
+    assert few["glow"]["lsd"] == metrics["test"]["glow"]["lsd"]
+
+
 def test_tables_and_plots_lie_beside_the_report(evaluated: Layout) -> None:
     folder = evaluated.results("report")
     metrics = json.loads((evaluated.results("evaluate") / "metrics.json").read_text())

@@ -262,6 +262,20 @@ STAGES = {
 }
 
 
+def test_a_training_tells_its_logger_where_its_checkpoints_lie(layout: Layout) -> None:
+    folders: list[Path] = []
+
+    class Logger:
+        def __call__(self, step: int, values: Mapping[str, float]) -> None:
+            assert folders
+
+        def resume(self, checkpoints: Path) -> None:
+            folders.append(checkpoints)
+
+    run_metric(layout, log=Logger())
+    assert [folder.parent for folder in folders] == [layout.scratch("train_timbre_metric")]
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_stage_writes_weights_curves_and_numbers(layout: Layout, name: str) -> None:
     run, results = STAGES[name]

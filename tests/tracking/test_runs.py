@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import sqlite3
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import OperationalError
 
 from timbreflow.errors import TimbreflowError
+from timbreflow.processes import process_tag
 from timbreflow.tracking import runs
 from timbreflow.tracking.connection import EXPERIMENT, clear_errors, connect, has_store
 from timbreflow.tracking.lineage import commit_of_lock, lineage, lock_digest
@@ -115,6 +118,56 @@ def test_a_stage_that_dies_ends_its_run(root: Path, error: BaseException, status
         raise error
     stored = connect(root).get_run(run.run_id)
     assert (stored.info.status, stored.data.metrics) == (status, {"loss": 3.0})
+
+
+def left_open(root: Path, checkpoints: Path) -> str:
+    """Id of a run that looks as a process left it which was killed at step 5, with a checkpoint at step 4."""
+    (checkpoints / "step-00000004").mkdir(parents=True)
+    run = runs._start("train_glow", {}, root, {"prefect_flow_run": "first"})
+    run.resume(checkpoints)
+    for step in range(1, 6):
+        run.log(step, {"loss": float(step)})
+    run.flush()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    mine = process_tag()
+    run._client.set_tag(run.run_id, runs.PROCESS, mine.replace(f":{os.getpid()}:", f":{gone.pid}:"))
+    return run.run_id
+
+
+def test_the_run_of_a_killed_process_is_killed_at_the_next_start(root: Path, tmp_path: Path) -> None:
+    dead = left_open(root, tmp_path)
+    with open_run("evaluate", {}, root=root) as living, open_run("report", {}, root=root):
+        assert connect(root).get_run(dead).info.status == "KILLED"
+        assert connect(root).get_run(living.run_id).info.status == "RUNNING"
+
+
+def test_a_resumed_training_goes_on_in_its_run_with_the_first_steps(root: Path, tmp_path: Path) -> None:
+    dead = left_open(root, tmp_path)
+    with open_run("train_glow", {}, root=root, tags={"prefect_flow_run": "second"}) as run:
+        fresh = run.run_id
+        run.resume(tmp_path)
+        for step in (5, 6):
+            run.log(step, {"loss": float(step)})
+    client = connect(root)
+    stored = client.get_run(dead)
+    assert (run.run_id, stored.info.status) == (dead, "FINISHED")
+    assert stored.data.tags["prefect_flow_run"] == "second"
+    assert {point.step for point in client.get_metric_history(dead, "loss")} == {1, 2, 3, 4, 5, 6}
+    assert client.get_run(fresh).info.lifecycle_stage == "deleted"
+
+
+def test_without_checkpoints_or_its_run_a_training_is_a_new_run(root: Path, tmp_path: Path) -> None:
+    dead = left_open(root, tmp_path / "a")
+    (tmp_path / "a" / "step-00000004").rmdir()
+    with open_run("train_glow", {}, root=root) as run:
+        run.resume(tmp_path / "a")
+    assert run.run_id != dead
+    (tmp_path / "b" / "step-00000004").mkdir(parents=True)
+    (tmp_path / "b" / runs.RUN_FILE).write_text('{"run_id": "of another store"}')
+    with open_run("train_glow", {}, root=root) as run:
+        run.resume(tmp_path / "b")
+    assert connect(root).get_run(run.run_id).info.status == "FINISHED"
 
 
 def test_an_address_from_the_environment_is_used(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

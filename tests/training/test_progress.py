@@ -5,7 +5,8 @@ import time
 import pytest
 import torch
 
-from timbreflow.training.progress import MEASURED_STEPS, PROFILE_VARIABLE, Estimate, Stopwatch, format_time
+from timbreflow.progress_lines import format_time
+from timbreflow.training.progress import MEASURED_STEPS, PROFILE_VARIABLE, Estimate, Stopwatch
 
 
 def spoken_at(seconds: list[float], steps: int, first: int = 0) -> dict[int, str]:

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import write_json
 from timbreflow.network import bypass_proxy_for_loopback
-from timbreflow.tracking.connection import tracking_uri
+from timbreflow.tracking.connection import home_of, tracking_uri
 
 HOST = "127.0.0.1"
 STARTUP_SECONDS = 180
@@ -78,7 +78,7 @@ def prefect_environment(root: Path) -> dict[str, str]:
     if url:
         kept["PREFECT_API_URL"] = url if "/api" in urlsplit(url).path else f"{url}/api"
     return kept | {
-        "PREFECT_HOME": str(root / ".prefect"),
+        "PREFECT_HOME": str(home_of(root) / ".prefect"),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -204,7 +204,7 @@ def _require_free_port(server: Server) -> None:
 
 
 def _state_file(server: Server, root: Path) -> Path:
-    return root / ".run" / f"{server.name}.json"
+    return home_of(root) / ".run" / f"{server.name}.json"
 
 
 def _state(server: Server, root: Path) -> dict[str, int] | None:

@@ -1,5 +1,6 @@
 """Stage evaluate: every system on the test clips, as the per-clip table and the plain figures that the gate needs."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from timbreflow.metrics.transcription import Transcriber
 from timbreflow.models.bundle import WEIGHTS, weights_sha256
 from timbreflow.models.catalogue import KnownModel
 from timbreflow.models.devices import resolve_device
+from timbreflow.progress_lines import ProgressLines
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import MetricLogger, StageResult, ignore_metrics
 from timbreflow.workers import available_cores
@@ -31,6 +33,8 @@ from timbreflow.workers import available_cores
 STAGE = "evaluate"
 SAID = ("lsd", "timbre", "note_score")
 """Metrics of the one sentence that the stage ends with."""
+
+logger = logging.getLogger(__name__)
 
 
 def run(
@@ -118,6 +122,12 @@ def _evaluate(
         name: identity(model_folder(SYSTEMS[name].weights), vocoder) for name in systems if SYSTEMS[name].weights
     }
     weights["timbre_metric"] = {"weights_sha256": weights_sha256(layout.model("timbre_metric"))}
+    lines = ProgressLines(logger, "triples evaluated", sum(map(len, sets)))
+
+    def progress(done: int) -> None:
+        lines.show(done)
+        log(done, {"eval/triples": float(done)})
+
     evaluation = evaluate(
         sets,
         systems,
@@ -130,7 +140,7 @@ def _evaluate(
         device=where,
         examples=config.examples,
         worst=config.worst_examples,
-        progress=lambda done: log(done, {"eval/triples": float(done)}),
+        progress=progress,
     )
     summaries = summarize(evaluation.table, samples=config.bootstrap_samples, seed=config.seed)
     metrics: dict[str, Any] = {split: summary.values() for split, summary in summaries.items()}

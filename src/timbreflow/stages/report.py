@@ -17,10 +17,12 @@ from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import MetricLogger, StageResult, ignore_metrics
 
 STAGE = "report"
+FOR_PEOPLE = ("lsd", "timbre", "note_score")
+"""Metrics that `dvc metrics show` and `dvc exp show` list."""
 
 
 def run(config: EvaluationConfig, *, layout: Layout, log: MetricLogger = ignore_metrics) -> StageResult:
-    """Write results/report/{report.html, table.md, scores.json, plots/}, whole or not at all.
+    """Write results/report/{report.html, table.md, metrics.json, scores.json, plots/}, whole or not at all.
 
     It reads results/evaluate and the learning curves below results/train_*. Of `config` the draws of the bootstrap
     count; the page states the rest.
@@ -52,6 +54,9 @@ def run(config: EvaluationConfig, *, layout: Layout, log: MetricLogger = ignore_
         write_text(place / "table.md", "\n".join(words))
         scores = {name: {"systems": s.figures, "comparisons": s.differences} for name, s in summaries.items()}
         write_json(place / "scores.json", plain(scores))
+        lead = summaries[config.sets[0]].values()
+        few = {name: {key: lead[name][key] for key in FOR_PEOPLE if key in lead[name]} for name in models}
+        write_json(place / "metrics.json", few)
         with atomic_file(place / "plots" / "systems.csv") as temporary:
             _rows(summaries).to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
         for example in evaluation.examples:

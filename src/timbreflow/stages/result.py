@@ -3,10 +3,18 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 MetricLogger = Callable[[int, Mapping[str, float]], None]
 """Called with (step, values) while a stage runs; flows send it to MLflow and to Prefect's progress."""
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A MetricLogger that goes on in the record of an earlier process."""
+
+    def resume(self, checkpoints: Path) -> None:
+        """Called by a training before its first step, with the folder of its checkpoints."""
 
 
 def ignore_metrics(step: int, values: Mapping[str, float]) -> None:

@@ -18,7 +18,7 @@ from timbreflow.models.bundle import ModelBundle, kind_of, load_bundle, save_bun
 from timbreflow.models.catalogue import trained_by
 from timbreflow.models.devices import resolve_device
 from timbreflow.stages.layout import Layout
-from timbreflow.stages.result import MetricLogger, StageResult
+from timbreflow.stages.result import MetricLogger, Resumable, StageResult
 from timbreflow.training.data import TrainingData
 from timbreflow.training.device import BatchT
 from timbreflow.training.fit import FitResult, fit
@@ -123,6 +123,8 @@ class Training:
         # Checkpoints lie in a folder that is named by all that decides the result.
         inputs = [dataclasses.asdict(part) for part in self._inputs]
         workdir = self._scratch / f"{stable_hash(self._model.kind, self._settings, *inputs):016x}"
+        if isinstance(self._log, Resumable):
+            self._log.resume(workdir)
         result = fit(
             trained or model,
             objective,

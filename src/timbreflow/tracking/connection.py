@@ -30,6 +30,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+def home_of(root: Path) -> Path:
+    """The checkout whose stores and servers are used: itself or, of DVC's copy in .dvc/tmp/exps, its origin."""
+    root = Path(root).resolve()
+    copies = (place for place in root.parents if place.parts[-3:] == (".dvc", "tmp", "exps"))
+    return next((place.parents[2] for place in copies), root)
+
+
 def tracking_uri(root: Path) -> str:
     """`MLFLOW_TRACKING_URI`, else sqlite:///<root>/.mlflow/mlflow.db."""
     return os.environ.get("MLFLOW_TRACKING_URI") or _own_uri(root)
@@ -196,4 +203,4 @@ def _own_uri(root: Path) -> str:
 
 
 def _database(root: Path) -> Path:
-    return Path(root).resolve() / ".mlflow" / "mlflow.db"
+    return home_of(root) / ".mlflow" / "mlflow.db"

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.files import write_json
+from timbreflow.files import read_json, write_json
+from timbreflow.processes import is_dead, process_tag
 from timbreflow.tracking.connection import EXPERIMENT, clear_errors, connect, experiment_id
 from timbreflow.tracking.lineage import lineage
 
@@ -23,6 +24,10 @@ FLUSH_VALUES = 900
 """MLflow takes at most 1,000 values in one batch."""
 PARAMS_AT_ONCE = 100
 LONGEST_PARAM = 6000
+PROCESS = "process"
+"""Tag by which a later start finds out whether the process of a run still exists."""
+RUN_FILE = "mlflow_run.json"
+"""Lies beside the checkpoints of a training."""
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +52,9 @@ def flatten(params: object, prefix: str = "") -> dict[str, str]:
 class Run:
     """An open run."""
 
-    def __init__(self, client: "MlflowClient", run_id: str, root: Path) -> None:
+    def __init__(self, client: "MlflowClient", run_id: str, experiment: str, root: Path) -> None:
         self._client, self._root = client, root
-        self.run_id = run_id
+        self.run_id, self.experiment = run_id, experiment
         self._waiting: list[Metric] = []
         self._flushed = time.monotonic()
 
@@ -104,6 +109,29 @@ class Run:
         """Set the description that MLflow's page shows."""
         self._client.set_tag(self.run_id, "mlflow.note.content", markdown)
 
+    @clear_errors
+    def resume(self, checkpoints: Path) -> None:
+        """Go on in the run that made the checkpoints of a training, where there is one, and remove this one.
+
+        So a training that was killed is one run with one curve. Steps after the last checkpoint are logged twice, with
+        the same values.
+        """
+        from mlflow.exceptions import MlflowException
+
+        note = checkpoints / RUN_FILE
+        if note.is_file() and any(place.is_dir() for place in checkpoints.iterdir()):
+            try:
+                earlier = self._client.get_run(read_json(note)["run_id"])
+            except MlflowException as error:
+                logger.warning("The run that this training began in is gone (%s); its curve begins here.", error)
+            else:
+                for key, value in self._client.get_run(self.run_id).data.tags.items():
+                    self._client.set_tag(earlier.info.run_id, key, value)
+                self._client.update_run(earlier.info.run_id, status="RUNNING")
+                self._client.delete_run(self.run_id)
+                self.run_id = earlier.info.run_id
+        write_json(note, {"run_id": self.run_id})
+
     def write_run_json(self, path: Path) -> None:
         """Write {"run_id", "experiment"}: the link from a stage's results to its run."""
         write_json(path, {"run_id": self.run_id, "experiment": EXPERIMENT})
@@ -147,14 +175,24 @@ def open_run(stage: str, params: object, *, root: Path, tags: Mapping[str, str] 
 @clear_errors
 def _start(stage: str, params: object, root: Path, tags: Mapping[str, str]) -> Run:
     client, origin = connect(root), lineage(root)
+    experiment = experiment_id(client, root)
+    _end_dead_runs(client, experiment)
     # MLflow's page shows the commit under a name of its own.
     commit = {"mlflow.source.git.commit": origin["git_commit"]} if "git_commit" in origin else {}
     source = {"stage": stage, "mlflow.source.type": "LOCAL", "mlflow.source.name": f"flows.{stage}"}
     name = tags.get("mlflow.runName", stage)
-    created = client.create_run(experiment_id(client, root), run_name=name, tags={**source, **origin, **commit, **tags})
-    run = Run(client, created.info.run_id, root)
+    tags = {**source, **origin, **commit, PROCESS: process_tag(), **tags}
+    created = client.create_run(experiment, run_name=name, tags=tags)
+    run = Run(client, created.info.run_id, experiment, root)
     run.log_params(flatten(params))
     return run
+
+
+def _end_dead_runs(client: "MlflowClient", experiment: str) -> None:
+    """Mark the runs as killed that a process of this host left open."""
+    for run in client.search_runs([experiment], "attributes.status = 'RUNNING'"):
+        if is_dead(run.data.tags.get(PROCESS, "")):
+            client.set_terminated(run.info.run_id, status="KILLED")
 
 
 @clear_errors

@@ -11,10 +11,10 @@ from typing import Literal, get_args
 import torch
 from tqdm import tqdm
 
+from timbreflow.progress_lines import SECONDS_BETWEEN_LINES, format_time
 from timbreflow.training.config import FitConfig
 
 PROFILE_VARIABLE = "TIMBREFLOW_PROFILE"
-SECONDS_BETWEEN_LINES = 30.0
 MEASURED_STEPS = 5
 """Steps of the first estimate. The very first step, which also plans kernels and fills codebooks, is left out."""
 WINDOW = 50
@@ -105,13 +105,6 @@ class Estimate:
             f"this training {'now ' if again else ''}takes about {format_time(whole)} in all, "
             f"{format_time(left)} from here"
         )
-
-
-def format_time(seconds: float) -> str:
-    """A time for people: 45 s, 12 min, 3.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
 class Progress:

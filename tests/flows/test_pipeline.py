@@ -1,0 +1,96 @@
+"""What flows.pipeline starts: its lines, its errors, what DVC skipped, and its end."""
+
+import logging
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from prefect.testing.utilities import prefect_test_harness
+
+from flows import pipeline
+from flows.orchestration import plain_task
+from timbreflow.errors import TimbreflowError
+
+FAILING = """
+import sys
+print("Running stage 'train_glow':")
+print("error: passed.json is missing; run validate_data.", file=sys.stderr)
+print("ERROR: failed to reproduce 'train_glow': exited with 2", file=sys.stderr)
+sys.exit(255)
+"""
+LONG = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+print(child.pid, flush=True)
+time.sleep(100)
+"""
+
+
+@pytest.fixture
+def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Lines of the run's log; `python -m dvc` runs dvc.py of the folder."""
+    lines: list[str] = []
+
+    class Keeping(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    log = logging.Logger("run")
+    log.addHandler(Keeping())
+    monkeypatch.setattr(pipeline, "get_run_logger", lambda: log)
+    monkeypatch.setattr(pipeline, "ROOT", tmp_path)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    return lines
+
+
+def test_a_failed_stage_is_in_the_log_and_its_own_error_in_the_exception(said: list[str], tmp_path: Path) -> None:
+    (tmp_path / "dvc.py").write_text(FAILING)
+    with pytest.raises(TimbreflowError, match=r"train_glow` failed: passed\.json is missing; run validate_data\.$"):
+        pipeline.reproduce("train_glow")
+    assert sorted(said) == sorted(
+        [
+            "Running stage 'train_glow':",
+            "error: passed.json is missing; run validate_data.",
+            "ERROR: failed to reproduce 'train_glow': exited with 2",
+        ]
+    )
+
+
+def test_where_no_stage_ran_the_error_is_dvcs_own(said: list[str], tmp_path: Path) -> None:
+    (tmp_path / "dvc.py").write_text("print('ERROR: dvc.yaml is invalid.')\nraise SystemExit(1)")
+    with pytest.raises(TimbreflowError, match=r"failed: dvc\.yaml is invalid\.$"):
+        pipeline.reproduce("train_glow")
+
+
+@pytest.mark.usefixtures("said")
+def test_what_dvc_skipped_is_shown_as_cached(tmp_path: Path) -> None:
+    task = plain_task(pipeline.reproduce, name="stage")
+    names = []
+    with prefect_test_harness(server_startup_timeout=120):
+        for line in ("Stage 'x' didn't change, skipping", "Running stage 'x':"):
+            (tmp_path / "dvc.py").write_text(f"print({line!r})")
+            names.append(task("x", return_state=True).name)
+    assert names == ["Cached", "Completed"]
+
+
+def test_an_interrupted_pipeline_leaves_no_process(
+    said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dvc.py").write_text(LONG)
+    pids: list[int] = []
+
+    class Interrupting(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            pids.append(int(record.getMessage()))
+            raise KeyboardInterrupt
+
+    log = logging.Logger("run")
+    log.addHandler(Interrupting())
+    monkeypatch.setattr(pipeline, "get_run_logger", lambda: log)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.reproduce("train_glow")
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(pids[0]) and psutil.Process(pids[0]).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -1,0 +1,112 @@
+"""A Prefect server that goes away ends no work, and is told of in one sentence."""
+
+import logging
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from typing import Any
+
+import httpx
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows import lifetime, orchestration
+from timbreflow.errors import TimbreflowError
+
+NOWHERE = "http://127.0.0.1:1/api"
+
+
+def ask_nowhere() -> None:
+    with temporary_settings({PREFECT_API_URL: NOWHERE}), get_client(sync_client=True) as client:
+        client.read_flow_runs(limit=1)
+
+
+def test_a_server_that_is_gone_is_one_warning_and_is_left_alone_for_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    tell, asked = lifetime.Teller(), []
+
+    def count() -> None:
+        asked.append(1)
+        ask_nowhere()
+
+    with caplog.at_level(logging.WARNING, "timbreflow"):
+        assert [tell(count) for _ in range(5)] == [None] * 5
+    assert len(asked) == 1
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "the work goes on" in caplog.text
+
+
+def test_a_server_that_is_back_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(lifetime.time, "monotonic", lambda: clock[0])
+    tell = lifetime.Teller()
+    answers: list[Callable[[], Any]] = [lambda: (_ for _ in ()).throw(httpx.ConnectError("refused")), lambda: "shown"]
+    assert [tell(answer) for answer in answers] == [None, None]
+    clock[0] += lifetime.SECONDS_OF_SILENCE
+    assert tell(answers[1]) == "shown"
+
+
+def test_an_error_that_is_not_the_servers_is_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError):
+        lifetime.Teller()(lambda: 1 / 0)
+
+
+def test_the_progress_of_a_training_survives_a_client_that_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(**_: Any) -> None:
+        raise httpx.ConnectError("refused")
+
+    monkeypatch.setattr(orchestration, "_tell", lifetime.Teller())
+    monkeypatch.setattr(orchestration, "create_progress_artifact", lambda progress, **_: "id")
+    monkeypatch.setattr(orchestration, "update_progress_artifact", refused)
+    orchestration._Progress("train_glow", 10).show(10, done=True)
+
+
+class Flow:
+    """Stands for a Prefect flow whose server goes away before or after its function."""
+
+    name = "sleeper"
+
+    def __init__(self, *, starts: bool, error: Exception | None = None) -> None:
+        self._starts, self._error = starts, error
+
+    def fn(self) -> None:
+        if self._error:
+            raise self._error
+
+    def __call__(self) -> None:
+        if self._starts:
+            with suppress(TimbreflowError):
+                self.fn()
+        raise httpx.ConnectError("refused")
+
+
+@pytest.fixture
+def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifetime, "server", nullcontext)
+    monkeypatch.setattr(lifetime, "cancellable", nullcontext)
+    monkeypatch.setattr(lifetime, "alone", lambda name: nullcontext())
+    monkeypatch.setattr(lifetime, "mark_dead_runs", lambda: None)
+
+
+@pytest.mark.usefixtures("no_server")
+def test_without_its_work_done_a_flow_ends_with_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    flow: Any = Flow(starts=False)
+    with pytest.raises(SystemExit) as ended:
+        orchestration.entry(flow)
+    assert ended.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: The Prefect server at") and len(error.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("no_server")
+def test_with_its_work_done_a_flow_succeeds(capsys: pytest.CaptureFixture[str]) -> None:
+    flow: Any = Flow(starts=True)
+    orchestration.entry(flow)
+    assert "the work is done" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_server")
+def test_the_flows_own_error_is_not_hidden_by_the_servers(capsys: pytest.CaptureFixture[str]) -> None:
+    flow: Any = Flow(starts=True, error=TimbreflowError("the notes are missing; run collect_midi."))
+    with pytest.raises(SystemExit):
+        orchestration.entry(flow)
+    assert capsys.readouterr().err == "error: the notes are missing; run collect_midi.\n"
