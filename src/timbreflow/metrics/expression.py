@@ -32,23 +32,46 @@ LOWEST, HIGHEST = 100.0, 2200.0
 """Range of pitch tracks, in Hz."""
 AUDIBLE_DB = 30.0
 """Frames so far below the loudest have no pitch."""
+DEEP_TROUGH = 0.1
+"""YIN takes the first lag whose normalised difference falls below it."""
 SMALLEST = 1e-12
 
 
 def pitch_track(audio: ArrayLike) -> NDArray[np.float64]:
-    """Pitch of a monophonic sound every 10 ms by YIN: [F] cents re 440 Hz, NaN where it is too soft."""
+    """Pitch of a monophonic sound every 10 ms by YIN: [F] cents re 440 Hz, NaN where it is too soft.
+
+    De Cheveigne and Kawahara 2002. librosa's has a compiled part that sometimes crashes the process.
+    """
     sound = validate(audio)
-    frequency = librosa.yin(sound, fmin=LOWEST, fmax=HIGHEST, sr=SAMPLE_RATE, frame_length=FRAME, hop_length=HOP)
+    frames = librosa.util.frame(np.pad(sound.astype(np.float64), FRAME // 2), frame_length=FRAME, hop_length=HOP).T
+    first, last, half = int(SAMPLE_RATE / HIGHEST), int(SAMPLE_RATE / LOWEST), FRAME // 2
+    lags = np.arange(1, last + 2)
+    difference = np.stack([np.square(frames[:, :half] - frames[:, lag : lag + half]).sum(1) for lag in lags], axis=1)
+    normalized = difference * lags / (np.cumsum(difference, axis=1) + SMALLEST)
+    inner = normalized[:, 1:-1]
+    trough = (inner < normalized[:, :-2]) & (inner <= normalized[:, 2:]) & (lags[1:-1] >= first)
+    deep = trough & (inner < DEEP_TROUGH)
+    best = np.where(deep.any(1), deep.argmax(1), np.where(lags[1:-1] >= first, inner, np.inf).argmin(1)) + 1
+    period = lags[best] + _vertex(*(normalized[np.arange(len(frames)), best + step] for step in (-1, 0, 1)))
     rms = librosa.feature.rms(y=sound, frame_length=FRAME, hop_length=HOP)[0]
     audible = rms > rms.max() * 10 ** (-AUDIBLE_DB / 20)
-    return np.where(audible, 1200 * np.log2(frequency / 440), np.nan)
+    return np.where(audible, 1200 * np.log2(SAMPLE_RATE / period / 440), np.nan)
 
 
 def tuning(audio: ArrayLike) -> float:
     """Cents by which a sound is sharp of 440 Hz, in [-50, 50); also of chords."""
-    frequency, magnitude = librosa.piptrack(y=validate(audio), sr=SAMPLE_RATE, n_fft=8192, fmin=60, fmax=2000)
-    loud = magnitude > 0.1 * magnitude.max()
+    magnitude = np.abs(librosa.stft(validate(audio), n_fft=8192)).astype(np.float64)
+    left, middle, right = magnitude[:-2], magnitude[1:-1], magnitude[2:]
+    frequency = (np.arange(1, len(magnitude) - 1)[:, None] + _vertex(left, middle, right)) * SAMPLE_RATE / 8192
+    peak = (middle > left) & (middle >= right) & (frequency > 60) & (frequency < 2000)
+    loud = peak & (middle > 0.1 * middle[peak].max())
     return 100.0 * float(librosa.pitch_tuning(frequency[loud], resolution=0.01))
+
+
+def _vertex(left: NDArray[np.float64], middle: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Where the parabola through three values has its vertex: -1 to 1 step from the middle one."""
+    curvature = left - 2 * middle + right
+    return np.clip(0.5 * (left - right) / np.where(np.abs(curvature) < SMALLEST, np.inf, curvature), -1, 1)
 
 
 def vibrato(audio: ArrayLike) -> tuple[float, float]:
