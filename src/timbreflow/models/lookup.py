@@ -24,6 +24,7 @@ TAIL_FRAMES = 24
 """Frames after a note's end, .75 s at the usual hop, in which its tail is looked up."""
 BLOCK_FRAMES = 32
 """Frames of one pitch that are looked up together."""
+BLOCKS_AT_ONCE = 8
 LONG_AGO = 1 << 30
 """Frames since what has not been yet."""
 NEVER = -1e4
@@ -313,10 +314,14 @@ class NoteLookup(nn.Module):
         key = F.pad(self._keys(described), (0, 0, 0, 1)).transpose(2, 3)
         counts = torch.bincount(blocks.clip, minlength=len(style)).tolist()
         found = []
-        # Clip by clip: a copy of the keys for each block would take longer than all products.
-        for clip, (voice, asked) in enumerate(zip(blocks.voice.split(counts), query.split(counts, dim=1), strict=True)):
-            logits = (asked.flatten(1, 2) @ key[clip]).unflatten(1, asked.shape[1:3]) + bias[:, voice, None]
-            found.append(logits.softmax(-1).transpose(0, 1).flatten(1, 2) @ values[voice])
+        # A few blocks of one clip at a time: a copy of the keys for each block, and logits that do not fit the
+        # processor's cache, would take longer than all products.
+        for clip, (voices, asked) in enumerate(
+            zip(blocks.voice.split(counts), query.split(counts, dim=1), strict=True)
+        ):
+            for voice, some in zip(voices.split(BLOCKS_AT_ONCE), asked.split(BLOCKS_AT_ONCE, dim=1), strict=True):
+                logits = (some.flatten(1, 2) @ key[clip]).unflatten(1, some.shape[1:3]) + bias[:, voice, None]
+                found.append(logits.softmax(-1).transpose(0, 1).flatten(1, 2) @ values[voice])
         notes = torch.cat(found).unflatten(1, (self.heads, BLOCK_FRAMES))
         shape = (len(content_roll), content_roll.shape[-1])
         return blocks.added(notes, shape=shape, log_floor=self.transpose.log_floor)
