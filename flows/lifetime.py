@@ -127,11 +127,19 @@ def _take_interrupts() -> None:
     signal.signal(signal.SIGUSR1, interrupted)
 
 
-def _interrupt(reason: str) -> None:
-    """Stop the main thread as Ctrl-C does, so that it closes what it records; kill it where that takes long."""
+def _interrupt(reason: str, ended: threading.Event | None = None) -> None:
+    """Stop the main thread as Ctrl-C does, so that it closes what it records; kill it where that takes long.
+
+    Args:
+        reason: printed.
+        ended: set where the main thread has stopped in time, and may go on; None: the process ends in any case.
+    """
     logger.warning("%s; this run ends", reason)
     os.kill(os.getpid(), signal.SIGUSR1)
-    time.sleep(GRACE_SECONDS)
+    if ended is None:
+        time.sleep(GRACE_SECONDS)
+    elif ended.wait(GRACE_SECONDS):
+        return
     _kill(reason)
 
 
@@ -179,10 +187,10 @@ def cancellable() -> Iterator[None]:
             with suppress(httpx.HTTPError, OSError), impatient(), get_client(sync_client=True) as client:
                 states = {run.state_type for run in _own_runs(client)}
                 if not ended.is_set() and states & {StateType.CANCELLING, StateType.CANCELLED}:
-                    _interrupt("the flow run was cancelled")
+                    _interrupt("the flow run was cancelled", ended)
 
     # A new thread would not know the temporary server's address, and start one of its own.
-    threading.Thread(target=contextvars.copy_context().run, args=(watch,), daemon=True).start()
+    threading.Thread(target=contextvars.copy_context().run, args=(watch,), name="watch cancelling", daemon=True).start()
     try:
         yield
     except KeyboardInterrupt:

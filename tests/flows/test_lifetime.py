@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -167,7 +168,10 @@ def test_a_run_without_a_process_gets_its_last_state_and_a_living_one_keeps_its_
 
 
 def test_a_run_that_the_ui_cancels_is_interrupted_and_becomes_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[str] = []
     monkeypatch.setattr(lifetime, "CANCEL_SECONDS", 0.2)
+    monkeypatch.setattr(lifetime, "GRACE_SECONDS", 5)
+    monkeypatch.setattr(lifetime, "_kill", killed.append)
 
     @flow(name="sleeper")
     def sleeper() -> None:
@@ -180,7 +184,10 @@ def test_a_run_that_the_ui_cancels_is_interrupted_and_becomes_cancelled(monkeypa
             sleeper()
         with get_client(sync_client=True) as client:
             states = [run.state_type for run in client.read_flow_runs() if process_tag() in run.tags]
+        for watcher in (thread for thread in threading.enumerate() if "watch" in thread.name):
+            watcher.join(10)
     assert states == [StateType.CANCELLED]
+    assert not killed, "a process that had stopped in time was killed later"
 
 
 def test_a_living_flow_keeps_its_temporary_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
