@@ -120,12 +120,12 @@ class Measured:
         return self.sets[name]
 
     def figures(self, name: str) -> dict[str, Interval]:
-        """Every metric's figure on a set, with its interval."""
+        """Every metric's figure on a set, with its interval; metrics that were measured on no clip are left out."""
         rows = self.on(name)
         return {
-            metric.name: bootstrap(_columns(metric, rows), metric.statistic, samples=SAMPLES, seed=0)
+            metric.name: bootstrap(columns, metric.statistic, samples=SAMPLES, seed=0)
             for metric in OWN_METRICS.values()
-            if all(column in rows for _, column in metric.sources)
+            if all(column in rows for _, column in metric.sources) and len((columns := _columns(metric, rows))[0])
         }
 
 
