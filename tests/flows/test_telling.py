@@ -51,13 +51,17 @@ def test_an_error_that_is_not_the_servers_is_not_hidden() -> None:
 
 
 def test_the_progress_of_a_training_survives_a_client_that_raises(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(**_: Any) -> None:
+    asked: list[float] = []
+
+    def refused(progress: float, **_: Any) -> None:
+        asked.append(progress)
         raise httpx.ConnectError("refused")
 
     monkeypatch.setattr(orchestration, "_tell", lifetime.Teller())
     monkeypatch.setattr(orchestration, "create_progress_artifact", lambda progress, **_: "id")
     monkeypatch.setattr(orchestration, "update_progress_artifact", refused)
     orchestration._Progress("train_glow", 10).show(10, done=True)
+    assert asked == [100]
 
 
 class Flow:
