@@ -8,7 +8,7 @@ import soundfile
 
 from tests.inference.tiny import melody
 from timbreflow.commands.transfer import transfer
-from timbreflow.inference import transfer as sessions
+from timbreflow.inference import playing
 from timbreflow.inference.vocoding import VocoderInverter
 
 
@@ -37,7 +37,7 @@ def test_options_without_effect_are_told(
     note: str,
 ) -> None:
     if not phases:
-        griffin_lim = sessions.open_inverter
+        griffin_lim = playing.open_inverter
 
         class Drawless(VocoderInverter):
             """Stands for a vocoder, which draws nothing."""
@@ -48,7 +48,7 @@ def test_options_without_effect_are_told(
             def __call__(self, features: Any, *, seed: int = 0) -> Any:
                 return self._invert(features, seed=seed)
 
-        monkeypatch.setattr(sessions, "open_inverter", Drawless)
+        monkeypatch.setattr(playing, "open_inverter", Drawless)
     soundfile.write(tmp_path / "a.wav", melody(1, 16000), 16000)
     transfer(tmp_path / "a.wav", tmp_path / "a.wav", out=tmp_path / "o.wav", model=str(bundles[model]), **asked)
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]

@@ -141,8 +141,10 @@ def test_pairs_share_batches_and_sound_as_alone(
         soundfile.write(folder / f"{name}.wav", melody(seconds, 16000, seed=number), 16000)
     session = TimbreTransfer.load(bundles["glow"])
     sizes: list[int] = []
-    decode = session._decode
-    monkeypatch.setattr(session, "_decode", lambda chunks, asked: sizes.append(len(chunks)) or decode(chunks, asked))
+    decode = session.player.decode
+    monkeypatch.setattr(
+        session.player, "decode", lambda chunks, asked: sizes.append(len(chunks)) or decode(chunks, asked)
+    )
     rows = "".join(f"{name},{name}.wav,{'a.wav' if number % 2 else 'b.flac'}\n" for number, name in enumerate(names))
     session.transfer_pairs(table(folder, f"id,content,style\n{rows}"), folder / "out", temperature=0.8, **asked)
     # The long one's chunks are of another length than the short ones, which go four at a time.

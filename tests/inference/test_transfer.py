@@ -145,7 +145,7 @@ def test_chunked_is_whole_up_to_the_cross_fade(monkeypatch: pytest.MonkeyPatch) 
     session = TimbreTransfer(ModelBundle("vqvae", Copy(), features, normalizer))
     content, style = melody(26, RATE), melody(1, RATE)
     chunked = session.transfer(content, style)
-    monkeypatch.setattr("timbreflow.inference.transfer.CHUNK_SECONDS", 30.0)
+    monkeypatch.setattr("timbreflow.inference.playing.CHUNK_SECONDS", 30.0)
     whole = TimbreTransfer(ModelBundle("vqvae", Copy(), features, normalizer)).transfer(content, style)
     mels = [session.synthesizer.extract(torch.from_numpy(audio)[None])[0] for audio in (content, chunked, whole)]
     errors = [(mel - mels[0]).abs().mean(dim=0) for mel in mels[1:]]

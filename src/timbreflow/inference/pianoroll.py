@@ -1,13 +1,18 @@
 """The notes that a model hears: its piano roll, and the roll as MIDI."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_file
+from timbreflow.inference.playing import Player
+from timbreflow.inference.streaming.chunks import cut
+from timbreflow.inference.streaming.recordings import Recording
+from timbreflow.inference.synthesis import encoding
 
 THRESHOLD = 0.5
 SHORTEST_FRAMES = 2
@@ -22,6 +27,40 @@ class HeardNote(NamedTuple):
     onset: float
     duration: float
     pitch: int
+
+
+def heard_roll(player: Player, content: Recording, *, transpose: float) -> np.ndarray:
+    """The notes that a model hears in a recording.
+
+    Args:
+        player: of the model.
+        content: a recording.
+        transpose: semitones by which it is analysed higher.
+
+    Returns:
+        [128, T] probabilities of each MIDI pitch, a frame of the features each.
+
+    Raises:
+        TimbreflowError: the model has no piano-roll head.
+    """
+    model = encoding(player.synthesizer.model)
+    if model.content_path.pianoroll_head is None:
+        raise TimbreflowError("This model hears no notes: it was trained without a piano-roll head.")
+    config = player.synthesizer.config
+
+    @torch.inference_mode()
+    def rolls() -> Iterator[np.ndarray]:
+        for chunk in cut(content.mono(player.sample_rate), player.plan):
+            logits = model.content_path(
+                player.synthesizer.content_features([chunk], transpose=transpose)
+            ).pianoroll_logits
+            assert logits is not None
+            yield logits[0].sigmoid().float().cpu().numpy()
+
+    hop = player.plan.hop / config.hop_length
+    starts = (number * hop for number in range(player.plan.count(content.n_samples * 10)))
+    roll = joined(rolls(), starts, overlap=player.plan.overlap / config.hop_length)
+    return roll[:, : max(1, round(content.seconds / config.seconds_per_frame))]
 
 
 def joined(rolls: Iterable[np.ndarray], starts: Iterable[float], *, overlap: float) -> np.ndarray:

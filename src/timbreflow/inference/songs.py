@@ -17,14 +17,16 @@ import numpy as np
 
 from timbreflow.audio.files import AudioWriter, stream_audio
 from timbreflow.errors import TimbreflowError
+from timbreflow.inference.running import Cancel, Progress, ask, share
 from timbreflow.inference.streaming.recordings import BLOCK
-from timbreflow.inference.streaming.writing import require_no_inputs, require_writable, scratch_beside
+from timbreflow.inference.streaming.writing import folder_beside, require_no_inputs, require_writable, scratch_beside
 from timbreflow.inference.synthesis import TransferArguments
 
 if TYPE_CHECKING:
-    from timbreflow.inference.transfer import Cancel, Progress, TimbreTransfer
+    from timbreflow.inference.transfer import TimbreTransfer
     from timbreflow.rendering.synthesizer import Event, Synthesizer
 
+SCORES = (".mid", ".midi")
 SAMPLE_RATE = 44100
 TAIL_SECONDS = 1.0
 """After the last note, in which sounds die away."""
@@ -173,8 +175,8 @@ def reinstrument(
     *,
     others: Others = "plain",
     soundfont: str | Path | None = None,
-    progress: "Progress | None" = None,
-    cancel: "Cancel | None" = None,
+    progress: Progress | None = None,
+    cancel: Cancel | None = None,
     **options: Unpack[TransferArguments],
 ) -> Song:
     """Play a MIDI file with a style for some of its tracks, in stereo at 44.1 kHz, peak 1 dB below full scale.
@@ -198,8 +200,6 @@ def reinstrument(
             missing. Nothing is written then.
         Cancelled: `cancel` said so.
     """
-    from timbreflow.inference.transfer import ask, folder_beside, share
-
     out = Path(out_path)
     song = read_song(midi_path)
     _require_tracks(song, styles)
@@ -210,13 +210,13 @@ def reinstrument(
     synthesizer, name = _synthesizer(None if soundfont is None else Path(soundfont))
     with folder_beside(out) as folder:
 
-        def styled(track: SongTrack, part: "Progress | None") -> Iterator[np.ndarray]:
+        def styled(track: SongTrack, part: Progress | None) -> Iterator[np.ndarray]:
             plain, made = folder / "plain.wav", folder / "styled.wav"
             _write_mono(track, song, synthesizer, name, plain)
             session.transfer_file(plain, Path(styles[track.number]), made, progress=part, cancel=cancel, **options)
             return _placed(track, made)
 
-        def stem(track: SongTrack, part: "Progress | None") -> Iterator[np.ndarray]:
+        def stem(track: SongTrack, part: Progress | None) -> Iterator[np.ndarray]:
             for block in styled(track, part) if track.number in styles else _plain(track, song, synthesizer, name):
                 ask(cancel)
                 yield block

@@ -14,11 +14,12 @@ from typing import TypeVar, cast
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Generator, Tensor
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.inference.expression import rise_seconds
-from timbreflow.inference.streaming.recordings import Recording, open_recording
+from timbreflow.inference.streaming.recordings import Recording, from_array, open_recording
 from timbreflow.inference.synthesis import TransferOptions, encoding
 from timbreflow.models.bundle import ModelBundle
 from timbreflow.models.glow.model import Glow
@@ -37,6 +38,9 @@ MAX_DISTANCE = 1.0
 """Largest root mean square distance from the encoder's tokens. Farther away no token was decoded in training."""
 LIKELIHOOD_DRAWS = 4
 """Draws of the noise over which the likelihood before and after is averaged, the same draws for both."""
+
+Styled = ArrayLike | Sequence[np.ndarray]
+"""One recording, or a list of up to four arrays."""
 
 ValueT = TypeVar("ValueT")
 
@@ -160,6 +164,23 @@ class Styles:
         state = path.stat() if path.is_file() else None
         key = (str(path.resolve()), state.st_mtime_ns, state.st_size) if state else None
         return _kept(self._read, key, read)
+
+    def given(self, style: Styled, rate: int, weights: Sequence[float] = ()) -> StyleBlend:
+        """Arrays at a rate, in Hz, as styles, blended with the weights.
+
+        Raises:
+            TimbreflowError: a style cannot be used, there are too many, or the weights do not fit.
+        """
+        several = isinstance(style, list | tuple) and all(isinstance(one, np.ndarray) and one.ndim for one in style)
+        sounds = style if several and isinstance(style, Sequence) else [style]
+        names = ["the style"] if len(sounds) == 1 else [f"style {number + 1}" for number in range(len(sounds))]
+        return blend(
+            [
+                self.reference(from_array(sound, rate, name=name, minimum_seconds=SHORTEST_STYLE_SECONDS))
+                for sound, name in zip(sounds, names, strict=True)
+            ],
+            weights,
+        )
 
     def reference(self, style: Recording) -> Reference:
         """A recording as a style."""

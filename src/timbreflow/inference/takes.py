@@ -7,13 +7,15 @@ model hears in it agree with that of the content. No test metric takes part.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from timbreflow.inference.synthesis import DecodeRequest, encoding
+from timbreflow.inference.playing import Decode, TransferResult
+from timbreflow.inference.synthesis import DecodeRequest, Synthesizer, encoding
 from timbreflow.models.bundle import ModelBundle
 from timbreflow.models.glow.model import Glow
 
@@ -53,6 +55,33 @@ class TakeFigures:
         return f"{style}, {'most notes kept' if self.notes_kept >= KEPT else 'notes blurred'}"
 
 
+@dataclass(frozen=True, eq=False)
+class Take:
+    """One of several takes of a transfer.
+
+    Attributes:
+        seed: that gives it again.
+        temperature: of its samples.
+        figures: the model's own judgement; `figures.words` says it for a person.
+        audio: float32 of the content's shape; None where it was written to a file.
+        result: the file; None where it is in memory.
+    """
+
+    seed: int
+    temperature: float
+    figures: TakeFigures
+    audio: np.ndarray | None = None
+    result: TransferResult | None = None
+
+    def moved(self, path: Path) -> "Take":
+        """The take with its file under another name."""
+        written = self.result
+        assert written is not None
+        written.path.replace(path)
+        notes = tuple(note.replace(str(written.path), str(path)) for note in written.notes)
+        return replace(self, result=replace(written, path=path, notes=notes))
+
+
 def ranked(figures: Sequence[TakeFigures]) -> list[int]:
     """Numbers of the takes, best first: by the mean of the three figures, each in its deviations over the takes."""
     table = np.array([[-one.bits_per_dim, one.closeness, one.notes_kept] for one in figures])
@@ -60,6 +89,11 @@ def ranked(figures: Sequence[TakeFigures]) -> list[int]:
     spread = table.std(axis=0)
     scores = ((table - table.mean(axis=0)) / np.where(spread > 0, spread, 1)).mean(axis=1)
     return [int(number) for number in np.argsort(-scores, kind="stable")]
+
+
+def best_first(takes: Sequence[Take]) -> list[Take]:
+    """Takes in the order of `ranked`."""
+    return [takes[number] for number in ranked([take.figures for take in takes])]
 
 
 @dataclass
@@ -101,6 +135,18 @@ class TakeJudge:
             conditions = model.condition(notes.code, style, frames=content.shape[-1])
             draw = torch.randn(made.shape, generator=torch.Generator().manual_seed(0)).to(made)
             self._sums["bits"] += float(model.likelihood(made + self.noise * draw, conditions).bits_per_dim.sum())
+
+    def listening(self, synthesizer: Synthesizer) -> Decode:
+        """What decodes for this take: the judge hears what is heard, with the content's pitch and sharp attacks."""
+
+        def decode(chunks: Sequence[np.ndarray], requests: Sequence[DecodeRequest]) -> list[np.ndarray]:
+            request = DecodeRequest.joined(requests)
+            sound = synthesizer.transfer(chunks, request)
+            content = synthesizer.content_features(chunks, transpose=request.transpose)
+            self.add(content, synthesizer.content_features(sound), request)
+            return sound
+
+        return decode
 
     @property
     def figures(self) -> TakeFigures:

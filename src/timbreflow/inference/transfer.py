@@ -1,17 +1,14 @@
 """Timbre transfer of recordings: any rate, channels and length, in constant memory.
 
-content -> mono at the feature rate, level of the training clips -> dynamics taken out (see `expression`) ->
-overlapping chunks -> `synthesis` -> joined (see `streaming.chunks`) -> dynamics put back -> the content's rate ->
-the content's level -> file or array.
+`TimbreTransfer` is what programs call. It checks what is asked for; `playing` makes the sound, `live` the sound of a
+content that comes in pieces, `takes` judges several, and `pianoroll` says which notes are heard.
 """
 
-import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Unpack
 
 import numpy as np
@@ -19,149 +16,26 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from timbreflow.audio.files import AudioWriter
 from timbreflow.audio.inversion import GriffinLimInverter
-from timbreflow.errors import Cancelled, TimbreflowError
-from timbreflow.inference.expression import Dynamics
+from timbreflow.errors import TimbreflowError
+from timbreflow.inference import live
 from timbreflow.inference.familiarity import Familiarity, KnownStyles, read_known_styles, style_bits_per_dim
 from timbreflow.inference.pairs import read_pairs
-from timbreflow.inference.pianoroll import HeardNote, joined, notes_of, write_midi
-from timbreflow.inference.refining import open_refiner, refiner_beside
+from timbreflow.inference.pianoroll import HeardNote, heard_roll, notes_of, write_midi
+from timbreflow.inference.playing import BATCH_SIZE, FileTransfer, Levels, Player, TransferResult
+from timbreflow.inference.refining import refiner_beside
 from timbreflow.inference.released import released_folder
+from timbreflow.inference.running import Cancel, Progress, share
+from timbreflow.inference.songs import SCORES, play_plainly
 from timbreflow.inference.streaming.batches import StreamBatches, TransferStream
-from timbreflow.inference.streaming.chunks import ChunkPlan, cut, overlap_add
-from timbreflow.inference.streaming.recordings import Recording, from_array, open_recording, resampled
-from timbreflow.inference.streaming.writing import (
-    Wet,
-    exactly,
-    finished,
-    limited,
-    output_gain,
-    read_back,
-    require_no_inputs,
-    require_writable,
-    scratch_beside,
-)
-from timbreflow.inference.style import (
-    DEFAULT_NOISE,
-    LONGEST_STYLE_SECONDS,
-    SHORTEST_STYLE_SECONDS,
-    StyleBlend,
-    Styles,
-    blend,
-)
-from timbreflow.inference.synthesis import (
-    DecodeRequest,
-    Synthesizer,
-    TransferArguments,
-    TransferOptions,
-    encoding,
-)
-from timbreflow.inference.takes import MOST_TAKES, TakeFigures, TakeJudge, ranked
-from timbreflow.inference.vocoding import open_inverter, vocoder_beside
+from timbreflow.inference.streaming.recordings import Recording, from_array, open_recording
+from timbreflow.inference.streaming.writing import folder_beside, require_no_inputs, require_writable
+from timbreflow.inference.style import DEFAULT_NOISE, LONGEST_STYLE_SECONDS, StyleBlend, Styled
+from timbreflow.inference.synthesis import TransferArguments, TransferOptions
+from timbreflow.inference.takes import MOST_TAKES, Take, TakeJudge, best_first
+from timbreflow.inference.vocoding import vocoder_beside
 from timbreflow.models.bundle import ModelBundle, load_bundle, weights_sha256
 from timbreflow.models.glow.model import Glow
-
-CHUNK_SECONDS = 8.0
-"""Length of the clips that the models were trained on."""
-FADE_SECONDS = 0.1
-MARGIN_SECONDS = 0.1
-RESAMPLER_SECONDS = 0.25
-"""That two resamplers of soxr hold back at most; measured at rates from 8 to 96 kHz: .07 to .22 s."""
-MAX_LAG_SECONDS = 0.002
-"""Measured on melodies of one and three voices sent through the inverter alone in 4 s chunks: RMS error of the level at
-the joints 2.8 and 2.2 dB with a linear fade, 1.9 and 1.2 with equal power, .6 and .7 with chunks moved by at most 2 ms,
-which is what it is elsewhere. 12 ms does no better there and smears the timing (LSD 1.5 -> 2.3 dB)."""
-BATCH_SIZE = 4
-"""Chunks that are decoded at once."""
-
-Progress = Callable[[float], None]
-"""Called with the fraction that is done, 0..1."""
-Cancel = Callable[[], bool]
-"""Asked before each chunk; where it says True, `Cancelled` is raised and nothing is left half-written."""
-Styled = ArrayLike | Sequence[np.ndarray]
-"""One recording, or a list of up to four arrays."""
-SCORES = (".mid", ".midi")
-
-
-@dataclass(frozen=True)
-class Levels:
-    """What a transfer must know of a whole recording, as two factors.
-
-    Attributes:
-        into: brings the content to the level of the training clips.
-        out: brings the result to its own level.
-    """
-
-    into: float
-    out: float
-
-
-@dataclass(frozen=True)
-class TransferResult:
-    """What `transfer_file` wrote.
-
-    Args:
-        path: the new file.
-        seconds: its length.
-        sample_rate: in Hz, the content's.
-        channels: the content's.
-        notes: sentences that a listener should be told.
-        levels: factors of this transfer, for `TimbreTransfer.stream`.
-    """
-
-    path: Path
-    seconds: float
-    sample_rate: int
-    channels: int
-    notes: tuple[str, ...]
-    levels: Levels
-
-
-@dataclass(frozen=True, eq=False)
-class Take:
-    """One of several takes of a transfer.
-
-    Attributes:
-        seed: that gives it again.
-        temperature: of its samples.
-        figures: the model's own judgement; `figures.words` says it for a person.
-        audio: float32 of the content's shape; None where it was written to a file.
-        result: the file; None where it is in memory.
-    """
-
-    seed: int
-    temperature: float
-    figures: TakeFigures
-    audio: np.ndarray | None = None
-    result: TransferResult | None = None
-
-
-@dataclass(eq=False)
-class _Lane:
-    """The content, or one channel of it, on its way through the model.
-
-    Attributes:
-        content: what is transferred, with the level that it is to get.
-        channels: of the result that it is heard in.
-        stream: its chunks.
-    """
-
-    content: Recording
-    channels: Sequence[int]
-    stream: TransferStream
-
-
-@dataclass(eq=False, kw_only=True)
-class _FileTransfer(TransferStream):
-    """A transfer from file to file, checked and not yet run."""
-
-    content: Recording
-    style: StyleBlend
-    out: Path
-    options: TransferOptions
-    lanes: list[_Lane]
-    notes: tuple[str, ...]
 
 
 class TimbreTransfer:
@@ -189,22 +63,9 @@ class TimbreTransfer:
     ) -> None:
         self.bundle = bundle
         self.known_styles = known_styles
-        self.device = torch.device(device)
-        self.sample_rate = bundle.features.sample_rate
-        self.synthesizer = Synthesizer(
-            bundle,
-            open_inverter(bundle.features, vocoder),
-            device=self.device,
-            refiner=open_refiner(refiner, bundle),
-        )
-        rate, hop = self.sample_rate, bundle.features.hop_length
-        self.plan = ChunkPlan(
-            length=round(CHUNK_SECONDS * rate / hop) * hop,
-            fade=round(FADE_SECONDS * rate),
-            margin=round(MARGIN_SECONDS * rate),
-            max_lag=round(MAX_LAG_SECONDS * rate),
-        )
-        self.styles = Styles(bundle, self._features, frames=self.plan.length // hop)
+        self.player = Player(bundle, device=device, vocoder=vocoder, refiner=refiner)
+        self.device, self.sample_rate = self.player.device, self.player.sample_rate
+        self.synthesizer, self.plan, self.styles = self.player.synthesizer, self.player.plan, self.player.styles
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> "TimbreTransfer":
@@ -274,7 +135,7 @@ class TimbreTransfer:
         music, blended = self._given(content, style, sample_rate, style_sample_rate, asked)
         for note in music.notes + blended.notes:
             warnings.warn(note, stacklevel=2)
-        audio, _ = self._in_memory(music, blended, asked, progress=progress, cancel=cancel)
+        audio = self.player.in_memory(music, blended, asked, progress=progress, cancel=cancel)
         return audio[0] if np.ndim(content) == 1 else audio
 
     def transfer_file(
@@ -307,9 +168,9 @@ class TimbreTransfer:
         asked, styles, out = self._options(options), _paths(style_path), Path(out_path)
         require_no_inputs([out], [Path(content_path), *styles])
         with self._opened(Path(content_path), out) as content:
-            transfer = self._open(content, styles, out, asked)
-            streams = StreamBatches(self._decode, batch_size=BATCH_SIZE)
-            return self._run(transfer, streams, progress=progress, cancel=cancel)
+            transfer = self.player.open(content, styles, out, asked)
+            streams = StreamBatches(self.player.decode, batch_size=BATCH_SIZE)
+            return self.player.write(transfer, streams, progress=progress, cancel=cancel)
 
     def takes(
         self,
@@ -345,13 +206,18 @@ class TimbreTransfer:
         made = []
         for number in range(n):
             one = replace(asked, seed=asked.seed + number)
-            judge = self._judge()
-            audio, _ = self._in_memory(
-                music, blended, one, progress=share(progress, number, n), cancel=cancel, judge=judge
+            judge = TakeJudge(self.bundle, self._noise)
+            audio = self.player.in_memory(
+                music,
+                blended,
+                one,
+                progress=share(progress, number, n),
+                cancel=cancel,
+                decode=judge.listening(self.synthesizer),
             )
             audio = audio[0] if np.ndim(content) == 1 else audio
             made.append(Take(one.seed, one.temperature, judge.figures, audio=audio))
-        return [made[number] for number in ranked([take.figures for take in made])]
+        return best_first(made)
 
     def takes_files(
         self,
@@ -388,19 +254,12 @@ class TimbreTransfer:
                 require_writable(name, content.sample_rate, content.channels, like=content.subtype)
             made = []
             for number in range(n):
-                one, judge = replace(asked, seed=asked.seed + number), self._judge()
-                transfer = self._open(content, styles, folder / names[number].name, one)
-                streams = StreamBatches(self._judging(judge), batch_size=BATCH_SIZE)
-                result = self._run(transfer, streams, progress=share(progress, number, n), cancel=cancel)
+                one, judge = replace(asked, seed=asked.seed + number), TakeJudge(self.bundle, self._noise)
+                transfer = self.player.open(content, styles, folder / names[number].name, one)
+                streams = StreamBatches(judge.listening(self.synthesizer), batch_size=BATCH_SIZE)
+                result = self.player.write(transfer, streams, progress=share(progress, number, n), cancel=cancel)
                 made.append(Take(one.seed, one.temperature, judge.figures, result=result))
-            takes = []
-            for name, number in zip(names, ranked([take.figures for take in made]), strict=True):
-                written = made[number].result
-                assert written is not None
-                written.path.replace(name)
-                notes = tuple(note.replace(str(written.path), str(name)) for note in written.notes)
-                takes.append(replace(made[number], result=replace(written, path=name, notes=notes)))
-            return takes
+            return [take.moved(name) for take, name in zip(best_first(made), names, strict=True)]
 
     def stream(
         self,
@@ -438,13 +297,12 @@ class TimbreTransfer:
                 "A stream has no whole content: strength, mix, loudness, stereo and mode convert cannot be used."
             )
         rate = self.sample_rate if sample_rate is None else sample_rate
-        blended = self._blend_of(style, style_sample_rate or rate, asked)
-        return self._streamed(iter(blocks), blended, rate, levels, asked)
+        blended = self.styles.given(style, style_sample_rate or rate, asked.blend)
+        return live.streamed(self.player, iter(blocks), blended, rate=rate, levels=levels, options=asked)
 
     def latency(self, sample_rate: int) -> int:
         """Samples at a rate, in Hz, by which `stream` is behind its content at most."""
-        # A chunk, and what the two resamplers hold back.
-        return math.ceil((self.plan.length / self.sample_rate + RESAMPLER_SECONDS) * sample_rate)
+        return live.latency(self.player, sample_rate)
 
     def familiarity(self, style: Styled, *, sample_rate: int | None = None) -> Familiarity:
         """How well the model knows a style, before anything is rendered.
@@ -458,7 +316,7 @@ class TimbreTransfer:
         """
         rate = self.sample_rate if sample_rate is None else sample_rate
         known = self._known()
-        styles = self._blend_of(style, rate, TransferOptions()).references
+        styles = self.styles.given(style, rate).references
         return min((known.place(self.bits_per_dim(one.features)) for one in styles), key=lambda found: found.rank)
 
     def familiarity_of_file(self, style_path: str | Path) -> Familiarity:
@@ -472,9 +330,7 @@ class TimbreTransfer:
         Raises:
             TimbreflowError: the model has no likelihood.
         """
-        if not isinstance(self.bundle.model, Glow):
-            raise TimbreflowError(f"A {self.bundle.kind} has no likelihood, so it cannot say; use a glow.")
-        return style_bits_per_dim(self.bundle.model, style, noise=self._noise)
+        return style_bits_per_dim(self._flow(), style, noise=self._noise)
 
     def active_part(self, style_path: str | Path) -> tuple[float, float]:
         """Start and end, in s, of the part of a style file that is used: its most active 16 s."""
@@ -487,7 +343,7 @@ class TimbreTransfer:
             TimbreflowError: the content cannot be used, or the model has no piano-roll head.
         """
         rate = self.sample_rate if sample_rate is None else sample_rate
-        return self._roll(from_array(content, rate, name="the content"), transpose)
+        return heard_roll(self.player, from_array(content, rate, name="the content"), transpose=transpose)
 
     def notes(self, content: ArrayLike, *, sample_rate: int | None = None, transpose: float = 0.0) -> list[HeardNote]:
         """The piano roll of a content as notes."""
@@ -502,7 +358,9 @@ class TimbreTransfer:
         """
         require_no_inputs([Path(out_path)], [Path(content_path)])
         with self._opened(Path(content_path), Path(out_path)) as content:
-            notes = notes_of(self._roll(content, transpose), self.bundle.features.seconds_per_frame)
+            notes = notes_of(
+                heard_roll(self.player, content, transpose=transpose), self.bundle.features.seconds_per_frame
+            )
         write_midi(notes, out_path)
         return notes
 
@@ -538,18 +396,18 @@ class TimbreTransfer:
             for pair in pairs:
                 try:
                     content = open_recording(pair.content)
-                    yield self._open(content, [pair.style], Path(out_dir) / f"{pair.id}.wav", asked)
+                    yield self.player.open(content, [pair.style], Path(out_dir) / f"{pair.id}.wav", asked)
                 except TimbreflowError as error:
                     yield TransferStream(iter(()), None, failed=error)
 
         written, failures = [], []
-        streams = StreamBatches(self._decode, batch_size=BATCH_SIZE, coming=transfers())
+        streams = StreamBatches(self.player.decode, batch_size=BATCH_SIZE, coming=transfers())
         for pair, stream in zip(pairs, streams, strict=True):
             try:
                 if stream.failed is not None:
                     raise stream.failed
-                assert isinstance(stream, _FileTransfer)
-                result = self._run(stream, streams)
+                assert isinstance(stream, FileTransfer)
+                result = self.player.write(stream, streams)
                 written.append(result.path)
                 message = " ".join([f"wrote {result.path}.", *result.notes])
             except TimbreflowError as error:
@@ -581,19 +439,7 @@ class TimbreTransfer:
         """Arrays as recordings, measured."""
         rate = self.sample_rate if sample_rate is None else sample_rate
         music = from_array(content, rate, name="the content")
-        return music, self._blend_of(style, rate if style_sample_rate is None else style_sample_rate, options)
-
-    def _blend_of(self, style: Styled, rate: int, options: TransferOptions) -> StyleBlend:
-        several = isinstance(style, list | tuple) and all(isinstance(one, np.ndarray) and one.ndim for one in style)
-        sounds = style if several and isinstance(style, Sequence) else [style]
-        names = ["the style"] if len(sounds) == 1 else [f"style {number + 1}" for number in range(len(sounds))]
-        return blend(
-            [
-                self.styles.reference(from_array(sound, rate, name=name, minimum_seconds=SHORTEST_STYLE_SECONDS))
-                for sound, name in zip(sounds, names, strict=True)
-            ],
-            options.blend,
-        )
+        return music, self.styles.given(style, rate if style_sample_rate is None else style_sample_rate, options.blend)
 
     @contextmanager
     def _opened(self, path: Path, out: Path) -> Iterator[Recording]:
@@ -601,194 +447,18 @@ class TimbreTransfer:
         if path.suffix.lower() not in SCORES:
             yield open_recording(path)
             return
-        from timbreflow.inference.songs import play_plainly
-
         with folder_beside(out) as folder:
             note = play_plainly(path, folder / "played.wav")
             content = open_recording(folder / "played.wav")
             yield replace(content, name=str(path), subtype="PCM_16", notes=(note, *content.notes))
 
-    def _open(self, content: Recording, styles: Sequence[Path], out: Path, options: TransferOptions) -> _FileTransfer:
-        """A transfer that can be run: content, style and output are found to be usable, nothing is written."""
-        require_writable(out, content.sample_rate, content.channels, like=content.subtype)
-        style = blend([self.styles.read(path) for path in styles], options.blend)
-        lanes = self._lanes(content, style, options)
-        return _FileTransfer(
-            lanes[0].stream.chunks,
-            lanes[0].stream.request,
-            content=content,
-            style=style,
-            out=out,
-            options=options,
-            lanes=lanes,
-            notes=content.notes + style.notes,
-        )
-
-    def _lanes(self, content: Recording, style: StyleBlend, options: TransferOptions) -> list[_Lane]:
-        """What goes through the model: the mean of the channels, or each that sounds."""
-        everywhere = range(content.channels)
-        if options.stereo == "channels":
-            alone = [(content.channel(number), [number]) for number in everywhere]
-            parts: list[tuple[Recording, Sequence[int]]] = [(one, at) for one, at in alone if one is not None]
-        elif options.stereo == "mid" and content.channels > 1:
-            parts = [(replace(content, rms=content.mono_rms), everywhere)]
-        else:
-            parts = [(content, everywhere)]
-        return [_Lane(part, channels, TransferStream(*self._asked(part, style, options))) for part, channels in parts]
-
-    def _in_memory(
-        self,
-        content: Recording,
-        style: StyleBlend,
-        options: TransferOptions,
-        *,
-        progress: Progress | None,
-        cancel: Cancel | None,
-        judge: TakeJudge | None = None,
-    ) -> tuple[np.ndarray, Levels]:
-        """The result as an array [C, N], and the factors of its first lane."""
-        lanes = self._lanes(content, style, options)
-        streams = StreamBatches(self._judging(judge) if judge else self._decode, batch_size=BATCH_SIZE)
-        wets = []
-        for number, lane in enumerate(lanes):
-            shown = share(progress, number, len(lanes))
-            samples = self._samples(lane.content, streams, lane.stream, progress=shown, cancel=cancel)
-            audio = np.concatenate(list(samples))
-            wets.append(Wet([audio], self._gain(lane, style, options, _square_sum(audio)), lane.channels))
-        side = self._side(content, style, options)
-        whole = np.concatenate([limited(b) for b in finished(content, wets, mix=options.mix, side=side)], axis=1)
-        levels = Levels(lanes[0].content.gain, wets[0].gain)
-        return np.ascontiguousarray(np.broadcast_to(whole, (content.channels, whole.shape[1]))), levels
-
-    def _gain(self, lane: _Lane, style: StyleBlend, options: TransferOptions, square_sum: float) -> float:
-        """Factor that brings what the model made of a lane to its level."""
-        gain = output_gain(lane.content, square_sum)
-        return gain * style.level / lane.content.level if options.loudness == "match" else gain
-
-    @staticmethod
-    def _side(content: Recording, style: StyleBlend, options: TransferOptions) -> float | None:
-        """Factor of what the channels differ by; None where it is not kept."""
-        if options.stereo != "mid" or content.channels == 1:
-            return None
-        return style.level / content.level if options.loudness == "match" else 1.0
-
-    def _run(
-        self,
-        transfer: _FileTransfer,
-        streams: StreamBatches,
-        *,
-        progress: Progress | None = None,
-        cancel: Cancel | None = None,
-    ) -> TransferResult:
-        """Decode a transfer and write its file."""
-        content, style, out, options = transfer.content, transfer.style, transfer.out, transfer.options
-        # The level is known only when all is generated: samples wait in unnamed files beside the output, not in
-        # memory (nor in /tmp, which may be memory).
-        with ExitStack() as scratch:
-            wets = []
-            for number, lane in enumerate(transfer.lanes):
-                stream = lane.stream if number else transfer
-                waiting = scratch.enter_context(scratch_beside(out))
-                square_sum = 0.0
-                shown = share(progress, number, len(transfer.lanes))
-                for part in self._samples(lane.content, streams, stream, progress=shown, cancel=cancel):
-                    square_sum += _square_sum(part)
-                    waiting.write(np.ascontiguousarray(part, dtype=np.float32).data)
-                wets.append(Wet(read_back(waiting), self._gain(lane, style, options, square_sum), lane.channels))
-            n_over = 0
-            side = self._side(content, style, options)
-            with AudioWriter(out, content.sample_rate, content.channels, like=content.subtype) as writer:
-                for block in finished(content, wets, mix=options.mix, side=side):
-                    ask(cancel)
-                    n_over += int(np.count_nonzero((np.abs(block) > 1.0).any(axis=0)))
-                    writer.write(np.broadcast_to(limited(block), (content.channels, block.shape[1])))
-        notes = list(transfer.notes)
-        if n_over:
-            level = "content" if options.loudness == "keep" else "style"
-            notes.append(
-                f"At the {level}'s level {n_over} of {content.n_samples} samples of {out} would be beyond full scale; "
-                "they are bent below it."
-            )
-        if content.channels > 1 and options.stereo == "mono" and options.mix == 1:
-            notes.append(f"The models are mono: all {content.channels} channels of {out} hold the same sound.")
-        if options.fit_style:
-            for reference in style.references:
-                fitted = self.styles.fitted(reference.features, options)
-                notes.append(
-                    f"The style's likelihood went from {fitted.bits_per_dim_before:.3f} to "
-                    f"{fitted.bits_per_dim_after:.3f} bits per dimension."
-                )
-        levels = Levels(transfer.lanes[0].content.gain, wets[0].gain)
-        return TransferResult(out, content.seconds, content.sample_rate, content.channels, tuple(notes), levels)
-
-    def _streamed(
-        self,
-        blocks: Iterator[np.ndarray],
-        style: StyleBlend,
-        rate: int,
-        levels: Levels | None,
-        options: TransferOptions,
-    ) -> Iterator[np.ndarray]:
-        n_samples = 0
-
-        def counted() -> Iterator[np.ndarray]:
-            nonlocal n_samples
-            for block in blocks:
-                one = np.asarray(block, np.float32)
-                n_samples += len(one)
-                yield one
-
-        coming: Iterator[np.ndarray] = counted()
-        out = None
-        if levels is None:
-            first: list[np.ndarray] = []
-            while sum(map(len, first)) < round(CHUNK_SECONDS * rate) and (one := next(coming, None)) is not None:
-                first.append(one)
-            head = np.concatenate(first) if first else np.zeros(0, np.float32)
-            known = from_array(head, rate, name="the beginning of the stream")
-            coming = (part for parts in ([head], coming) for part in parts)
-            into = known.gain
-        else:
-            into, out, known = levels.into, levels.out, None
-        own_rate, tokens = self.sample_rate, self.styles.tokens(None, style, options)
-
-        def generated() -> int:
-            return max(1, round(n_samples * own_rate / rate))
-
-        content = resampled((block * np.float32(into) for block in coming), rate, own_rate)
-        stream = TransferStream(cut(content, self.plan), self._request(style, options, tokens=tokens))
-        made = overlap_add(StreamBatches(self._decode, batch_size=1).run(stream), self.plan, generated)
-        for part in exactly(resampled(made, own_rate, rate), lambda: n_samples):
-            if out is None and known is not None and len(part):
-                rms = math.sqrt(_square_sum(part) / len(part))
-                out = known.rms / rms if rms > 1e-9 else 1.0
-            if len(part):
-                yield limited(part * np.float32(out if out is not None else 1.0))
-
-    def _roll(self, content: Recording, transpose: float) -> np.ndarray:
-        """[128, T] probabilities."""
-        model = encoding(self.bundle.model)
-        if model.content_path.pianoroll_head is None:
-            raise TimbreflowError("This model hears no notes: it was trained without a piano-roll head.")
-        config = self.bundle.features
-
-        @torch.inference_mode()
-        def rolls() -> Iterator[np.ndarray]:
-            for chunk in cut(content.mono(self.sample_rate), self.plan):
-                logits = model.content_path(
-                    self.synthesizer.content_features([chunk], transpose=transpose)
-                ).pianoroll_logits
-                assert logits is not None
-                yield logits[0].sigmoid().float().cpu().numpy()
-
-        hop = self.plan.hop / config.hop_length
-        starts = (number * hop for number in range(self.plan.count(content.n_samples * 10)))
-        roll = joined(rolls(), starts, overlap=self.plan.overlap / config.hop_length)
-        return roll[:, : max(1, round(content.seconds / config.seconds_per_frame))]
-
-    def _known(self) -> KnownStyles:
+    def _flow(self) -> Glow:
         if not isinstance(self.bundle.model, Glow):
             raise TimbreflowError(f"A {self.bundle.kind} has no likelihood, so it cannot say; use a glow.")
+        return self.bundle.model
+
+    def _known(self) -> KnownStyles:
+        self._flow()
         if self.known_styles is None:
             raise TimbreflowError(
                 "Beside these weights lies no distribution of known styles; make it with `timbreflow familiarity`."
@@ -798,9 +468,6 @@ class TimbreTransfer:
     @property
     def _noise(self) -> float:
         return float(self.bundle.training.get("section", {}).get("noise", DEFAULT_NOISE))
-
-    def _judge(self) -> TakeJudge:
-        return TakeJudge(self.bundle, self._noise)
 
     def _require_variety(self, options: TransferOptions, n: int) -> None:
         if not 1 <= n <= MOST_TAKES:
@@ -821,112 +488,6 @@ class TimbreTransfer:
             )
         return options
 
-    def _features(self, audio: np.ndarray) -> Tensor:
-        """[B, N] sound at the feature rate -> [B, M, T] normalised features on the device."""
-        return self.synthesizer.features(torch.from_numpy(np.ascontiguousarray(audio, np.float32)).to(self.device))
-
-    def _request(
-        self,
-        style: StyleBlend,
-        options: TransferOptions,
-        *,
-        tokens: Tensor | None = None,
-        own_style: Tensor | None = None,
-    ) -> DecodeRequest:
-        return DecodeRequest(
-            style.features,
-            options.temperature,
-            options.seed,
-            torch.Generator(self.device).manual_seed(options.seed),
-            tokens=tokens,
-            own_style=own_style,
-            transpose=options.transpose,
-            # A conversion holds the content's own playing already.
-            expression="off" if options.mode == "convert" else options.expression,
-            rises=(style.rise,),
-        )
-
-    def _asked(
-        self, content: Recording, style: StyleBlend, options: TransferOptions
-    ) -> tuple[Iterator[np.ndarray], DecodeRequest]:
-        """Chunks of a content, and how they are to sound: the first two fields of a `TransferStream`."""
-        request = self._request(
-            self.styles.weakened(content, style, options),
-            options,
-            tokens=self.styles.tokens(content, style, options),
-            own_style=self.styles.features_of(content) if options.mode == "convert" else None,
-        )
-        blocks = content.mono(self.sample_rate)
-        if request.expression == "on":
-            blocks = Dynamics(content.frame_powers).taken_out(blocks, self.sample_rate)
-        return cut(blocks, self.plan), request
-
-    def _samples(
-        self,
-        content: Recording,
-        streams: StreamBatches,
-        stream: TransferStream,
-        *,
-        progress: Progress | None = None,
-        cancel: Cancel | None = None,
-    ) -> Iterator[np.ndarray]:
-        """[n] samples at the content's rate, as many as it has, not yet at its level."""
-        n_samples = max(1, round(content.n_samples * self.sample_rate / content.sample_rate))
-
-        def generate() -> Iterator[np.ndarray]:
-            done = 0
-            ask(cancel)
-            for part in overlap_add(streams.run(stream), self.plan, n_samples):
-                ask(cancel)
-                done += len(part)
-                if progress is not None:
-                    progress(done / n_samples)
-                yield part
-
-        parts = generate()
-        if stream.request is not None and stream.request.expression == "on":
-            parts = Dynamics(content.frame_powers).put_back(parts, self.sample_rate)
-        return exactly(resampled(parts, self.sample_rate, content.sample_rate), content.n_samples)
-
-    def _decode(self, chunks: Sequence[np.ndarray], requests: Sequence[DecodeRequest]) -> list[np.ndarray]:
-        """Sound of chunks [n], of their lengths."""
-        return self.synthesizer.transfer(chunks, DecodeRequest.joined(requests))
-
-    def _judging(self, judge: TakeJudge) -> Callable[[Sequence[np.ndarray], Sequence[DecodeRequest]], list[np.ndarray]]:
-        """As `_decode`, and a judge listens to what is heard: with the content's pitch and sharp attacks."""
-
-        def decode(chunks: Sequence[np.ndarray], requests: Sequence[DecodeRequest]) -> list[np.ndarray]:
-            sound = self._decode(chunks, requests)
-            content = self.synthesizer.content_features(chunks, transpose=requests[0].transpose)
-            made = self.synthesizer.content_features(sound)
-            judge.add(content, made, DecodeRequest.joined(requests))
-            return sound
-
-        return decode
-
 
 def _paths(styles: str | Path | Sequence[str | Path]) -> list[Path]:
     return [Path(styles)] if isinstance(styles, str | Path) else [Path(style) for style in styles]
-
-
-def share(progress: Progress | None, number: int, count: int) -> Progress | None:
-    """Progress of one of several equal parts."""
-    return None if progress is None else lambda fraction: progress((number + fraction) / count)
-
-
-def ask(cancel: Cancel | None) -> None:
-    """Raise `Cancelled` where the caller wants to stop."""
-    if cancel is not None and cancel():
-        raise Cancelled("The transfer was cancelled; nothing was written.")
-
-
-@contextmanager
-def folder_beside(out: Path) -> Iterator[Path]:
-    """A hidden folder on the output's own disk, which goes away again."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=out.parent, prefix=".timbreflow-") as folder:
-        yield Path(folder)
-
-
-def _square_sum(audio: np.ndarray) -> float:
-    return float(np.sum(np.square(audio, dtype=np.float64)))

@@ -17,10 +17,10 @@ from typing import Any
 from timbreflow.audio.files import FORMATS, audio_info
 from timbreflow.errors import Cancelled, TimbreflowError
 from timbreflow.files import link_or_copy
-from timbreflow.inference.songs import play_plainly
+from timbreflow.inference.running import Cancel, Progress
+from timbreflow.inference.songs import SCORES, play_plainly
 from timbreflow.inference.streaming.recordings import open_recording
 from timbreflow.inference.style import LONGEST_STYLE_SECONDS, SHORTEST_STYLE_SECONDS
-from timbreflow.inference.transfer import SCORES, Cancel, Progress
 
 MOST_MEGABYTES = 700
 """Of an upload: an hour of stereo at 44.1 kHz in 16 bits is 635 MB."""

@@ -10,10 +10,11 @@ from timbreflow.app.studio import pictures
 from timbreflow.app.studio.people import Person, Sound
 from timbreflow.audio.files import AudioWriter, audio_info, stream_audio
 from timbreflow.errors import TimbreflowError
+from timbreflow.inference.running import Cancel, Progress, ask
 from timbreflow.inference.songs import reinstrument
 from timbreflow.inference.style import LONGEST_STYLE_SECONDS, SHORTEST_STYLE_SECONDS
 from timbreflow.inference.synthesis import TransferArguments, TransferOptions
-from timbreflow.inference.transfer import Cancel, Progress, TimbreTransfer, ask
+from timbreflow.inference.transfer import TimbreTransfer
 from timbreflow.models.glow.model import Glow
 
 BLOCK = 1 << 16

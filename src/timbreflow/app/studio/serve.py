@@ -43,7 +43,8 @@ def serve(
         files = Path(folder)
         os.environ.update(OFFLINE, GRADIO_TEMP_DIR=str(files / "uploads"))
         try:
-            from timbreflow.app.studio.page import Studio, serve_page
+            from timbreflow.app.studio.handlers import Studio
+            from timbreflow.app.studio.page import serve_page
         except ModuleNotFoundError as error:
             if error.name is None or error.name.startswith("timbreflow"):
                 raise

@@ -4,6 +4,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -159,6 +160,14 @@ def scratch_beside(out_path: Path) -> BinaryIO:
         raise TimbreflowError(
             f"{out_path} cannot be written ({error.strerror}); name a file in a folder that you may write to."
         ) from error
+
+
+@contextmanager
+def folder_beside(out: Path) -> Iterator[Path]:
+    """A hidden folder on the output's own disk, which goes away again."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".timbreflow-") as folder:
+        yield Path(folder)
 
 
 def read_back(waiting: BinaryIO) -> Iterator[np.ndarray]:
