@@ -5,16 +5,18 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial, wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 from prefect import Flow, Task, get_run_logger, runtime, tags
 from prefect.artifacts import (
+    create_image_artifact,
     create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
@@ -28,6 +30,7 @@ from prefect.utilities.urls import url_for
 from safetensors import SafetensorError
 
 from flows import ROOT, lifetime
+from flows.pictures import pictures
 from flows.runners import chosen_runner, run_all
 from timbreflow.app.servers import HOST, MLFLOW, running_url
 from timbreflow.config import Params, as_mapping, load_params
@@ -38,6 +41,7 @@ from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import StageResult, ignore_metrics
 from timbreflow.stages.shards import run_shard
 from timbreflow.tracking.runs import Run, open_run
+from timbreflow.validation.failure import InvalidData
 from timbreflow.workers import process_count, process_rank
 
 PARENT_RUN = "TIMBREFLOW_PARENT_RUN"
@@ -59,20 +63,25 @@ def load() -> Params:
 
 def run_shards(stage: ModuleType, *sections: Any) -> None:
     """Plan a sharded stage, run its shards as tasks of the chosen runner, finish it and publish its result."""
-    name = stage.__name__.rpartition(".")[2]
-    runner = chosen_runner()
+    name, runner = _name(stage), chosen_runner()
     shards = plain_task(stage.plan, name=f"plan {name}")(*sections, layout=LAYOUT)
     worker = plain_task(run_shard, name=f"{name} shard", task_run_name=f"{name} shard")
     calls = [{"stage": name, "shard": shard, "sections": sections, "layout": LAYOUT} for shard in shards]
     run_all(worker, calls, runner=runner, done=_Progress(name, len(shards)).advance)
-    _publish(name, plain_task(stage.finish, name=f"finish {name}")(*sections, layout=LAYOUT))
+    publish(name, plain_task(stage.finish, name=f"finish {name}")(*sections, layout=LAYOUT))
 
 
-def run_stage(stage: ModuleType, *arguments: Any, results: str = "", **keywords: Any) -> StageResult:
-    """Run a stage without shards as one task, and publish its result under the name of its results folder."""
-    name = stage.__name__.rpartition(".")[2]
-    report: StageResult = plain_task(stage.run, name=name)(*arguments, layout=LAYOUT, **keywords)
-    _publish(results or name, report)
+def run_stage(stage: ModuleType, *arguments: Any, **keywords: Any) -> None:
+    """Run a stage without shards as one task, and publish its result."""
+    publish(_name(stage), _run(stage, *arguments, **keywords))
+
+
+def _name(stage: ModuleType) -> str:
+    return stage.__name__.rpartition(".")[2]
+
+
+def _run(stage: ModuleType, *arguments: Any, **keywords: Any) -> StageResult:
+    report: StageResult = plain_task(stage.run, name=_name(stage))(*arguments, layout=LAYOUT, **keywords)
     return report
 
 
@@ -85,21 +94,47 @@ def run_tracked(stage: ModuleType, results: str, section: Any, *arguments: Any) 
     if process_rank() > 0:
         stage.run(*arguments, layout=LAYOUT, log=ignore_metrics)
         return
-    place = {"prefect_flow_run": str(runtime.flow_run.id), "prefect_url": str(url_for("flow-run", runtime.flow_run.id))}
-    with open_run(results, {results.replace("/", "."): as_mapping(section)}, root=ROOT, tags=place) as run:
+    with _tracked(results, section) as run:
         steps = section.fit.steps if hasattr(section, "fit") else 0
         digest = read_json(LAYOUT.results("validate_data") / "passed.json")["digest"]
         run.dataset("data/audio data/mels", digest, context="training" if steps else "evaluation")
         log = _Log(run, results, steps)
         if not steps:
             log.link()
-        report = run_stage(stage, *arguments, results=results, log=log)
+        report = _run(stage, *arguments, log=log)
         log.end()
-        run.describe(report.summary)
-        run.log_params(report.facts)
-        for path in report.files.values():
-            run.artifact(path)
+        _keep(run, results, report)
         run.write_run_json(LAYOUT.results(results) / "run.json")
+
+
+def run_validation(stage: ModuleType, section: Any, *arguments: Any) -> None:
+    """Run a validation inside an MLflow run, which keeps its page, also where data failed."""
+    name = _name(stage)
+    with _tracked(name, section) as run:
+        log = _Log(run, name, 0)
+        log.link()
+        try:
+            report = _run(stage, section, *arguments, log=log)
+        except InvalidData as error:
+            rows = [{"what": str(failure)} for failure in error.failures]
+            _keep(run, name, StageResult(str(error), tables={"failures": rows}, files={"data docs": error.page}))
+            raise
+        _keep(run, name, report)
+
+
+def _tracked(results: str, section: Any) -> AbstractContextManager[Run]:
+    place = {"prefect_flow_run": str(runtime.flow_run.id), "prefect_url": str(url_for("flow-run", runtime.flow_run.id))}
+    return open_run(results, {results.replace("/", "."): as_mapping(section)}, root=ROOT, tags=place)
+
+
+def _keep(run: Run, results: str, report: StageResult) -> None:
+    """Keep a result, its files and its pictures in an MLflow run, and publish it."""
+    run.describe(report.summary)
+    run.log_params(report.facts)
+    shown = pictures(LAYOUT.results(results))
+    for path in [*report.files.values(), *shown]:
+        run.artifact(path)
+    publish(results, report, run=run, shown=shown)
 
 
 class _Log:
@@ -125,8 +160,7 @@ class _Log:
 
     def link(self) -> None:
         """Show where the MLflow run is, as soon as that is known."""
-        pages = running_url(MLFLOW, ROOT) or f"http://{HOST}:{MLFLOW.wanted_port}"
-        link = f"{pages}/#/experiments/{self._run.experiment}/runs/{self._run.run_id}"
+        link = _page(self._run)
         _tell(lambda: create_link_artifact(link=link, link_text="MLflow run", key=_key(f"{self._stage}-mlflow")))
 
     def end(self) -> None:
@@ -155,19 +189,38 @@ class _Progress:
                 _tell(lambda: update_progress_artifact(artifact_id=self._id, progress=progress))
 
 
-def _publish(stage: str, report: StageResult) -> None:
-    """Show a stage's result as Prefect artifacts: a sentence with its numbers, its tables, links to its files."""
+def _mlflow() -> str:
+    """Address of MLflow's page, which is the one of `make ui` where none answers now."""
+    return running_url(MLFLOW, ROOT) or f"http://{HOST}:{MLFLOW.wanted_port}"
+
+
+def _page(run: Run) -> str:
+    return f"{_mlflow()}/#/experiments/{run.experiment}/runs/{run.run_id}"
+
+
+def publish(stage: str, report: StageResult, *, run: Run | None = None, shown: Sequence[Path] = ()) -> None:
+    """Show a stage's result as Prefect artifacts: a sentence with its numbers, its tables, files and pictures.
+
+    Files and pictures of a stage with an MLflow run are links to it: browsers open no local files from a page.
+    """
     get_run_logger().info(report.summary)
     numbers = "\n".join(f"| {name} | {value:.5g} |" for name, value in report.metrics.items())
     table = f"\n\n| metric | value |\n|---|---|\n{numbers}" if numbers else ""
-    markdown, key, about = report.summary + table, _key(stage), f"Summary of {stage}"
+    places = "" if run else "".join(f"\n\n{name}: `{path}`" for name, path in report.files.items())
+    markdown, key, about = report.summary + table + places, _key(stage), f"Summary of {stage}"
     _tell(partial(create_markdown_artifact, markdown=markdown, key=key, description=about))
     for name, rows in report.tables.items():
         key, about = _key(f"{stage}-{name}"), f"{stage}: {name}"
         _tell(partial(create_table_artifact, table=rows, key=key, description=about))
+    if run is None:
+        return
     for name, path in report.files.items():
-        link, key = path.resolve().as_uri(), _key(f"{stage}-{name}")
+        link, key = f"{_page(run)}/artifacts/{quote(path.name)}", _key(f"{stage}-{name}")
         _tell(partial(create_link_artifact, link=link, link_text=name, key=key))
+    for path in shown:
+        url = f"{_mlflow()}/get-artifact?path={quote(path.name)}&run_uuid={run.run_id}"
+        key, about = _key(f"{stage}-{path.stem}"), f"{stage}: {path.stem}"
+        _tell(partial(create_image_artifact, image_url=url, key=key, description=about))
 
 
 def entry(flow: Flow[Any, Any], *arguments: Any, sharded: bool = False, shared: bool = False) -> None:

@@ -1,16 +1,16 @@
-"""Check notes, manifest and mels with Great Expectations; a failed expectation fails the stage."""
+"""Check manifest, notes of clips and mels with Great Expectations; a failed expectation fails the stage."""
 
 from prefect import flow
 
-from flows.orchestration import entry, load, run_stage
+from flows.orchestration import entry, load, run_validation
 from timbreflow.stages import validate_data as stage
 
 
 @flow(name="validate_data", flow_run_name="validate_data")
 def validate_data() -> None:
-    """One task; its Data Docs are linked."""
+    """One task; its page is linked."""
     params = load()
-    run_stage(stage, params.validate_data, params.render_triples)
+    run_validation(stage, params.validate_data, params.render_triples)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from timbreflow.stages.collect_audio import Cut, collect, holds_recordings
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import ignore_metrics
 from timbreflow.validation.config import ValidationConfig
-from timbreflow.validation.run import InvalidData
+from timbreflow.validation.failure import InvalidData
 
 RATE, SECONDS = 16_000, 1.0
 CUT = Cut(RATE, SECONDS, -50.0)

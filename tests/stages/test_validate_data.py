@@ -21,7 +21,8 @@ from timbreflow.rendering.config import SoundFontSpec
 from timbreflow.stages import extract_mels, validate_data
 from timbreflow.stages.layout import Layout
 from timbreflow.validation.config import ValidationConfig
-from timbreflow.validation.run import InvalidData
+from timbreflow.validation.failure import InvalidData
+from timbreflow.validation.history import read_history
 
 CONFIG = ValidationConfig(
     silent_rms_dbfs=-60.0,
@@ -72,8 +73,9 @@ def test_good_data_passes_and_leaves_docs_and_a_digest(layout: Layout) -> None:
     assert metrics["silent_fraction"] == 0
     assert metrics["clips"] == 3 * sum(COUNTS.values())
     assert report.files["data docs"] == results / "data_docs" / "index.html"
-    assert "manifest" in report.files["data docs"].read_text()
-    assert not (layout.root / ".scratch" / "validate_data" / "great_expectations").exists()
+    page = report.files["data docs"].read_text()
+    assert "manifest" in page and not re.search(r"(src|href)=", page), "it is shown without a network"
+    assert [row["failed"] for row in report.tables["history"]] == ["0"]
     before = (results / "passed.json").read_bytes()
     validate_data.run(CONFIG, RENDER, layout=layout)
     assert (results / "passed.json").read_bytes() == before, "nothing in it may change without the data"
@@ -227,6 +229,8 @@ def test_planted_faults_fail_the_stage_and_are_named(layout: Layout, names: list
     assert not (results / "passed.json").exists()
     assert (results / "data_docs" / "index.html").is_file()
     assert read_json(results / "metrics.json")["failed_expectations"] >= 1
+    (row,) = read_history(results / "history.csv")
+    assert int(row["failed"]) == len(failures)
 
 
 def test_a_share_of_silent_clips_may_be_allowed(layout: Layout) -> None:

@@ -10,7 +10,15 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.validate_data import expected_data
 from timbreflow.validation.config import ValidationConfig
-from timbreflow.validation.tables import clip_table, note_table, piece_table, split_table, timbre_table, triple_table
+from timbreflow.validation.tables import (
+    COMPARED,
+    clip_table,
+    note_table,
+    piece_table,
+    split_table,
+    timbre_table,
+    triple_table,
+)
 
 CONFIG = ValidationConfig(
     silent_rms_dbfs=-60.0,
@@ -98,9 +106,21 @@ def test_pieces_and_timbres_name_their_sides(clips: pd.DataFrame) -> None:
 
 
 def test_counts_stand_beside_what_is_expected(clips: pd.DataFrame) -> None:
-    table = split_table(clips[clips["split"] != "test"], EXPECTED).set_index("split")
-    assert list(table.loc["train"]) == [4, 4]
-    assert list(table.loc["test"]) == [0, 2]
+    notes = note_table(Path(clips.attrs["root"]), clips)
+    table = split_table(clips[clips["split"] != "test"], notes, EXPECTED).set_index("split")
+    assert list(table.loc["train"]) == [4, 4, 0, 0, 0]
+    assert list(table.loc["test"]) == [0, 2, 0, 0, 0]
+
+
+def test_a_split_of_other_music_is_far_from_training(clips: pd.DataFrame) -> None:
+    notes = note_table(Path(clips.attrs["root"]), clips)
+    far = [f"{column}_far" for column in COMPARED]
+    assert (split_table(clips, notes, EXPECTED)[far] < 1).all().all()
+    validation = notes["clip_id"].str.startswith("validation")
+    higher = notes.assign(pitch=notes["pitch"].where(~validation, notes["pitch"].astype(int) + 60))
+    table = split_table(clips, higher, EXPECTED).set_index("split")
+    assert table.index[table["pitch_far"] > 1].tolist() == ["validation"]
+    assert (table[far[1:]] < 1).all().all()
 
 
 def test_limits_out_of_range_are_refused() -> None:

@@ -17,6 +17,7 @@ from timbreflow.tracking.lineage import lineage
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 FLUSH_SECONDS = 5.0
 """Writing one value costs some 27 ms, writing a batch hardly more: values wait this long."""
@@ -57,6 +58,22 @@ class Run:
         self.run_id, self.experiment = run_id, experiment
         self._waiting: list[Metric] = []
         self._flushed = time.monotonic()
+        self._monitor: SystemMetricsMonitor | None = None
+
+    def watch(self) -> None:
+        """Log processor, memory, disk and network every 10 s, in a thread that ends where MLflow does not answer."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        self.unwatch()
+        logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
+        self._monitor = SystemMetricsMonitor(self.run_id, resume_logging=True)
+        self._monitor.start()
+
+    def unwatch(self) -> None:
+        """End what `watch` began."""
+        if self._monitor is not None:
+            self._monitor.finish()
+            self._monitor = None
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log values of a step; they reach MLflow within seconds, at the latest when the run ends.
@@ -128,8 +145,10 @@ class Run:
                 for key, value in self._client.get_run(self.run_id).data.tags.items():
                     self._client.set_tag(earlier.info.run_id, key, value)
                 self._client.update_run(earlier.info.run_id, status="RUNNING")
+                self.unwatch()
                 self._client.delete_run(self.run_id)
                 self.run_id = earlier.info.run_id
+                self.watch()
         write_json(note, {"run_id": self.run_id})
 
     def write_run_json(self, path: Path) -> None:
@@ -185,6 +204,7 @@ def _start(stage: str, params: object, root: Path, tags: Mapping[str, str]) -> R
     created = client.create_run(experiment, run_name=name, tags=tags)
     run = Run(client, created.info.run_id, experiment, root)
     run.log_params(flatten(params))
+    run.watch()
     return run
 
 
@@ -197,6 +217,7 @@ def _end_dead_runs(client: "MlflowClient", experiment: str) -> None:
 
 @clear_errors
 def _finish(run: Run, status: str) -> None:
+    run.unwatch()
     try:
         run.flush()
     finally:

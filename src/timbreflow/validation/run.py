@@ -1,119 +1,66 @@
-"""Run the suites over their tables, keep the Data Docs, and say what failed."""
+"""Run the suites over their tables, keep a page of what came of it and a history, and say what failed."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from timbreflow.errors import TimbreflowError
-from timbreflow.files import atomic_directory
 from timbreflow.validation.engine import gx
+from timbreflow.validation.failure import Checked
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
     from great_expectations.core.expectation_validation_result import ExpectationValidationResult
 
-NAMED_FAILURES = 3
-"""Failed expectations that the error message names."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """One expectation that did not hold.
-
-    Args:
-        suite: name of the suite.
-        expectation: such as expect_column_values_to_be_unique.
-        column: what it looks at; several are joined by a comma, the whole table is "table".
-        detail: how many rows, or what was observed.
-    """
-
-    suite: str
-    expectation: str
-    column: str
-    detail: str
-
-    def __str__(self) -> str:
-        return f"suite {self.suite}, column {self.column}: {self.expectation}, {self.detail}"
+NOT_SHOWN = ("column", "column_A", "column_B", "column_list", "batch_id", "severity")
+"""Settings of an expectation that are no limits."""
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What came of all suites.
 
-    Args:
-        expectations: number of expectations by suite.
-        failures: those that did not hold, in the order of the suites.
-    """
-
-    expectations: dict[str, int]
-    failures: list[Failure]
-
-
-class InvalidData(TimbreflowError):
-    """Data that failed a suite.
-
     Attributes:
-        failures: all that failed; the message names the first few.
+        checked: every expectation, in the order of the suites.
+        rows: of each suite's table.
     """
 
-    def __init__(self, failures: list[Failure], docs: Path) -> None:
-        self.failures = failures
-        named = "; ".join(str(failure) for failure in failures[:NAMED_FAILURES])
-        more = len(failures) - NAMED_FAILURES
-        super().__init__(
-            f"The data failed validation ({named}{f'; and {more} more' if more > 0 else ''}); "
-            f"open {docs / 'index.html'}, then correct the parameters or run render_triples and extract_mels again."
-        )
+    checked: list[Checked]
+    rows: dict[str, int]
+
+    @property
+    def expectations(self) -> dict[str, int]:
+        """Number of expectations by suite."""
+        return {suite: sum(one.suite == suite for one in self.checked) for suite in self.rows}
+
+    @property
+    def failures(self) -> list[Checked]:
+        """Those that do not hold."""
+        return [one for one in self.checked if not one.passed]
 
 
-def run_suites(
-    tables: Mapping[str, pd.DataFrame],
-    suites: "Mapping[str, ExpectationSuite]",
-    *,
-    workdir: Path,
-    docs: Path,
-) -> Outcome:
+def run_suites(tables: Mapping[str, pd.DataFrame], suites: "Mapping[str, ExpectationSuite]") -> Outcome:
     """Validate every table with the suite of its name.
 
     Args:
         tables: by name.
         suites: by the same names.
-        workdir: scratch folder for Great Expectations' file context; emptied first.
-        docs: folder for the Data Docs (open index.html); replaced as a whole, failures or not.
     """
-    shutil.rmtree(workdir, ignore_errors=True)
-    workdir.mkdir(parents=True)
-    context = gx.get_context(mode="file", project_root_dir=workdir)
+    context = gx.get_context(mode="ephemeral")
     context.enable_analytics(False)
     bars = gx.data_context.types.base.ProgressBarsConfig
     context.variables.progress_bars = bars(globally=False, metric_calculations=False)
     source = context.data_sources.add_pandas("timbreflow")
-    expectations: dict[str, int] = {}
-    failures: list[Failure] = []
+    checked: list[Checked] = []
     for name, suite in suites.items():
-        batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all")
-        definition = context.validation_definitions.add(
-            gx.ValidationDefinition(name=name, data=batch, suite=context.suites.add(suite))
-        )
-        checkpoint = context.checkpoints.add(
-            gx.Checkpoint(name=name, validation_definitions=[definition], result_format="SUMMARY")
-        )
-        outcome = checkpoint.run(batch_parameters={"dataframe": tables[name]})
-        results = [result for run in outcome.run_results.values() for result in run.results]
-        expectations[name] = len(results)
-        failures += [_failure(name, result) for result in results if not result.success]
-    context.build_data_docs()
-    with atomic_directory(docs) as folder:
-        shutil.copytree(workdir / "gx" / "uncommitted" / "data_docs" / "local_site", folder, dirs_exist_ok=True)
-    shutil.rmtree(workdir)
-    return Outcome(expectations, failures)
+        definition = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all")
+        batch = definition.get_batch({"dataframe": tables[name]})
+        checked += [_checked(name, result) for result in batch.validate(suite, result_format="SUMMARY").results]
+    return Outcome(checked, {name: len(tables[name]) for name in suites})
 
 
-def _failure(suite: str, result: "ExpectationValidationResult") -> Failure:
+def _checked(suite: str, result: "ExpectationValidationResult") -> Checked:
     config = result.expectation_config
     kwargs: dict[str, Any] = dict(config.kwargs) if config else {}
     if "column_list" in kwargs:
@@ -122,7 +69,11 @@ def _failure(suite: str, result: "ExpectationValidationResult") -> Failure:
         column = f"{kwargs['column_A']}, {kwargs['column_B']}"
     else:
         column = str(kwargs.get("column", "table"))
-    return Failure(suite, config.type if config else "an expectation", column, _detail(result.result or {}))
+    limits = ", ".join(
+        f"{key} {value}" for key, value in kwargs.items() if key not in NOT_SHOWN and value not in (None, False, 1.0)
+    )
+    kind = config.type if config else "an expectation"
+    return Checked(suite, kind, column, limits, _detail(result.result or {}), bool(result.success))
 
 
 def _detail(result: Mapping[str, Any]) -> str:

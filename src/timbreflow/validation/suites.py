@@ -7,6 +7,7 @@ from timbreflow.data.manifest import CLIP_NOTES_SCHEMA, COUNTERPART, MANIFEST_SC
 from timbreflow.data.splits import TIMBRES_OF
 from timbreflow.validation.config import ExpectedData, ValidationConfig
 from timbreflow.validation.engine import gx, gxe
+from timbreflow.validation.tables import COMPARED
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
@@ -92,6 +93,7 @@ def _splits(expected: ExpectedData) -> "list[Expectation]":
     return [
         gxe.ExpectTableRowCountToEqual(value=len(expected.triples)),
         gxe.ExpectColumnPairValuesToBeEqual(column_A="n_triples", column_B="expected"),
+        *(between(f"{column}_far", 0, 1) for column in COMPARED),
     ]
 
 

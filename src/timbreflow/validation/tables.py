@@ -15,6 +15,8 @@ from timbreflow.files import read_json
 from timbreflow.rendering.timbres import Timbre
 from timbreflow.validation.config import ExpectedData, ValidationConfig
 
+COMPARED = ("pitch", "duration", "n_onsets")
+"""Of the notes of clips: alike in all splits, as timbres are not meant to be."""
 START_PRECISION = 1e-3
 """Seconds; starts are stored in single precision."""
 
@@ -91,17 +93,31 @@ def triple_table(clips: pd.DataFrame, notes: pd.DataFrame) -> pd.DataFrame:
     return table.reset_index()
 
 
-def split_table(clips: pd.DataFrame, expected: ExpectedData) -> pd.DataFrame:
-    """One row a split: n_triples and expected."""
+def split_table(clips: pd.DataFrame, notes: pd.DataFrame, expected: ExpectedData) -> pd.DataFrame:
+    """One row a split: n_triples, expected, and how far its clips are from those of training on each of `COMPARED`.
+
+    "Far" is the difference of the means in allowances: half a standard deviation of the training's clips, and four
+    standard errors more, since a split may have few pieces. Beyond 1 the split is drawn from other music.
+    """
     counts = clips.groupby("split")["triple_id"].nunique()
     names = sorted(set(counts.index) | set(SPLITS))
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "split": names,
             "n_triples": [int(counts.get(name, 0)) for name in names],
             "expected": [expected.triples.get(name, 0) for name in names],
         }
     )
+    means = notes.groupby("clip_id")[["pitch", "duration"]].mean()
+    clips = clips.assign(**{column: clips["clip_id"].map(means[column]) for column in means})
+    for column in COMPARED:
+        values = clips[column].astype(np.float64)
+        usual, means_of = values[clips["split"] == "train"], values.groupby(clips["split"]).mean()
+        allowed = usual.std() * (0.5 + 4 / np.sqrt(clips.groupby("split")["piece_id"].nunique()))
+        far = ((means_of - usual.mean()).abs() / allowed).reindex(names)
+        # Nothing to compare, or nothing that varies, is not far.
+        table[f"{column}_far"] = far.replace(np.inf, np.nan).fillna(0.0).to_numpy()
+    return table
 
 
 def piece_table(clips: pd.DataFrame) -> pd.DataFrame:
