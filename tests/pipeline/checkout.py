@@ -38,7 +38,8 @@ class Checkout:
         for name in ("dvc.yaml", ".dvcignore", "pyproject.toml"):
             shutil.copy(ROOT / name, root / name)
         (root / ".dvc").mkdir()
-        shutil.copy(ROOT / ".dvc" / "config", root / ".dvc" / "config")
+        for name in ("config", "plots.html"):
+            shutil.copy(ROOT / ".dvc" / name, root / ".dvc" / name)
         (root / ".venv").symlink_to(sys.prefix)
         subprocess.run(["git", "init", "-q", root], check=True)
         self.write(tiny(preset_text("default")))
