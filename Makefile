@@ -12,7 +12,7 @@ MOVED := $(shell $(BIN)/python -c '' 2>/dev/null && grep -qF -- " $(realpath .ve
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: anew help listen studio setup run ui stop test test-slow test-released lint lock clean
+.PHONY: anew help listen studio setup run ui stop test test-slow test-released coverage mutation lint lock clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -76,6 +76,11 @@ test-slow: setup ## everything else: servers, the whole pipeline, a browser
 
 test-released: setup ## the checks of the released weights, on the frozen test set
 	@$(BIN)/pytest -m released
+
+coverage: setup ## branch coverage of src by the fast tests, module by module
+	@rm -rf .scratch/coverage && mkdir -p .scratch/coverage
+	@$(BIN)/coverage run -m pytest -m "not slow and not gpu and not released"
+	@$(BIN)/coverage combine -q && $(BIN)/coverage report
 
 lock: setup ## rewrite requirements.lock from what is installed
 	@$(BIN)/python .ci/lock.py

@@ -88,7 +88,7 @@ def test_a_weak_style_leaves_the_contents_attacks(vqvae: TimbreTransfer, strengt
     content, style = vqvae._given(CONTENT, STYLE, None, None, TransferOptions())
     options = TransferOptions(strength=strength)
     wanted = vqvae.styles.reference(content).rise if own else style.rise
-    assert vqvae._asked(content, style, options)[1].rises == (wanted,)
+    assert vqvae.player._asked(content, style, options)[1].rises == (wanted,)
     assert vqvae.styles.reference(content).rise != style.rise
 
 

@@ -61,8 +61,8 @@ def sorted_figures(takes: list) -> list[TakeFigures]:  # type: ignore[type-arg]
 
 def test_a_take_that_is_the_style_is_close(glow: TimbreTransfer) -> None:
     judge = glow._judge()
-    request = glow._request(glow._blend_of(STYLE, RATE, glow._options({})), glow._options({}))
-    content = glow._features(CONTENT[None, : 8 * RATE])
+    request = glow.player.request(glow.styles.given(STYLE, RATE), glow._options({}))
+    content = glow.player._features(CONTENT[None, : 8 * RATE])
     judge.add(content, request.style, request)
     assert judge.figures.closeness == pytest.approx(1.0, abs=1e-4)
     stays = glow._judge()
@@ -106,8 +106,8 @@ def test_takes_that_would_be_the_same_are_refused(glow: TimbreTransfer) -> None:
 
 def test_the_likelihood_of_a_take_is_the_flows(glow: TimbreTransfer) -> None:
     judge, options = glow._judge(), glow._options({})
-    request = glow._request(glow._blend_of(STYLE, RATE, options), options)
-    content, made = (glow._features(melody(4, RATE, seed=seed)[None]) for seed in (0, 3))
+    request = glow.player.request(glow.styles.given(STYLE, RATE, options.blend), options)
+    content, made = (glow.player._features(melody(4, RATE, seed=seed)[None]) for seed in (0, 3))
     judge.add(content, made, request)
     model = glow.bundle.model
     draw = torch.randn(made.shape, generator=torch.Generator().manual_seed(0))

@@ -237,6 +237,18 @@ def test_the_report_holds_its_players_and_asks_nothing_of_the_network(evaluated:
     assert len(page) < 25_000_000
 
 
+def test_an_evaluation_says_how_far_it_is(
+    evaluated: Layout, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("timbreflow.progress_lines.SECONDS_BETWEEN_LINES", -1.0)
+    with caplog.at_level("INFO", "timbreflow"):
+        evaluate_again(
+            replace(CONFIG, sets=("test",)), FEATURES, known_model("vqvae"), evaluated.model("vqvae"), layout=evaluated
+        )
+    said = [message.split(",")[0] for message in caplog.messages if "evaluated" in message]
+    assert said == ["2 of 3 triples evaluated", "3 of 3 triples evaluated"]
+
+
 def test_a_second_run_gives_the_same_metrics_and_evaluate_again_the_same_row(evaluated: Layout) -> None:
     first = json.loads((evaluated.results("evaluate") / "metrics.json").read_text())
     again, table = evaluate_again(

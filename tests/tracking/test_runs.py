@@ -128,6 +128,7 @@ def left_open(root: Path, checkpoints: Path) -> str:
     for step in range(1, 6):
         run.log(step, {"loss": float(step)})
     run.flush()
+    run.unwatch()
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     mine = process_tag()
@@ -155,6 +156,28 @@ def test_a_resumed_training_goes_on_in_its_run_with_the_first_steps(root: Path, 
     assert stored.data.tags["prefect_flow_run"] == "second"
     assert {point.step for point in client.get_metric_history(dead, "loss")} == {1, 2, 3, 4, 5, 6}
     assert client.get_run(fresh).info.lifecycle_stage == "deleted"
+
+
+def test_a_run_has_system_metrics_which_go_on_where_a_resumed_training_does(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    client, name = connect(root), "system/cpu_utilization_percentage"
+
+    def measured_in(run_id: str) -> list[int]:
+        deadline = time.monotonic() + 20
+        before = len(client.get_metric_history(run_id, name))
+        while len(points := client.get_metric_history(run_id, name)) == before and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return [point.step for point in points]
+
+    dead = left_open(root, tmp_path)
+    for _ in range(2):
+        with open_run("train_glow", {}, root=root) as run:
+            run.resume(tmp_path)
+            assert run.run_id == dead
+            steps = measured_in(dead)
+        assert steps and len(set(steps)) == len(steps), "a resumed training goes on with the next step"
 
 
 def test_without_checkpoints_or_its_run_a_training_is_a_new_run(root: Path, tmp_path: Path) -> None:

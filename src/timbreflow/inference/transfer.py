@@ -206,7 +206,7 @@ class TimbreTransfer:
         made = []
         for number in range(n):
             one = replace(asked, seed=asked.seed + number)
-            judge = TakeJudge(self.bundle, self._noise)
+            judge = self._judge()
             audio = self.player.in_memory(
                 music,
                 blended,
@@ -254,7 +254,7 @@ class TimbreTransfer:
                 require_writable(name, content.sample_rate, content.channels, like=content.subtype)
             made = []
             for number in range(n):
-                one, judge = replace(asked, seed=asked.seed + number), TakeJudge(self.bundle, self._noise)
+                one, judge = replace(asked, seed=asked.seed + number), self._judge()
                 transfer = self.player.open(content, styles, folder / names[number].name, one)
                 streams = StreamBatches(judge.listening(self.synthesizer), batch_size=BATCH_SIZE)
                 result = self.player.write(transfer, streams, progress=share(progress, number, n), cancel=cancel)
@@ -468,6 +468,9 @@ class TimbreTransfer:
     @property
     def _noise(self) -> float:
         return float(self.bundle.training.get("section", {}).get("noise", DEFAULT_NOISE))
+
+    def _judge(self) -> TakeJudge:
+        return TakeJudge(self.bundle, self._noise)
 
     def _require_variety(self, options: TransferOptions, n: int) -> None:
         if not 1 <= n <= MOST_TAKES:
