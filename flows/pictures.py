@@ -23,7 +23,7 @@ def _curves(table: Path) -> Path:
     from timbreflow.files import atomic_file
 
     curves = pd.read_csv(table)
-    terms = [name.removeprefix("train_") for name in curves if name.startswith("train_")]
+    terms = [name.removeprefix("train_") for name in map(str, curves) if name.startswith("train_")]
     both = [term for term in terms if f"val_{term}" in curves]
     shown = (both or terms)[:MOST_PANELS]
     figure = Figure(figsize=(4.5 * max(1, len(shown)), 3), layout="constrained")

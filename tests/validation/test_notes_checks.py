@@ -22,8 +22,10 @@ Change = Callable[[pd.DataFrame], pd.DataFrame]
 
 def edit(folder: Path, table: str, change: Change) -> None:
     path = table_file(folder, table, 0)
-    changed = change(pq.read_table(path).to_pandas())
-    pq.write_table(pa.Table.from_pandas(changed, SCHEMAS[table], preserve_index=False), path)
+    changed, schema = change(pq.read_table(path).to_pandas()), SCHEMAS[table]
+    # Column by column, as the writer does: NaN stays a number and does not become a missing value.
+    columns = [pa.array(changed[field.name].to_numpy(), field.type, from_pandas=False) for field in schema]
+    pq.write_table(pa.table(columns, schema=schema), path)
 
 
 def first(column: str, value: object) -> Change:

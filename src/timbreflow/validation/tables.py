@@ -109,7 +109,7 @@ def split_table(clips: pd.DataFrame, notes: pd.DataFrame, expected: ExpectedData
         }
     )
     means = notes.groupby("clip_id")[["pitch", "duration"]].mean()
-    clips = clips.assign(**{column: clips["clip_id"].map(means[column]) for column in means})
+    clips = clips.assign(pitch=clips["clip_id"].map(means["pitch"]), duration=clips["clip_id"].map(means["duration"]))
     for column in COMPARED:
         values = clips[column].astype(np.float64)
         usual, means_of = values[clips["split"] == "train"], values.groupby(clips["split"]).mean()
