@@ -2,8 +2,8 @@
 
 config.json holds {format, kind, model, features, statistics, training}; no pickle anywhere. `statistics` is null where
 the model does not take normalised features (the timbre metric, the refiner). This is format 2; format 1, whose settings
-and weights had other names, is read as well. A tensor NAME that is stored in 8 bits has its scales beside it, one for
-each entry of its first dimension, as NAME:scale.
+and weights had other names, is read as well. A tensor NAME that is stored in 8 bits has the scales of its blocks of 64
+values beside it, as NAME:scale.
 """
 
 from collections.abc import Mapping
@@ -29,8 +29,11 @@ from timbreflow.schema import parse
 FORMAT = 2
 Storage = Literal["float32", "float16", "int8"]
 SCALE = ":scale"
+BLOCK = 64
 MIN_QUANTIZED = 16_385
-"""Elements of a tensor that is worth 8 bits; smaller ones (norms, codebooks, 1x1 convolutions) stay in float16."""
+"""Values of a tensor that is worth 8 bits; smaller ones (norms, codebooks, 1x1 convolutions) stay in float16."""
+INVERTIBLE = "flow."
+"""Weights of a flow, which amplifies rounding: they stay in float16."""
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
 _KEYS = {"format", "kind", "model", "features", "statistics", "training"}
@@ -121,8 +124,8 @@ def save_bundle(folder: Path, bundle: ModelBundle, *, storage: Storage = "float3
     Args:
         folder: where; its parent is made.
         bundle: what.
-        storage: of float32 tensors. "float16" leaves those whose values it cannot hold; "int8" rounds each row of a
-            large matrix or kernel to 255 levels and stores the others as "float16" does.
+        storage: of float32 tensors. "float16" leaves those whose values it cannot hold; "int8" rounds blocks of large
+            matrices and kernels to 255 levels (but those of a flow) and stores all others as "float16" does.
 
     Returns:
         sha256 of the weights file; the same weights give the same.
@@ -139,7 +142,7 @@ def save_bundle(folder: Path, bundle: ModelBundle, *, storage: Storage = "float3
         value = tensor.detach().cpu().contiguous().clone()
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise TimbreflowError(f"{folder} was not written: weight {name} is not finite; train with a lower rate.")
-        if storage == "int8" and value.dtype == torch.float32 and value.ndim > 1 and value.numel() >= MIN_QUANTIZED:
+        if storage == "int8" and _is_large(name, value):
             weights[name], weights[name + SCALE] = _quantized(value)
         else:
             weights[name] = value if storage == "float32" else _halved(value)
@@ -203,22 +206,26 @@ def _halved(value: Tensor) -> Tensor:
     return half if bool(torch.isfinite(half).all()) else value
 
 
+def _is_large(name: str, value: Tensor) -> bool:
+    blocks = value.numel() >= MIN_QUANTIZED and value.numel() % BLOCK == 0
+    return blocks and value.dtype == torch.float32 and value.ndim > 1 and not name.startswith(INVERTIBLE)
+
+
 def _quantized(value: Tensor) -> tuple[Tensor, Tensor]:
-    """Levels [N, ...] in int8 and scales [N]; rounding what was rounded before changes nothing."""
-    scales = value.flatten(1).abs().amax(1) / 127
+    """Levels in int8, of the tensor's shape, and scales [blocks]; rounding what was rounded before changes nothing."""
+    blocks = value.view(-1, BLOCK)
     # With 16 bits of mantissa, 127 times a scale is exact.
-    scales = (scales.view(torch.int32) & -256).view(torch.float32)
-    rows = scales.view(-1, *(1 for _ in value.shape[1:]))
-    levels = (value / rows.clamp_min(torch.finfo(torch.float32).tiny)).round().clamp(-127, 127)
-    return levels.to(torch.int8), scales
+    scales = ((blocks.abs().amax(1) / 127).view(torch.int32) & -256).view(torch.float32)
+    levels = (blocks / scales.clamp_min(torch.finfo(torch.float32).tiny)[:, None]).round().clamp(-127, 127)
+    return levels.to(torch.int8).view(value.shape), scales
 
 
 def _dequantized(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     def whole(name: str, value: Tensor) -> Tensor:
         scales = weights.get(name + SCALE)
-        if scales is None or value.dtype != torch.int8 or scales.shape != value.shape[:1]:
+        if scales is None or value.dtype != torch.int8 or scales.numel() * BLOCK != value.numel():
             return value
-        return value.float() * scales.view(-1, *(1 for _ in value.shape[1:]))
+        return (value.view(-1, BLOCK).float() * scales.view(-1, 1)).view(value.shape)
 
     return {name: whole(name, value) for name, value in weights.items() if not name.endswith(SCALE)}
 

@@ -9,9 +9,9 @@ from timbreflow.models.bundle import ModelBundle, Storage
 from timbreflow.notes.sources.catalogue import CATALOGUE, Corpus
 
 TITLES = {"vqvae": "VQ-VAE", "glow": "Glow", "refiner": "refiner", "triplet": "timbre metric", "vocoder": "vocoder"}
-STORAGE: dict[str, Storage] = {"triplet": "float32", "glow": "int8"}
-"""How kinds are stored, others in float16. Rounding a metric's weights would change all stored figures; 8 bits change
-none of the Glow's by more than a hundredth of a decibel (docs/performance.md)."""
+STORAGE: dict[str, Storage] = {"triplet": "float32", "vqvae": "int8", "glow": "int8"}
+"""How kinds are stored, others in float16. Rounding a metric's weights would change all stored figures; what 8 bits
+change of the models is in docs/performance.md."""
 SUMMARIES = {
     "vqvae": "Plays the notes of one recording with the timbre of another: a vector-quantised autoencoder with a "
     "quantised code of the content and an encoding of the style. Deterministic.",
@@ -126,7 +126,7 @@ def _use(name: str, kind: str) -> list[str]:
 
 
 def _precision(bundle: ModelBundle) -> str:
-    words = {"float32": "full precision", "float16": "half precision", "int8": "8 bits a weight, with a scale a row"}
+    words = {"float32": "full precision", "float16": "half precision", "int8": "8 bits (a flow: 16)"}
     return words[STORAGE.get(bundle.kind, "float16")]
 
 

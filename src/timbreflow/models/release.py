@@ -24,7 +24,7 @@ MAX_BYTES = 100_000_000
 """Of all that lies in released/."""
 
 MAX_ROUNDING = 0.02
-"""Largest relative change of a weight tensor by rounding; 8 bits change one by .5 to 1.2 %."""
+"""Largest relative change of a weight tensor by rounding; 8 bits change one by some .6 %."""
 
 CARD = "README.md"
 
