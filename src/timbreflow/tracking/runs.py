@@ -146,6 +146,7 @@ class Run:
                     self._client.set_tag(earlier.info.run_id, key, value)
                 self._client.update_run(earlier.info.run_id, status="RUNNING")
                 self.unwatch()
+                self._client.set_terminated(self.run_id, status="KILLED")
                 self._client.delete_run(self.run_id)
                 self.run_id = earlier.info.run_id
                 self.watch()
