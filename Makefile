@@ -12,7 +12,7 @@ MOVED := $(shell $(BIN)/python -c '' 2>/dev/null && grep -qF -- " $(realpath .ve
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: anew help listen studio setup run ui stop test test-slow test-released lint lock clean
+.PHONY: anew help listen studio setup run ui stop test test-slow test-released lint image lock clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -76,6 +76,13 @@ test-slow: setup ## everything else: servers, the whole pipeline, a browser
 
 test-released: setup ## the checks of the released weights, on the frozen test set
 	@$(BIN)/pytest -m released
+
+IMAGE ?= timbreflow
+image: ## build the image of the HTTP server with docker, podman or buildah
+	@tool=$$(command -v docker || command -v podman || command -v buildah) \
+	  || { echo "error: an image needs docker, podman or buildah, and none is installed" >&2; exit 2; }; \
+	case $$tool in */docker) format= ;; *) format='--format docker' ;; esac; \
+	$$tool build $$format --tag $(IMAGE) .
 
 lock: setup ## rewrite requirements.lock from what is installed
 	@$(BIN)/python .ci/lock.py
