@@ -50,6 +50,10 @@ class Running:
     def post(self, path: str = "/transfer", *, files: Any = FILES, **fields: Any) -> httpx.Response:
         return self.client.post(path, files=files, data=fields)
 
+    def is_empty(self) -> bool:
+        """Whether no request is in the server, and none has left a file."""
+        return self.server.workers.taken == 0 and not any(self.folder.iterdir())
+
     def until(self, happened: Callable[[], bool]) -> None:
         """Wait until something has happened, which takes far less than this."""
         end = time.monotonic() + 20

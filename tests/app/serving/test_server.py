@@ -28,6 +28,8 @@ from timbreflow.commands.serving import serve
 from timbreflow.errors import TimbreflowError
 from timbreflow.inference.transfer import TimbreTransfer
 
+ROOT = Path(__file__).resolve().parents[3]
+
 
 def expected(bundle: Path, folder: Path, *, suffix: str = "wav", **options: Any) -> bytes:
     """What `transfer_file` makes of the same files."""
@@ -47,7 +49,7 @@ def test_the_answer_is_what_a_transfer_of_files_gives(
         answer.headers["content-type"] == "audio/wav"
         and 'filename="transfer.wav"' in answer.headers["content-disposition"]
     )
-    assert not any(shared.folder.iterdir())
+    shared.until(shared.is_empty)
 
 
 def test_fields_reach_a_glow_and_two_workers_do_not_disturb_each_other(
@@ -67,9 +69,7 @@ def test_fields_reach_a_glow_and_two_workers_do_not_disturb_each_other(
 
 def test_styles_are_blended_and_notes_are_told(shared: Running) -> None:
     stereo = sound_file(np.stack([melody(1, RATE)] * 2, axis=1))
-    answer = shared.post(
-        files=[("content", ("a", stereo)), FILES[1], FILES[0] and ("style", ("b", CONTENT))], blend="3,1"
-    )
+    answer = shared.post(files=[("content", ("a", stereo)), FILES[1], ("style", ("b", CONTENT))], blend="3,1")
     assert answer.status_code == 200, answer.text
     assert soundfile.info(io.BytesIO(answer.content)).channels == 2
     assert "The models are mono: all 2 channels of 1.wav hold the same sound." in answer.headers["timbreflow-notes"]
@@ -98,7 +98,7 @@ def test_a_batch_is_a_zip_of_the_single_answers(shared: Running) -> None:
 def test_a_batch_is_served_whole_or_not_at_all(shared: Running, files: Any, status: int, part: str) -> None:
     answer = shared.post("/batch", files=files)
     assert answer.status_code == status and part in answer.json()["error"]
-    assert not any(shared.folder.iterdir())
+    shared.until(shared.is_empty)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,8 @@ def test_clients_that_leave_give_their_place_back(bundles: dict[str, Path], tmp_
         for connection, left in ((uploads, 2), (waits, 1), (runs, 0)):
             connection.close()
             run.until(lambda left=left: run.server.workers.taken == left)  # type: ignore[misc]
-        assert gate.began == 1 and not any(run.folder.iterdir())
+        run.until(run.is_empty)
+        assert gate.began == 1
         gate.open()
         assert run.post().status_code == 200
         assert 'timbreflow_requests_total{path="/transfer",status="499"} 3.0' in run.client.get("/metrics").text
@@ -207,7 +208,7 @@ def test_a_mistake_of_the_server_is_a_500_that_leaves_nothing(shared: Running, m
         patch.setattr(TimbreTransfer, "transfer_file", broken)
         answer = shared.post()
     assert answer.status_code == 500 and "is in its log" in answer.json()["error"]
-    assert not any(shared.folder.iterdir())
+    shared.until(shared.is_empty)
     assert shared.post().status_code == 200
 
 
@@ -242,11 +243,10 @@ def test_each_transfer_is_recorded_and_a_recorder_that_fails_ends_nothing(
     with running(bundles["vqvae"], tmp_path / "serving", recorder=memory, model="vqvae") as run:
         assert run.post(blend="1,3", files=[*FILES, ("style", ("b", CONTENT))]).status_code == 200
         assert run.post("/batch", files=[FILES[0], *FILES]).status_code == 200
-        run.until(lambda: run.server.workers.taken == 0)
+        run.until(run.is_empty)
         memory.fails = True
         assert run.post().status_code == 200
-        run.until(lambda: run.server.workers.taken == 0)
-        assert not any(run.folder.iterdir())
+        run.until(run.is_empty)
     assert len(memory.told) == 3
     lengths = [tuple(sound.shape for sound in told[:3]) for told in memory.told]
     n = round(1.2 * RATE)
@@ -278,11 +278,11 @@ def test_sigterm_finishes_what_runs_and_ends_with_0(bundles: dict[str, Path], tm
     with process, ThreadPoolExecutor(2) as pool, httpx.Client(base_url=address, timeout=60, trust_env=False) as client:
         assert address.startswith("http://127.0.0.1:")
         # A socket of all interfaces would answer here too.
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.2", int(address.rsplit(":", 1)[1])))
+        with pytest.raises((ConnectionRefusedError, TimeoutError)):
+            socket.create_connection(("127.0.0.2", int(address.rsplit(":", 1)[1])), timeout=1)
         while client.get("/readyz").status_code != 200:
             pass
-        files = [("content", ("long.ogg", sound_file(melody(100, RATE), kind="OGG"))), FILES[1]]
+        files = [("content", ("long.ogg", sound_file(melody(20, RATE), kind="OGG"))), FILES[1]]
         answers = [pool.submit(client.post, "/transfer", files=files) for _ in range(2)]
         while "timbreflow_requests_in_server 2.0" not in client.get("/metrics").text:
             assert not any(answer.done() for answer in answers)
@@ -290,7 +290,8 @@ def test_sigterm_finishes_what_runs_and_ends_with_0(bundles: dict[str, Path], tm
         assert [answer.result().status_code for answer in answers] == [200, 200]
         assert process.wait(20) == 0
         assert process.stderr is not None and process.stderr.read() == ""
-    assert list(tmp_path.iterdir()) == []
+    # onnxruntime, which the registry's gate imports, leaves .ses wherever it is imported.
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".ses"] == []
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
@@ -317,3 +318,18 @@ def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
 def test_mistakes_in_the_command_get_one_sentence(arguments: dict[str, Any], part: str) -> None:
     with pytest.raises(TimbreflowError, match=re.escape(part)):
         serve(**arguments)
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_the_commands_of_the_documentation_work(bundles: dict[str, Path], tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "operations.md").read_text().split("### An HTTP server")[1]
+    commands = [f"curl {line}" for line in page.split("```")[1].replace("\\\n", " ").split("curl ")[1:]]
+    assert len(commands) == 2
+    with running(bundles["vqvae"], tmp_path / "serving") as run:
+        for command in commands:
+            command = command.replace("http://127.0.0.1:8080", str(run.client.base_url).rstrip("/"))
+            command = re.sub(r"-o (\S+)", rf"--fail-with-body -sS -o {tmp_path}/\1", command)
+            subprocess.run(["sh", "-c", command], cwd=ROOT, check=True)
+    assert soundfile.info(tmp_path / "out.wav").duration == pytest.approx(8, abs=0.01)
+    with zipfile.ZipFile(tmp_path / "out.zip") as archive:
+        assert archive.namelist() == ["1.wav", "2.wav"]

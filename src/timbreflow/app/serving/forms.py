@@ -3,9 +3,10 @@
 Names of uploads are not looked at: files are kept as content-01, style-01 ... in a private folder.
 """
 
+import dataclasses
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +24,8 @@ from timbreflow.inference.style import MOST_STYLES
 from timbreflow.inference.synthesis import TransferArguments, TransferOptions
 
 MEDIA_TYPES = {"wav": "audio/wav", "flac": "audio/flac", "ogg": "audio/ogg", "mp3": "audio/mpeg"}
-OPTIONS = tuple(field.name for field in fields(TransferOptions))
+OPTIONS = tuple(field.name for field in dataclasses.fields(TransferOptions))
+_PARSER = TypeAdapter(TransferOptions)
 LONGEST_FIELD = 1024
 """Bytes of a field that is no file."""
 
@@ -75,7 +77,7 @@ async def read_job(request: Request, folder: Path, limits: Limits, *, batch: boo
         max_files=most + max(most, MOST_STYLES), max_fields=len(OPTIONS) + 1, max_part_size=LONGEST_FIELD
     )
     try:
-        contents, styles = (await _stored(form, role, folder) for role in ("content", "style"))
+        contents, styles = await _stored(form, "content", folder), await _stored(form, "style", folder)
         fields = _fields(form)
     finally:
         await form.close()
@@ -103,7 +105,7 @@ def options_of(fields: dict[str, str]) -> TransferArguments:
     if "blend" in values:
         values["blend"] = [part for part in values["blend"].split(",") if part.strip()]
     try:
-        options = TypeAdapter(TransferOptions).validate_python(values)
+        options = _PARSER.validate_python(values)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         raise Refused(f"{problem['loc'][0]} is {str(problem['input'])[:40]!r}: {problem['msg']}.", 422) from error
@@ -113,7 +115,7 @@ def options_of(fields: dict[str, str]) -> TransferArguments:
         raise Refused(f"seed is {options.seed}; give a number from 0 to {2**63 - 1}.", 422)
     if options.fit_style > MOST_STEPS:
         raise Refused(f"fit_style is {options.fit_style} steps; give at most {MOST_STEPS}.", 422)
-    return cast(TransferArguments, asdict(options))
+    return cast(TransferArguments, dataclasses.asdict(options))
 
 
 def _counted(receive: Receive, limits: Limits) -> Receive:

@@ -26,7 +26,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from timbreflow.app.serving.forms import MEDIA_TYPES, Job, read_job
 from timbreflow.app.serving.limits import FETCH_SECONDS, UPLOAD_SECONDS, Limits
@@ -39,6 +39,7 @@ from timbreflow.inference.familiarity import Familiarity
 from timbreflow.inference.transfer import Cancel, TimbreTransfer
 from timbreflow.models.devices import resolve_device
 
+MISTAKE = "This server made a mistake, which is in its log; the request is not done."
 log = logging.getLogger(__name__)
 
 
@@ -67,13 +68,11 @@ class _Made:
         outputs: a sound file for each pair.
         notes: that a listener should be told.
         seconds: that the model worked.
-        session: that made them.
     """
 
     outputs: Sequence[Path]
     notes: str
     seconds: float
-    session: TimbreTransfer
 
 
 class TransferServer:
@@ -154,18 +153,25 @@ class TransferServer:
         # Whoever left gets no answer.
         with (
             suppress(Cancelled, ClientDisconnect),
-            self.workers.place(),
+            self.workers.place() as release,
             TemporaryDirectory(dir=self._folder, ignore_cleanup_errors=True) as name,
         ):
+
+            async def send_and_release(message: Message) -> None:
+                # Who has the whole answer may send the next request.
+                if message["type"] == "http.response.body" and not message.get("more_body", False):
+                    release()
+                await send(message)
+
             folder = Path(name)
             job = await self._received(request, folder, batch=batch)
             made = await self._made(request, job, folder)
             answer = await run_in_threadpool(_archive if batch else _sound, job, made, folder)
             with suppress(TimeoutError):
                 async with asyncio.timeout(FETCH_SECONDS):
-                    await answer(scope, receive, send)
+                    await answer(scope, receive, send_and_release)
             if self._recorder is not None:
-                await run_in_threadpool(self._record, self._recorder, job, made)
+                await self.workers.finish(partial(self._record, self._recorder, job, made))
 
     async def _received(self, request: Request, folder: Path, *, batch: bool) -> Job:
         try:
@@ -181,7 +187,7 @@ class TransferServer:
                 out = folder / f"{number}.{job.format}"
                 outputs.append(out)
                 notes += session.transfer_file(content, styles, out, cancel=cancel, **job.options).notes
-            return _Made(outputs, job.said(" ".join(notes), folder), time.monotonic() - began, session)
+            return _Made(outputs, job.said(" ".join(notes), folder), time.monotonic() - began)
 
         try:
             made = await self.workers.run(request, make)
@@ -189,13 +195,18 @@ class TransferServer:
             raise
         except TimbreflowError as error:
             raise Refused(job.said(str(error), folder), 422) from error
+        except OSError:
+            raise
+        except Exception as error:  # starlette's own handler would end the connection
+            log.exception("A transfer failed")
+            raise Refused(MISTAKE, 500) from error
         self.metrics.transfer_seconds.observe(made.seconds)
         self.metrics.audio_seconds.inc(job.seconds)
         return made
 
-    def _record(self, recorder: Recorder, job: Job, made: _Made) -> None:
+    def _record(self, recorder: Recorder, job: Job, made: _Made, session: TimbreTransfer) -> None:
         """Tell the recorder; that never fails what it tells of."""
-        session, rate = made.session, made.session.sample_rate
+        rate = session.sample_rate
         blend = job.options["blend"] or [1.0]
         for (content, styles), output in zip(job.pairs, made.outputs, strict=True):
             heaviest = styles[int(np.argmax(blend))]
@@ -236,7 +247,6 @@ def _archive(_: Job, made: _Made, folder: Path) -> Response:
     with zipfile.ZipFile(path, "w") as archive:
         for output in made.outputs:
             archive.write(output, output.name)
-            output.unlink()
     return FileResponse(path, media_type="application/zip", filename=path.name)
 
 
@@ -247,7 +257,7 @@ def _no_room(_: Request, error: Exception) -> Response:
 
 def _mistake(_: Request, error: Exception) -> Response:
     """The server's log gets the traceback from uvicorn."""
-    return sentence("This server made a mistake, which is in its log; the request is not done.", 500)
+    return sentence(MISTAKE, 500)
 
 
 def serve(

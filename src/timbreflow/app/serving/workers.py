@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
 from threading import Event
@@ -65,8 +65,8 @@ class Workers:
             raise _later("The model is still being loaded", LOADING_SECONDS)
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """A place for a request.
+    def place(self) -> Iterator[Callable[[], None]]:
+        """A place for a request; yields what gives it back before the block ends.
 
         Raises:
             Refused: the model is not loaded yet, or every place is taken.
@@ -76,10 +76,17 @@ class Workers:
             turns = self.taken / self._limits.concurrency
             raise _later(f"All {self._limits.places} places are taken", round(turns * self._mean_seconds))
         self.taken += 1
+        held = True
+
+        def release() -> None:
+            nonlocal held
+            self.taken -= held
+            held = False
+
         try:
-            yield
+            yield release
         finally:
-            self.taken -= 1
+            release()
 
     async def run(self, request: Request, job: Callable[[TimbreTransfer, Cancel], T]) -> T:
         """Do a job in a thread, unless its client leaves.
@@ -93,16 +100,14 @@ class Workers:
         """
         stop = Event()
 
-        def work() -> T:
-            session = self._free.get_nowait()
+        def timed(session: TimbreTransfer) -> T:
             began = time.monotonic()
             try:
                 return job(session, stop.is_set)
             finally:
                 self._mean_seconds += (1 - MEMORY) * (time.monotonic() - began - self._mean_seconds)
-                self._free.put(session)
 
-        task = self._pool.submit(work)
+        task = self._submit(timed)
         result = asyncio.wrap_future(task)
         gone = asyncio.ensure_future(_left(request))
         try:
@@ -117,6 +122,20 @@ class Workers:
         finally:
             stop.set()
             gone.cancel()
+
+    async def finish(self, job: Callable[[TimbreTransfer], None]) -> None:
+        """Do in a thread what is left to do when the answer was sent."""
+        await asyncio.wrap_future(self._submit(job))
+
+    def _submit(self, job: Callable[[TimbreTransfer], T]) -> Future[T]:
+        def work() -> T:
+            session = self._free.get_nowait()
+            try:
+                return job(session)
+            finally:
+                self._free.put(session)
+
+        return self._pool.submit(work)
 
     def close(self) -> None:
         """Wait for the threads to end."""
