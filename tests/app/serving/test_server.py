@@ -13,6 +13,7 @@ import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -22,8 +23,8 @@ import soundfile
 
 from tests.app.serving.conftest import CONTENT, FILES, RATE, STYLE, Gate, Running, running, sound_file
 from tests.inference.tiny import melody
+from timbreflow.app.serving import server
 from timbreflow.app.serving.limits import Limits
-from timbreflow.app.serving.server import serve as run_server
 from timbreflow.commands.serving import serve
 from timbreflow.errors import TimbreflowError
 from timbreflow.inference.transfer import TimbreTransfer
@@ -160,6 +161,24 @@ def test_clients_that_leave_give_their_place_back(bundles: dict[str, Path], tmp_
         gate.open()
         assert run.post().status_code == 200
         assert 'timbreflow_requests_total{path="/transfer",status="499"} 3.0' in run.client.get("/metrics").text
+
+
+def test_a_client_that_does_not_fetch_its_answer_loses_it(
+    bundles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def large(_: TimbreTransfer, content: Path, styles: Any, out: Path, **__: Any) -> SimpleNamespace:
+        out.write_bytes(bytes(30_000_000))
+        return SimpleNamespace(notes=())
+
+    monkeypatch.setattr(TimbreTransfer, "transfer_file", large)
+    monkeypatch.setattr(server, "FETCH_SECONDS", 0.5)
+    with running(bundles["vqvae"], tmp_path / "serving") as run, send(run) as connection:
+        run.until(lambda: any(run.folder.iterdir()))
+        run.until(run.is_empty)
+        n_bytes = 0
+        while part := connection.recv(1 << 20):
+            n_bytes += len(part)
+        assert n_bytes < 30_000_000
 
 
 def test_figures_are_told(bundles: dict[str, Path], tmp_path: Path) -> None:
@@ -301,7 +320,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
     (bundle / "weights.safetensors").write_bytes(b"x")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(TimbreflowError, match="broken"):
         patch.setattr(signal, "signal", lambda *_: None)
-        run_server(bundle, model="broken", host="127.0.0.1", port=0, limits=Limits(), report=print)
+        server.serve(bundle, model="broken", host="127.0.0.1", port=0, limits=Limits(), report=print)
 
 
 @pytest.mark.parametrize(

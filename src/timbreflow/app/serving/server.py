@@ -182,7 +182,9 @@ class TransferServer:
 
     async def _made(self, request: Request, job: Job, folder: Path) -> _Made:
         def make(session: TimbreTransfer, cancel: Cancel) -> _Made:
-            began, outputs, notes = time.monotonic(), [], []
+            outputs: list[Path] = []
+            notes: list[str] = []
+            began = time.monotonic()
             for number, (content, styles) in enumerate(job.pairs, 1):
                 out = folder / f"{number}.{job.format}"
                 outputs.append(out)
@@ -209,10 +211,13 @@ class TransferServer:
         rate = session.sample_rate
         blend = job.options["blend"] or [1.0]
         for (content, styles), output in zip(job.pairs, made.outputs, strict=True):
-            heaviest = styles[int(np.argmax(blend))]
+            used = (content, styles[int(np.argmax(blend))], output)
             try:
+                mono = [read_audio(path, sample_rate=rate)[0].mean(axis=0) for path in used]
                 recorder.record(
-                    *(read_audio(path, sample_rate=rate)[0].mean(axis=0) for path in (content, heaviest, output)),
+                    mono[0],
+                    mono[1],
+                    mono[2],
                     rate,
                     model=self._model,
                     familiarity=partial(session.familiarity, sample_rate=rate) if session.known_styles else None,

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
 from threading import Event
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from starlette.requests import Request
@@ -110,8 +110,9 @@ class Workers:
         task = self._submit(timed)
         result = asyncio.wrap_future(task)
         gone = asyncio.ensure_future(_left(request))
+        first: set[asyncio.Future[Any]] = {result, gone}
         try:
-            await asyncio.wait({result, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if not result.done():
                 stop.set()
                 task.cancel()
