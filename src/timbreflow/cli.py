@@ -43,7 +43,7 @@ def main() -> None:
         command = " ".join(["timbreflow", *sys.argv[1:2]])
         extra = {"listen": "studio", "serve": "serve"}.get("".join(sys.argv[1:2]), "pipeline")
         remedy = PIPELINE.replace("pipeline", extra)
-        sys.exit(_fail(f"`{command}` needs the {extra} ({error.name} is not installed): {remedy}."))
+        sys.exit(_fail(f"`{command}` needs the {extra} packages ({error.name} is not installed): {remedy}."))
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:

@@ -22,6 +22,7 @@ import pytest
 import soundfile
 
 from tests.app.serving.conftest import CONTENT, FILES, RATE, STYLE, Gate, Running, running, sound_file
+from tests.inference.test_core_dependencies import command
 from tests.inference.tiny import melody
 from timbreflow.app.serving import server
 from timbreflow.app.serving.limits import Limits
@@ -330,7 +331,6 @@ def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
         ({"queue": -1}, "--queue is -1; give 0 or more"),
         ({"concurrency": 0}, "--concurrency is 0; give 1 or more"),
         ({"max_seconds": float("nan")}, "--max-seconds is nan"),
-        ({"model": "nonsense"}, "nonsense"),
         ({"host": "192.0.2.1"}, "192.0.2.1:8080 cannot be listened on"),
     ],
 )
@@ -352,3 +352,9 @@ def test_the_commands_of_the_documentation_work(bundles: dict[str, Path], tmp_pa
     assert soundfile.info(tmp_path / "out.wav").duration == pytest.approx(8, abs=0.01)
     with zipfile.ZipFile(tmp_path / "out.zip") as archive:
         assert archive.namelist() == ["1.wav", "2.wav"]
+
+
+def test_without_its_packages_the_command_says_how_to_get_them(tmp_path: Path) -> None:
+    done = command("serve", cwd=tmp_path)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert re.search(r"needs the serve packages .*pip install 'timbreflow\[serve\]'", done.stderr), done.stderr
