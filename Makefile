@@ -12,7 +12,7 @@ MOVED := $(shell $(BIN)/python -c '' 2>/dev/null && grep -qF -- " $(realpath .ve
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: anew help listen studio setup run ui stop test test-slow test-released coverage mutation lint lock clean
+.PHONY: anew help listen studio setup run ui stop test test-slow test-released coverage mutation lint lock clean image
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -81,6 +81,12 @@ coverage: setup ## branch coverage of src by the fast tests, module by module
 	@rm -rf .scratch/coverage && mkdir -p .scratch/coverage
 	@$(BIN)/coverage run -m pytest -m "not slow and not gpu and not released"
 	@$(BIN)/coverage combine -q && $(BIN)/coverage report
+IMAGE ?= timbreflow
+image: ## build the image of the HTTP server with docker, podman or buildah
+	@tool=$$(command -v docker || command -v podman || command -v buildah) \
+	  || { echo "error: an image needs docker, podman or buildah, and none is installed" >&2; exit 2; }; \
+	case $$tool in */docker) format= ;; *) format='--format docker' ;; esac; \
+	$$tool build $$format --tag $(IMAGE) .
 
 lock: setup ## rewrite requirements.lock from what is installed
 	@$(BIN)/python .ci/lock.py

@@ -6,7 +6,7 @@ import sys
 
 from cyclopts import App, CycloptsError
 
-from timbreflow.commands import house, listening, models, songs, sources, studio, testsets, transfer
+from timbreflow.commands import house, listening, models, serving, songs, sources, studio, testsets, transfer
 from timbreflow.commands.common import PIPELINE
 from timbreflow.errors import TimbreflowError
 
@@ -20,7 +20,7 @@ app = App(
     timbreflow corpus list""",
     help_format="plaintext",
 )
-for group in (transfer, songs, studio, sources, testsets, listening, models, house):
+for group in (transfer, songs, studio, serving, sources, testsets, listening, models, house):
     app.command(group.app, name="*")
 
 
@@ -41,9 +41,9 @@ def main() -> None:
         if error.name is None or error.name.startswith("timbreflow"):
             raise
         command = " ".join(["timbreflow", *sys.argv[1:2]])
-        extra = "studio" if sys.argv[1:2] == ["listen"] else "pipeline"
+        extra = {"listen": "studio", "serve": "serve"}.get("".join(sys.argv[1:2]), "pipeline")
         remedy = PIPELINE.replace("pipeline", extra)
-        sys.exit(_fail(f"`{command}` needs the {extra} ({error.name} is not installed): {remedy}."))
+        sys.exit(_fail(f"`{command}` needs the {extra} packages ({error.name} is not installed): {remedy}."))
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:

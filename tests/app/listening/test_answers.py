@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from tests.app.listening.conftest import small_study
-from timbreflow.app.listening.answers import Answers, Refused, plan_session
+from timbreflow.app.listening.answers import Answers, plan_session
 from timbreflow.app.listening.simulate import simulate
 from timbreflow.app.listening.study import Study, write_study
+from timbreflow.app.web import Refused
 from timbreflow.errors import TimbreflowError
 
 

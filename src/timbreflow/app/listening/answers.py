@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from timbreflow.app.listening.study import HEADPHONES, Study, Trial, digest_of
+from timbreflow.app.web import Refused
 from timbreflow.errors import TimbreflowError
 
 DATABASE = "answers.sqlite"
@@ -35,19 +36,6 @@ CREATE TABLE IF NOT EXISTS steps (
   PRIMARY KEY (session, position)
 ) WITHOUT ROWID;
 """
-
-
-class Refused(TimbreflowError):
-    """An answer or a request that is not taken.
-
-    Args:
-        sentence: why.
-        status: HTTP status.
-    """
-
-    def __init__(self, sentence: str, status: int) -> None:
-        super().__init__(sentence)
-        self.status = status
 
 
 @dataclass(frozen=True)

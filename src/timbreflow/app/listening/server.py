@@ -9,21 +9,17 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from timbreflow.app.listening.answers import Answers, Refused, Step
+from timbreflow.app.listening.answers import Answers, Step
 from timbreflow.app.listening.study import HEADPHONES, LABELS, QUESTIONS, TRAINING, read_study
+from timbreflow.app.web import LOOPBACK, REFUSALS, Refused, listen, own_names, sentence, server_of
 from timbreflow.errors import TimbreflowError
 
-LOOPBACK = ("127.0.0.1", "localhost")
 LONGEST_BODY = 10_000
 """Bytes; an answer has some hundred."""
 MONTH = 30 * 24 * 3600
@@ -56,8 +52,6 @@ class ListeningTest:
 
     def application(self) -> Starlette:
         """The ASGI application."""
-        # Another name that leads here would be another page in the same browser (DNS rebinding).
-        hosts = [*LOOPBACK] if self._open else ["*"]
         return Starlette(
             routes=[
                 Route("/", self._index),
@@ -67,11 +61,10 @@ class ListeningTest:
                 Route("/api/sessions/{name}/answers", self._guarded(self._answer), methods=["POST"]),
                 Route("/api/sessions/{name}/sound/{position}/{slot}", self._guarded(self._sound)),
             ],
-            middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
+            middleware=[own_names(loopback=self._open)],
             exception_handlers={
-                Refused: lambda _, error: _sentence(str(error), error.status),
-                HTTPException: lambda _, error: _sentence(f"{error.detail}.", error.status_code),
-                sqlite3.Error: lambda _, error: _sentence(f"The answer could not be saved ({error}); try again.", 503),
+                **REFUSALS,
+                sqlite3.Error: lambda _, error: sentence(f"The answer could not be saved ({error}); try again.", 503),
             },
         )
 
@@ -167,19 +160,16 @@ def serve(folder: Path, *, host: str, port: int, say: Callable[[str], None] = pr
     """
     test = ListeningTest(folder, open_to_all=host in LOOPBACK)
     try:
-        bound = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
+        bound = listen(host, port)
+    except TimbreflowError:
         test.answers.close()
-        raise TimbreflowError(
-            f"{host}:{port} cannot be listened on ({error.strerror or error}); name another --port or --host."
-        ) from error
+        raise
     with bound:
         place = f"{_reachable(host)}:{bound.getsockname()[1]}"
         link = f"http://{place}/" if host in LOOPBACK else f"http://{place}/?token={test.answers.token}"
         say(f"Listeners open {link} (Ctrl-C ends it; answers are in {test.answers.path})")
-        config = uvicorn.Config(test.application(), log_level="warning", access_log=False)
         try:
-            uvicorn.Server(config).run(sockets=[bound])
+            server_of(test.application()).run(sockets=[bound])
         except KeyboardInterrupt:
             pass
         finally:
@@ -209,7 +199,3 @@ def _shown(step: Step) -> dict[str, Any]:
         "slots": len(step.slots),
         "answered": step.answer is not None,
     }
-
-
-def _sentence(text: str, status: int) -> Response:
-    return JSONResponse({"error": text}, status)
