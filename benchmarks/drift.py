@@ -141,8 +141,11 @@ def transfers(name: str, layout: Layout, n: int) -> Iterator[Sounds]:
     testset = name if name in TEST_SETS else "seen"
     if not (layout.testsets / testset).is_dir():
         build([testset], layout=layout, released=layout.released_testsets, out=layout.testsets, say=print)
-    only = halves(testset, layout)[1] if testset == "seen" else ()
-    clips = EvaluationClips(layout.testsets / testset, testset, sample_rate=SAMPLE_RATE, max_triples=n, only=only)
+    first, second = halves(testset, layout)
+    ids = sorted(second if testset == "seen" else first + second)
+    # Spread over the set, whose first half plays one voice.
+    only = [ids[number * len(ids) // n] for number in range(n)] if n < len(ids) else ids
+    clips = EvaluationClips(layout.testsets / testset, testset, sample_rate=SAMPLE_RATE, max_triples=0, only=only)
     batches = clips.batches(8)
     triples = (sounds for b in batches for sounds in zip(b.content, b.style, b.target, strict=True))
     if name in TEST_SETS:

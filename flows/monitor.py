@@ -25,10 +25,8 @@ def monitor(folder: str = "") -> None:
     report = plain_task(watch)(Path(folder) if folder else served(ROOT), load().monitor, root=ROOT, out=page)
     rows = "\n".join(f"| {check.state} | {check.sentence} |" for check in report.checks)
     markdown = f"{report.summary}\n\n| | check |\n|---|---|\n{rows}\n\nThe page: `{page}`"
-    show = partial(
-        create_markdown_artifact, markdown, key="monitor", description="What was served, beside the training"
-    )
-    Teller()(show)
+    about = "What was served, beside the training"
+    Teller()(partial(create_markdown_artifact, markdown=markdown, key="monitor", description=about))
     if report.alerts:
         names = ", ".join(check.label for check in report.alerts)
         raise TimbreflowError(f"What is served is unlike the training ({names}); see {page}.")

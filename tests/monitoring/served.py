@@ -7,21 +7,13 @@ import numpy as np
 
 from timbreflow.monitoring.config import LimitConfig, MonitorConfig
 from timbreflow.monitoring.records import append
-from timbreflow.monitoring.reference import Reference
+from timbreflow.monitoring.reference import MEASURED, Reference
 
-DISTANCES = {
-    "band_hz": 0.4,
-    "flatness_db": 0.4,
-    "pitched_share": 0.4,
-    "polyphony": 0.4,
-    "silent_share": 0.4,
-    "rank": 0.4,
-}
 CONFIG = MonitorConfig(
     days=7,
     min_records=30,
     p_value=0.001,
-    distances=DISTANCES,
+    distance=0.3,
     limits={
         "style": {"seconds": LimitConfig(2.0, 0.25)},
         "output": {"level_dbfs": LimitConfig(-60.0, 0.02), "notes_kept": LimitConfig(0.5, 0.25)},
@@ -50,8 +42,7 @@ def drawn(n: int, *, seed: int) -> list[dict[str, float]]:
 def reference(n: int = 400) -> Reference:
     """Of the training."""
     sounds = drawn(n, seed=0)
-    names = [name for name in DISTANCES if name != "rank"]
-    return Reference("drawn", "ears", {name: tuple(sorted(sound[name] for sound in sounds)) for name in names})
+    return Reference("drawn", "ears", n, {name: tuple(sorted(sound[name] for sound in sounds)) for name in MEASURED})
 
 
 def serve(folder: Path, n: int = 60, *, seed: int = 1, **changes: dict[str, float]) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from tests.monitoring.served import CONFIG, reference, serve
 from timbreflow.errors import TimbreflowError
+from timbreflow.monitoring.config import LimitConfig
 from timbreflow.monitoring.drift import Report, examine
 from timbreflow.monitoring.records import read_records
 
@@ -39,18 +40,21 @@ def test_a_drift_is_raised_where_it_is_and_nowhere_else(role: str, figure: str, 
     serve(tmp_path, **{role: {figure: value}})
     drifts = [check for check in report(tmp_path).alerts if check.kind == "drift"]
     assert [(check.role, check.figure) for check in drifts] == [(role, figure)]
-    assert drifts[0].value >= 0.4
+    assert drifts[0].value >= CONFIG.distance
     assert f"{role}: " in report(tmp_path).summary
 
 
-def test_styles_that_are_likelier_than_those_of_the_training_are_no_drift(tmp_path: Path) -> None:
-    serve(tmp_path, style={"rank": 0.99})
+@pytest.mark.parametrize(
+    "figures", [{"rank": 0.99}, {"polyphony": 1.0}, {"silent_share": 0.0}, {"pitched_share": 1.0}], ids=str
+)
+def test_what_lies_well_inside_of_the_training_is_no_drift(figures: dict[str, float], tmp_path: Path) -> None:
+    serve(tmp_path, style=figures)
     assert report(tmp_path).alerts == ()
 
 
 def test_a_large_distance_of_few_records_is_chance(tmp_path: Path) -> None:
     serve(tmp_path, n=30)
-    bold = dataclasses.replace(CONFIG, distances=dict.fromkeys(CONFIG.distances, 0.05))
+    bold = dataclasses.replace(CONFIG, distance=0.05)
     found = examine(read_records(tmp_path, days=1), reference(), bold)
     assert any(check.value >= 0.05 for check in found.checks if check.kind == "drift")
     assert found.alerts == ()
@@ -101,12 +105,9 @@ def test_records_of_no_flow_leave_the_likelihood_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"distances": {"band_hz": 0.4}}, "monitor.distances must name band_hz, flatness_db"),
+        ({"distance": 30.0}, "monitor.distance is 30; set it within 0..1"),
         ({"p_value": 2.0}, "monitor.p_value is 2; set it within 0..1"),
-        (
-            {"limits": {"style": {"notes_kept": CONFIG.limits["style"]["seconds"]}}},
-            "limits.style.notes_kept is no limit",
-        ),
+        ({"limits": {"style": {"notes_kept": LimitConfig(0.5, 0.1)}}}, "limits.style.notes_kept is no limit"),
         ({"min_records": 0}, "monitor.min_records is 0"),
     ],
 )

@@ -83,7 +83,7 @@ def test_the_oldest_make_room(tmp_path: Path) -> None:
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", kilobytes=64):
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match="No space left|written whole"):
             rows(tmp_path / "disk", *range(2000))
         found = read_records(tmp_path / "disk", days=1, now=NOW)
         assert found.broken == 0

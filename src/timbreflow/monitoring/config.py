@@ -8,8 +8,8 @@ from timbreflow.schema import require_least
 
 ROLES = ("content", "style", "output")
 DRIFTING = ("band_hz", "flatness_db", "pitched_share", "polyphony", "silent_share", "rank")
-"""Figures whose distribution is compared with that of the training; level and length are brought to the training's by
-every transfer, so they have limits only."""
+"""Figures whose distribution is compared with that of the training; every transfer brings level and length to those of
+the training, so they have limits only."""
 LIMITED = ("seconds", "level_dbfs", "notes_kept")
 
 
@@ -29,7 +29,7 @@ class MonitorConfig:
         days: how far back records are looked at.
         min_records: below this nothing is said.
         p_value: probability of a false alert if what is served were drawn from the training; of all checks together.
-        distances: figure -> distance of Kolmogorov and Smirnov, 0 to 1, from which a drift matters.
+        distance: of Kolmogorov and Smirnov, 0 to 1, from which a drift matters.
         limits: role -> figure -> limit.
 
     Raises:
@@ -39,14 +39,12 @@ class MonitorConfig:
     days: int
     min_records: int
     p_value: float
-    distances: dict[str, float]
+    distance: float
     limits: dict[str, dict[str, LimitConfig]]
 
     def __post_init__(self) -> None:
         require_least("monitor", self, 1, "days", "min_records")
-        if sorted(self.distances) != sorted(DRIFTING):
-            raise TimbreflowError(f"monitor.distances must name {', '.join(DRIFTING)}, each once and nothing else.")
-        shares = {"p_value": self.p_value, **{f"distances.{name}": value for name, value in self.distances.items()}}
+        shares = {"p_value": self.p_value, "distance": self.distance}
         for role, limits in self.limits.items():
             for figure, limit in limits.items():
                 name = f"limits.{role}.{figure}"

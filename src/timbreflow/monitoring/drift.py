@@ -4,8 +4,12 @@ Conventions:
     A figure's distribution over the records is compared with that over clips of the training by the test of Kolmogorov
     and Smirnov (`scipy.stats`). With many records it finds differences that do not matter, with few it sees large ones
     where there are none, so an alert needs both: a distance (largest gap between the two cumulative distributions) of
-    at least that of params.yaml, and a p-value below `p_value` over the number of such tests (Bonferroni). The rank of
-    a flow's likelihood is uniform among styles of the training; only ranks that are too low count.
+    at least that of params.yaml, and a p-value below `p_value` over the number of such tests (Bonferroni).
+
+    Some figures are strange in one direction alone (`ALTERNATIVES`): music with fewer notes at a time, fewer rests or a
+    greater likelihood than the training's average is well inside of what was trained on.
+
+    The rank of a flow's likelihood is uniform among styles of the training.
 
     Limits say which share of the records may be too quiet, too short, or have lost their notes.
 
@@ -26,6 +30,8 @@ from timbreflow.monitoring.reference import Reference
 
 DRIFT_ROLES = ("content", "style")
 """What people give. The output is made of these by a model, so it has limits only."""
+ALTERNATIVES = {"pitched_share": "greater", "polyphony": "less", "silent_share": "less", "rank": "greater"}
+"""In scipy's terms: "less" looks for values above the training's, whose cumulative distribution lies below."""
 LABELS = {
     "band_hz": "band",
     "flatness_db": "flatness",
@@ -149,13 +155,13 @@ def _drift(
     role: str, figure: str, records: Records, reference: Reference, config: MonitorConfig, *, n_tests: int
 ) -> Check:
     found, expected = records.column(f"{role}.{figure}"), expected_values(figure, reference)
-    bound = config.distances[figure]
+    bound, alternative = config.distance, ALTERNATIVES.get(figure, "two-sided")
     if len(found) < config.min_records:
         return _too_few(role, figure, "drift", len(found), bound)
     if figure == "rank":
-        test = stats.ks_1samp(found, stats.uniform.cdf, alternative="greater")
+        test = stats.ks_1samp(found, stats.uniform.cdf, alternative=alternative)
     else:
-        test = stats.ks_2samp(found, expected)
+        test = stats.ks_2samp(found, expected, alternative=alternative)
     distance, p = float(test.statistic), float(test.pvalue)
     drifted = distance >= bound and p <= config.p_value / n_tests
     state: State = "ALERT" if drifted else "ok"

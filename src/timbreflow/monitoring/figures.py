@@ -39,8 +39,8 @@ class Figures:
         polyphony: notes at a time, in frames where a note is heard at all; 0 where none is.
         pitched_share: share of frames in which a note is heard, 0 to 1.
         band_hz: frequency below which 99 % of the energy lies.
-        flatness_db: geometric over arithmetic mean of the spectrum, mean over audible frames: 0 for white noise, some
-            -50 for tones.
+        flatness_db: geometric over arithmetic mean of the spectrum, mean over audible frames: some -3 for white noise,
+            -32 for a sine.
     """
 
     seconds: float

@@ -59,7 +59,7 @@ def append(folder: Path, row: Mapping[str, Any], *, now: datetime, max_bytes: in
     """
     line = json.dumps({"format": FORMAT, "time": now.isoformat(timespec="milliseconds"), **row}, allow_nan=False)
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder), open(_current(folder, now, max_bytes), "a+b", buffering=0) as file:
+    with _locked(folder), open(_current(folder, now, len(line) + 2, max_bytes), "a+b", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         if size:
             file.seek(size - 1)
@@ -116,11 +116,11 @@ def _files(folder: Path) -> list[Path]:
     return [path for (_, _), path in sorted(found, key=lambda each: (each[0][0], int(each[0][1])))]
 
 
-def _current(folder: Path, now: datetime, max_bytes: int) -> Path:
-    """The file that gets the next row; before a new one is begun, room is made for all that it may hold."""
+def _current(folder: Path, now: datetime, coming: int, max_bytes: int) -> Path:
+    """The file that gets the next bytes; before a new one is begun, room is made for all that it may hold."""
     files, day = _files(folder), now.date().isoformat()
     today = [path for path in files if path.name.startswith(day)]
-    if today and today[-1].stat().st_size < max_bytes // FILES:
+    if today and today[-1].stat().st_size + coming <= max_bytes // FILES:
         return today[-1]
     number = int(today[-1].stem.rpartition("-")[2]) + 1 if today else 1
     sizes = {path: path.stat().st_size for path in files}
