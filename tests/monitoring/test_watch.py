@@ -84,6 +84,13 @@ def test_the_page_of_quiet_days(n: int, head: str, checkout: Path) -> None:
     assert Tags(page).open == []
 
 
+@pytest.fixture
+def plain_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its charts take seconds."""
+    monkeypatch.setattr(watching, "render_page", lambda report, *_, **__: report.summary)
+
+
+@pytest.mark.usefixtures("plain_page")
 def test_the_command_ends_with_1_on_an_alert_alone(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, page = checkout / "served", checkout / "results" / "monitor" / "monitor.html"
     serve(folder, 20)
@@ -133,7 +140,7 @@ def test_a_reference_needs_clips(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def shown(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def shown(checkout: Path, monkeypatch: pytest.MonkeyPatch, plain_page: None) -> list[str]:
     """Artifacts of the flow, which runs in the checkout without a server."""
     shown: list[str] = []
     monkeypatch.setattr(flow, "ROOT", checkout)
