@@ -81,6 +81,7 @@ coverage: setup ## branch coverage of src by the fast tests, module by module
 	@rm -rf .scratch/coverage && mkdir -p .scratch/coverage
 	@$(BIN)/coverage run -m pytest -m "not slow and not gpu and not released"
 	@$(BIN)/coverage combine -q && $(BIN)/coverage report
+
 IMAGE ?= timbreflow
 image: ## build the image of the HTTP server with docker, podman or buildah
 	@tool=$$(command -v docker || command -v podman || command -v buildah) \

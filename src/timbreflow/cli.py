@@ -6,7 +6,18 @@ import sys
 
 from cyclopts import App, CycloptsError
 
-from timbreflow.commands import house, listening, models, serving, songs, sources, studio, testsets, transfer
+from timbreflow.commands import (
+    house,
+    listening,
+    models,
+    monitoring,
+    serving,
+    songs,
+    sources,
+    studio,
+    testsets,
+    transfer,
+)
 from timbreflow.commands.common import PIPELINE
 from timbreflow.errors import TimbreflowError
 
@@ -20,7 +31,7 @@ app = App(
     timbreflow corpus list""",
     help_format="plaintext",
 )
-for group in (transfer, songs, studio, serving, sources, testsets, listening, models, house):
+for group in (transfer, songs, studio, serving, sources, testsets, listening, models, monitoring, house):
     app.command(group.app, name="*")
 
 

@@ -20,6 +20,7 @@ from timbreflow.evaluation.gate import RegisterConfig
 from timbreflow.files import write_text
 from timbreflow.models.bundle import OLD_SETTINGS
 from timbreflow.models.catalogue import GATED
+from timbreflow.monitoring.config import MonitorConfig
 from timbreflow.notes.collect import CollectConfig
 from timbreflow.rendering.config import RenderConfig
 from timbreflow.schema import parse
@@ -53,7 +54,7 @@ class VQVAEVariants:
 
 @dataclasses.dataclass(frozen=True)
 class Params:
-    """Everything in params.yaml, one field a section; a section is a stage, except `audio`, which all share."""
+    """Everything in params.yaml, one field a section; all are stages but `audio`, which stages share, and `monitor`."""
 
     collect_midi: CollectConfig
     render_triples: RenderConfig
@@ -67,6 +68,7 @@ class Params:
     train_vocoder: VocoderTraining
     evaluate: EvaluationConfig
     register_models: RegisterConfig
+    monitor: MonitorConfig
 
 
 def load_params(path: Path) -> Params:
