@@ -6,13 +6,15 @@ BIN := .venv/bin
 CORE := .venv/.core
 STAMP := .venv/.installed
 STUDIO := .venv/.studio
+TOOLS := .tools/bin
 # The scripts of an environment hold its path: where the checkout was renamed or copied, it is made anew.
 ifneq ($(wildcard .venv),)
 MOVED := $(shell $(BIN)/python -c '' 2>/dev/null && grep -qF -- " $(realpath .venv)" .venv/pyvenv.cfg || echo anew)
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: anew help listen studio setup run ui stop test test-slow test-released lint lock clean
+.PHONY: anew help listen studio setup run ui stop test test-slow test-released lint lock clean ops-demo docs-check \
+  check-files hooks comment wheel sbom audit notices notices-check release
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -80,7 +82,56 @@ test-released: setup ## the checks of the released weights, on the frozen test s
 lock: setup ## rewrite requirements.lock from what is installed
 	@$(BIN)/python .ci/lock.py
 
-MADE := .venv .scratch .run .prefect .mlflow .dvc/cache .dvc/tmp data/notes data/audio data/mels data/models \
+ops-demo: setup ## a team's whole story in a copy, on tiny settings: servers, worker, promotion, remote, serving
+	@$(BIN)/python -m benchmarks.ops_demo $(if $(STAY),--stay)
+
+docs-check: setup ## links, make targets and commands of the documentation
+	@$(BIN)/pytest tests/test_documentation.py
+
+# Programs that look at the project from outside, in an environment of their own.
+$(TOOLS)/.installed: .ci/tools.txt
+	@$(PYTHON) -m venv .tools
+	$(TOOLS)/pip install -q -r .ci/tools.txt
+	@touch $@
+
+hooks: setup $(TOOLS)/.installed ## install the hooks of .pre-commit-config.yaml
+	@$(TOOLS)/pre-commit install
+
+check-files: setup $(TOOLS)/.installed ## the hooks on all files; workflows and dependabot against their schemas; zizmor
+	@$(TOOLS)/pre-commit validate-config
+	@$(TOOLS)/pre-commit run --all-files
+	@$(TOOLS)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(TOOLS)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	@$(TOOLS)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+	@$(TOOLS)/zizmor --offline --quiet .github
+
+comment: setup ## what this commit changes in the figures against BASE (default main): .scratch/comment/comment.md
+	@.ci/comment.sh $(or $(BASE),main) .scratch/comment
+
+wheel: $(TOOLS)/.installed ## wheel and source archive in dist/
+	@$(TOOLS)/python -m build -q --outdir dist .
+
+sbom: setup $(TOOLS)/.installed ## dist/sbom.cdx.json: what an installation consists of (CycloneDX)
+	@mkdir -p dist
+	@$(TOOLS)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file dist/sbom.cdx.json $(BIN)/python
+
+audit: $(TOOLS)/.installed ## known vulnerabilities of what requirements.lock names
+	@.ci/audit.sh $(TOOLS)/pip-audit
+
+notices: setup $(TOOLS)/.installed ## rewrite THIRD_PARTY.md
+	@$(BIN)/python .ci/notices.py $(TOOLS)/pip-licenses
+
+notices-check: setup $(TOOLS)/.installed ## whether THIRD_PARTY.md is up to date
+	@$(BIN)/python .ci/notices.py $(TOOLS)/pip-licenses --check
+
+release: ## what a release consists of, for TAG=vX.Y.Z
+	@version=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml); [ "$(TAG)" = "v$$version" ] \
+	  || { echo "error: TAG=$(TAG) is not v$$version, the version in pyproject.toml" >&2; exit 2; }
+	@rm -rf dist
+	@$(MAKE) --no-print-directory wheel sbom
+	@cd dist && sha256sum * > SHA256SUMS && cat SHA256SUMS
+
+MADE := .venv .tools dist .scratch .run .prefect .mlflow .dvc/cache .dvc/tmp data/notes data/audio data/mels data/models \
   .mypy_cache .ruff_cache .pytest_cache .hypothesis .grimp_cache .import_linter_cache
 # As in .gitignore, for checkouts without git.
 KEPT := */metrics.json testsets/*/table.md ablations/*.json ablations/table.md ablations/per_clip/*.csv expression/*
