@@ -6,6 +6,7 @@ BIN := .venv/bin
 CORE := .venv/.core
 STAMP := .venv/.installed
 STUDIO := .venv/.studio
+BASIC_PITCH := basic-pitch==0.4.0
 TOOLS := .tools/bin
 # The scripts of an environment hold its path: where the checkout was renamed or copied, it is made anew.
 ifneq ($(wildcard .venv),)
@@ -25,13 +26,15 @@ $(CORE): pyproject.toml requirements.lock $(MOVED)
 	@$(PYTHON) -m venv .venv \
 	  || { echo "error: $(PYTHON) cannot make virtual environments; install its venv package, on Debian and Ubuntu sudo apt-get install python3-venv" >&2; exit 2; }
 	@# No .pyc files of what is never imported: they are a tenth of the size.
-	$(BIN)/pip install -q --no-compile -c requirements.lock -e .
+	$(BIN)/pip install -q --no-compile -c requirements.lock --report .venv/core.json -e .
+	@$(BIN)/python .ci/hashes.py .venv/core.json
 	@touch $@
 
 $(STAMP): $(CORE)
-	$(BIN)/pip install -q -c requirements.lock -e '.[dev]'
+	$(BIN)/pip install -q -c requirements.lock --report .venv/dev.json -e '.[dev]'
 	@# Its dependencies would bring TensorFlow; only its ONNX file is read.
-	$(BIN)/pip install -q --no-deps basic-pitch==0.4.0
+	$(BIN)/pip install -q --no-deps --report .venv/basic-pitch.json $(BASIC_PITCH)
+	@$(BIN)/python .ci/hashes.py .venv/dev.json .venv/basic-pitch.json
 	@touch $@
 
 EXAMPLE := docs/sounds/violin-tune-on-xylophone.wav
@@ -40,7 +43,8 @@ listen: $(CORE) ## the quick start: install what transfer needs, and transfer a 
 	@echo "listen to $(EXAMPLE): docs/sounds/violin-tune.ogg, played by docs/sounds/xylophone.ogg"
 
 $(STUDIO): $(CORE)
-	$(BIN)/pip install -q -c requirements.lock -e '.[studio]'
+	$(BIN)/pip install -q -c requirements.lock --report .venv/studio.json -e '.[studio]'
+	@$(BIN)/python .ci/hashes.py .venv/studio.json
 	@.ci/fluidsynth.sh $(BIN)/python
 	@touch $@
 
@@ -79,8 +83,10 @@ test-slow: setup ## everything else: servers, the whole pipeline, a browser
 test-released: setup ## the checks of the released weights, on the frozen test set
 	@$(BIN)/pytest -m released
 
-lock: setup ## rewrite requirements.lock from what is installed
+lock: setup $(TOOLS)/.installed ## rewrite requirements.lock from what is installed, and requirements.hashes
 	@$(BIN)/python .ci/lock.py
+	@{ cat requirements.lock; echo $(BASIC_PITCH); } | $(TOOLS)/uv pip compile - -q --no-deps --generate-hashes \
+	  --no-header --no-annotate --python-version 3.11 --output-file requirements.hashes
 
 ops-demo: setup ## a team's whole story in a copy, on tiny settings: servers, worker, promotion, remote, serving
 	@$(BIN)/python -m benchmarks.ops_demo $(if $(STAY),--stay)

@@ -2,7 +2,7 @@
 
     make ops-demo
 
-In a copy of this checkout below /tmp, with servers of its own on free ports of 127.0.0.1: PostgreSQL and an S3-compatible
+In a copy of this checkout below /tmp, with servers of its own on free ports of 127.0.0.1: PostgreSQL and an S3-like
 store, Prefect and MLflow on them, a worker that runs the deployments, promotions (one is refused), a rollback, data
 pushed to the store and pulled by a second clone, a served model. All is stopped and removed at the end; this checkout's
 data, registry and servers are not touched. `--stay` waits before that, so that you can look at the pages.
@@ -52,6 +52,7 @@ COPIED = (
     "docs/sounds",
     "dvc.yaml",
     ".dvc/config",
+    ".dvc/.gitignore",
     ".dvcignore",
     ".gitignore",
     "pyproject.toml",
@@ -79,9 +80,7 @@ class Demo:
             kept
             | S3_KEY
             | {
-                "PYTHONPATH": f"{self.root / 'src'}{os.pathsep}{self.root}",
                 "PATH": f"{self.root / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
-                "TIMBREFLOW_ROOT": str(self.root),
                 "PREFECT_HOME": str(self.root / ".prefect"),
                 "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
                 "DO_NOT_TRACK": "1",
@@ -109,7 +108,7 @@ class Demo:
         done = subprocess.run(
             command,
             cwd=at or self.root,
-            env=self.environment,
+            env=self.environment | code_of(at or self.root),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -132,7 +131,8 @@ class Demo:
         """Start a server that is stopped at the end."""
         print(f"      $ {' '.join(command)} &", flush=True)
         log = self.log.with_name(f"{name}.log")
-        process = self.ends.enter_context(running(command, log, self.environment | variables, cwd=self.root))
+        environment = self.environment | code_of(self.root)
+        process = self.ends.enter_context(running(command, log, environment | variables, cwd=self.root))
         self.processes[name] = process
 
     def wait(self, name: str, url: str) -> None:
@@ -165,6 +165,11 @@ class Demo:
         """All flow runs, the oldest first."""
         found: list[dict[str, Any]] = self.ask(f"{self.servers['Prefect']}/api/flow_runs/filter", {})
         return sorted(found, key=lambda run: str(run["start_time"]))
+
+
+def code_of(root: Path) -> dict[str, str]:
+    """Variables with which commands run a checkout's own code."""
+    return {"PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}", "TIMBREFLOW_ROOT": str(root)}
 
 
 def main() -> int:
@@ -259,7 +264,7 @@ def deploy(demo: Demo) -> None:
     """Work pool, deployments, worker."""
     demo.step("Work pool, deployments and a worker", f"{demo.servers['Prefect']}/deployments")
     demo.run("prefect", "work-pool", "create", "timbreflow", "--type", "process", show=0)
-    demo.run("prefect", "--no-prompt", "deploy", "--prefect-file", "flows/prefect.yaml", "--all", show=0)
+    demo.run("prefect", "deploy", "--prefect-file", "flows/prefect.yaml", "--all", show=0)
     demo.start("worker", "prefect", "worker", "start", "--pool", "timbreflow")
 
 
@@ -315,9 +320,7 @@ def push_and_clone(demo: Demo) -> None:
     clone = demo.root.parent / "clone"
     demo.git("clone", "-q", str(demo.root), str(clone))
     (clone / ".venv").symlink_to(sys.prefix)
-    demo.environment["PYTHONPATH"] = f"{clone / 'src'}{os.pathsep}{clone}"
     output = demo.run("dvc", "repro", "--pull", at=clone, show=2)
-    demo.environment["PYTHONPATH"] = f"{demo.root / 'src'}{os.pathsep}{demo.root}"
     expect([line for line in output.splitlines() if line.startswith("Running stage")], [])
     same = (clone / "data" / "models" / "glow" / "weights.safetensors").read_bytes()
     expect(same == (demo.root / "data" / "models" / "glow" / "weights.safetensors").read_bytes(), True)

@@ -1,7 +1,9 @@
 """Workflows and the files around the code: pinned, of least rights, and built of make targets that exist."""
 
+import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +78,43 @@ def test_a_comment_against_a_commit_that_is_not_here_is_one_sentence(tmp_path: P
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, "error: nowhere is not a commit of this checkout; fetch it\n")
     assert not (tmp_path / "out").exists()
+
+
+def report(path: Path, name: str, version: str, url: str, sha256: str) -> Path:
+    """As `pip install --report` writes one."""
+    item = {
+        "metadata": {"name": name, "version": version},
+        "download_info": {"url": url, "archive_info": {"hashes": {"sha256": sha256}}},
+    }
+    path.write_text(json.dumps({"install": [item]}))
+    return path
+
+
+def test_a_package_with_another_sha256_ends_the_setup(tmp_path: Path) -> None:
+    text = (ROOT / "requirements.hashes").read_text(encoding="utf-8")
+    found = re.search(r"^safetensors==(\S+) \\\n    --hash=sha256:([0-9a-f]{64})", text, re.MULTILINE)
+    assert found is not None
+    version, sha256 = found[1], found[2]
+    url = "https://index.example/safetensors.whl"
+
+    def check(*values: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, ROOT / ".ci" / "hashes.py", report(tmp_path / "report.json", *values)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    same = check("safetensors", version, url, sha256)
+    assert (same.returncode, same.stdout) == (0, "1 packages have the sha256 of requirements.hashes\n")
+    other = check("safetensors", version, url, "0" * 64)
+    assert other.returncode == 2
+    assert f"safetensors=={version} (safetensors.whl, {'0' * 64})" in other.stderr
+    for values in (("torch", "2.13.0+cpu", url), ("torch", "2.13.0", "file:///opt/torch.whl"), ("new", "1", url)):
+        own = check(*values, "0" * 64)
+        assert (
+            own.returncode == 0
+            and f"not compared, since they are this machine's own or not locked: {values[0]}" in own.stdout
+        )
+
+
+def test_every_package_of_the_lock_has_its_hashes() -> None:
+    lock = set(re.findall(r"^[\w.-]+==\S+", (ROOT / "requirements.lock").read_text(encoding="utf-8"), re.MULTILINE))
+    hashes = set(re.findall(r"^[\w.-]+==\S+", (ROOT / "requirements.hashes").read_text(encoding="utf-8"), re.MULTILINE))
+    assert {pin.lower() for pin in lock} == {pin for pin in hashes if not pin.startswith("basic-pitch==")}
