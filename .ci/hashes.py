@@ -36,10 +36,10 @@ def main(*reports: str) -> int:
             sha256 = origin.get("archive_info", {}).get("hashes", {}).get("sha256")
             if "dir_info" in origin:
                 continue
-            if urlsplit(origin["url"]).scheme == "file" or "+" in pin or sha256 is None or pin not in known:
-                own.append(pin)
-            elif sha256 in known[pin]:
+            if sha256 in known.get(pin, ()):
                 n_same += 1
+            elif urlsplit(origin["url"]).scheme == "file" or "+" in pin or sha256 is None or pin not in known:
+                own.append(pin)
             else:
                 wrong.append(f"{pin} ({Path(urlsplit(origin['url']).path).name}, {sha256})")
     if wrong:

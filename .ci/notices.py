@@ -21,9 +21,15 @@ HEAD = """\
 What an installation of timbreflow brings besides itself. Each package keeps its own licence, whose text comes with it.
 Written by `make notices`.
 """
-REFUSED = re.compile(r"(?<!L)\bA?GPL|(?<!Lesser )General Public License", re.IGNORECASE)
-"""GPL and AGPL, not LGPL."""
-EXCEPTED = {"pygit2": "its linking exception lets any program use it"}
+REFUSED = re.compile(r"(?<!L)\bA?GPL|(?<!Lesser )General Public License|UNKNOWN", re.IGNORECASE)
+"""GPL and AGPL, not LGPL; and what is not known."""
+STATED = {
+    "grandalf": "GPL-2.0 OR EPL-1.0",
+    "huey": "MIT",
+    "pygit2": "GPL-2.0 with linking exception",
+    "skops": "MIT",
+}
+"""Licences that the packages' own metadata lack, or give in part."""
 
 
 def needed(extra: str) -> set[str]:
@@ -45,9 +51,9 @@ def needed(extra: str) -> set[str]:
     return {name for name, _ in found} - {"timbreflow"}
 
 
-def usable(name: str, licence: str) -> bool:
-    """Whether one of the licences that a package lets its user choose is neither GPL nor AGPL."""
-    return name in EXCEPTED or any(not REFUSED.search(choice) for choice in re.split(r"\bOR\b|;", licence))
+def usable(licence: str) -> bool:
+    """Whether one of the licences that a package lets its user choose allows any use."""
+    return any(not REFUSED.search(choice) or "exception" in choice for choice in re.split(r"\bOR\b|;", licence))
 
 
 def table(packages: list[dict[str, str]]) -> str:
@@ -62,16 +68,26 @@ def table(packages: list[dict[str, str]]) -> str:
 
 def main(pip_licenses: str, *options: str) -> int:
     """Write or check the file."""
-    command = [pip_licenses, "--python", sys.executable, "--from", "mixed", "--format", "json", "--with-urls"]
+    command = [
+        pip_licenses,
+        "--python",
+        sys.executable,
+        "--from",
+        "mixed",
+        "--format",
+        "json",
+        "--with-urls",
+        "--with-system",
+    ]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     packages = {canonicalize_name(package["Name"]): package for package in found}
+    for name, licence in STATED.items():
+        packages[name]["License"] = licence
     core = needed("")
     text = HEAD
     for title, names in (("For transfer", core), ("For the pipeline", needed("pipeline") - core)):
         chosen = [packages[name] for name in sorted(names)]
-        if bad := [
-            f"{each['Name']} ({each['License']})" for each in chosen if not usable(each["Name"], each["License"])
-        ]:
+        if bad := [f"{each['Name']} ({each['License']})" for each in chosen if not usable(each["License"])]:
             print(f"error: the project cannot use these licences: {', '.join(bad)}", file=sys.stderr)
             return 2
         text += f"\n## {title}\n\n{table(chosen)}\n"
