@@ -63,11 +63,13 @@ def test_every_command_and_option_of_timbreflow_is_one(name: str) -> None:
         if found[1] not in app:
             unknown.append(line)
             continue
-        command = app[found[1]]
-        words = [word.partition("=")[0] for word in re.split(r"\s+", found[2]) if re.match(r"--[a-z]", word)]
-        sub = found[2].split()[:1]
+        command, sub = app[found[1]], found[2].split()[:1]
         if sub and sub[0] in command:
             command = command[sub[0]]
+        if command.default_command is None:
+            unknown += [line] if sub else []
+            continue
+        words = [word.partition("=")[0] for word in re.split(r"\s+", found[2]) if re.match(r"--[a-z]", word)]
         options = {option for argument in command.assemble_argument_collection() for option in argument.names}
         unknown += [f"{found[1]} {word}" for word in words if word.rstrip(",.;") not in options | {"--help"}]
     assert unknown == []
