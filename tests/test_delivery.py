@@ -124,6 +124,62 @@ def test_every_package_of_the_lock_has_its_hashes() -> None:
     assert pins("requirements.hashes") == pins("requirements.lock") | {("basic-pitch", "0.4.0")}
 
 
+STAGE = """\
+stages:
+  report:
+    cmd: mkdir -p results/report/plots && cp curve.csv results/report/plots/ && cp figures.json metrics.json
+    params: [noise]
+    deps: [curve.csv, figures.json]
+    outs: [results/report/plots]
+    metrics:
+    - metrics.json: {cache: false}
+plots:
+- curve: {x: step, y: {results/report/plots/curve.csv: loss}}
+"""
+
+
+@pytest.mark.slow
+def test_a_comment_has_metrics_parameters_and_plots_of_both_commits(tmp_path: Path) -> None:
+    root = tmp_path / "checkout"
+    (root / ".ci").mkdir(parents=True)
+    shutil.copy(ROOT / ".ci" / "comment.sh", root / ".ci" / "comment.sh")
+    (root / ".venv").symlink_to(sys.prefix)
+    (root / ".gitignore").write_text(".venv\n.scratch\n")
+    (root / "dvc.yaml").write_text(STAGE)
+
+    def run(*command: str | Path) -> str:
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def commit(lsd: float, noise: float) -> None:
+        (root / "figures.json").write_text(json.dumps({"glow": {"lsd": lsd}}))
+        (root / "params.yaml").write_text(f"noise: {noise}\n")
+        (root / "curve.csv").write_text(f"step,loss\n1,{lsd}\n2,{lsd / 2}\n")
+        run(dvc, "repro", "-q")
+        run("git", "add", "-A")
+        run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x")
+
+    dvc = Path(sys.executable).parent / "dvc"
+    run("git", "init", "-q")
+    run(dvc, "init", "-q")
+    run(dvc, "remote", "add", "-d", "store", str(tmp_path / "store"))
+    commit(9.5, 0.1)
+    run(dvc, "push", "-q")
+    commit(9.1, 0.2)
+    run(dvc, "push", "-q")
+    # As on a runner: the data are in the remote alone.
+    shutil.rmtree(root / ".dvc" / "cache")
+    shutil.rmtree(root / "results")
+    run(".ci/comment.sh", "HEAD~1", ".scratch/comment")
+    text = (root / ".scratch" / "comment" / "comment.md").read_text()
+    assert re.search(r"\| metrics.json *\| glow.lsd *\| 9.5 *\| 9.1 *\| -0.4", text), text
+    assert re.search(r"\| params.yaml *\| noise *\| 0.1 *\| 0.2 *\|", text), text
+    page = (root / ".scratch" / "comment" / "plots" / "index.html").read_text()
+    assert "9.5" in page and "9.1" in page
+    assert "`plots/index.html`" in text
+
+
 @pytest.mark.parametrize(
     ("prints", "code", "result", "says"),
     [
