@@ -7,7 +7,6 @@ end, and the machine's own servers are not touched.
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import psutil
 
@@ -68,35 +67,28 @@ def running(
 ) -> "Iterator[subprocess.Popen[bytes]]":
     """A server with its output in a file; in the end it is stopped with all that it started."""
     with open(log, "wb") as output:
-        process = _popen(command, output, environment, **options)
+        process = subprocess.Popen(
+            command,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            **options,
+        )
     try:
         yield process
     finally:
         stop(process)
 
 
-def _popen(
-    command: Sequence[str | Path], output: IO[bytes], environment: Mapping[str, str], **options: Any
-) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        command,
-        env=dict(environment),
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        **options,
-    )
-
-
-def stop(process: "subprocess.Popen[Any]", first: signal.Signals = signal.SIGTERM) -> None:
+def stop(process: "subprocess.Popen[Any]") -> None:
     """Ask a process to end, and kill what is left of it and its children after a while."""
     family: list[psutil.Process] = []
     with suppress(psutil.NoSuchProcess):
         leader = psutil.Process(process.pid)
         family = [leader, *leader.children(recursive=True)]
-    with suppress(ProcessLookupError):
-        process.send_signal(first)
+    process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(GRACE_SECONDS)
     for left in psutil.wait_procs(family, timeout=1)[1]:
