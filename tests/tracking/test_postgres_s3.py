@@ -58,7 +58,8 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
         values = {
             "team:PASSWORD@db.lab:5432": database,
             "http://store.lab:9000": store,
-            "--port 5000": f"--port {ports[0]}",
+            # On a busy machine uvicorn takes slow workers for dead ones; a single one it does not watch.
+            "--port 5000": f"--port {ports[0]} --workers 1",
             "--port 4200": f"--port {ports[1]}",
             "127.0.0.1:5000": f"127.0.0.1:{ports[0]}",
             "127.0.0.1:4200": f"127.0.0.1:{ports[1]}",
