@@ -23,7 +23,8 @@ import psutil
 from timbreflow.errors import TimbreflowError
 
 HOST = "127.0.0.1"
-STARTUP_SECONDS = 180
+STARTUP_SECONDS = 600
+"""A first start creates the databases, which takes minutes on a busy machine."""
 GRACE_SECONDS = 15
 S3_KEY = {"AWS_ACCESS_KEY_ID": "demo", "AWS_SECRET_ACCESS_KEY": "demo", "AWS_DEFAULT_REGION": "us-east-1"}
 """moto takes any key; without one the clients of S3 would look for the user's own."""
