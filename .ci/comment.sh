@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# What the working tree changes against another commit, for a comment on a pull request:
+# OUT/comment.md (metrics and parameters) and OUT/plots (a page with both curves, where the data can be had).
+set -euo pipefail
+base=$1 out=$2
+dvc=.venv/bin/dvc
+git rev-parse --verify --quiet "$base^{commit}" >/dev/null || { echo "error: $base is not a commit of this checkout; fetch it" >&2; exit 2; }
+mkdir -p "$out"
+out=$(realpath "$out")
+rm -rf "$out/plots" "$out/comment.md"
+section() {
+  local table
+  table=$($dvc "$2" diff --md "$base")
+  printf '### %s\n\n%s\n\n' "$1" "${table:-No change.}"
+}
+# Curves and tables of plots are data: those of this commit from the remote, where there is one.
+if [ -n "$($dvc remote list)" ]; then
+  $dvc pull --quiet results/report/plots || echo "the plots could not be pulled" >&2
+fi
+$dvc plots diff "$base" --out "$out/plots" >/dev/null 2>&1 || true
+{
+  echo "## Against $(git rev-parse --short "$base")"
+  echo
+  section Metrics metrics
+  section Parameters params
+  if [ -f "$out/plots/index.html" ]; then
+    echo "Plots of both: \`plots/index.html\` in the artifact \`report\` of this run."
+  else
+    echo "No plots: their data are in no remote that this run can read."
+  fi
+} > "$out/comment.md"
+echo "$out/comment.md"

@@ -1,0 +1,439 @@
+"""The story of a team, from an empty registry to a transfer over HTTP, on tiny settings and on this machine alone.
+
+    make ops-demo
+
+In a copy of this checkout below /tmp, with servers of its own on free ports of 127.0.0.1: PostgreSQL and an S3-like
+store, Prefect and MLflow on them, a worker that runs the deployments, promotions (one is refused), a rollback, data
+pushed to the store and pulled by a second clone, a served model. All is stopped and removed at the end; this checkout's
+data, registry and servers are not touched. `--stay` waits before that, so that you can look at the pages.
+
+The tiny models are trained for a few steps: the demo shows that the parts work together, not a model of use.
+"""
+
+import argparse
+import base64
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import soundfile
+
+from benchmarks.services import (
+    HOST,
+    S3_KEY,
+    answers,
+    free_port,
+    listening,
+    object_store,
+    postgres,
+    postgres_programs,
+    running,
+    wait_for,
+)
+from tests.tiny_params import dump, tiny
+from timbreflow.cli import app
+from timbreflow.config import preset_text
+from timbreflow.errors import TimbreflowError
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = (
+    "src",
+    "flows",
+    "released",
+    "docs/sounds",
+    "dvc.yaml",
+    ".dvc/config",
+    ".dvc/.gitignore",
+    ".dvcignore",
+    ".gitignore",
+    "pyproject.toml",
+)
+OF_THE_USER = ("AWS_", "DVC_", "GIT_", "MLFLOW_", "PREFECT_", "TIMBREFLOW_")
+"""Variables that would lead to servers and stores other than the demo's."""
+MODEL = "timbreflow-glow"
+BUCKET = "timbreflow"
+SOUNDS = ("violin-tune.ogg", "xylophone.ogg")
+N_NOISE = 3
+TAIL = 12
+"""Lines shown of a command's output, at most; all of it is in the log."""
+
+
+class Demo:
+    """A copy of the checkout, its servers, and the commands that are typed in it."""
+
+    def __init__(self, place: Path, ends: ExitStack) -> None:
+        self.root, self.ends = place / "checkout", ends
+        self.log = place / "log"
+        self.began = time.monotonic()
+        self.step_number = 0
+        self.servers: dict[str, str] = {}
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(OF_THE_USER)}
+        self.environment = (
+            kept
+            | S3_KEY
+            | {
+                "PATH": f"{self.root / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
+                "PREFECT_HOME": str(self.root / ".prefect"),
+                "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+                "DO_NOT_TRACK": "1",
+                "MLFLOW_DISABLE_TELEMETRY": "true",
+                "no_proxy": HOST,
+                "NO_PROXY": HOST,
+                "COLUMNS": "120",
+                # No process has to start for a shard.
+                "TIMBREFLOW_RUNNER": "threads",
+            }
+        )
+
+    def step(self, title: str, look: str = "") -> None:
+        """Say what comes, and what to look at."""
+        self.step_number += 1
+        print(f"\n[{time.monotonic() - self.began:3.0f} s] {self.step_number}. {title}", flush=True)
+        if look:
+            print(f"      look at: {look}", flush=True)
+
+    def run(self, *command: str, code: int = 0, at: Path | None = None, show: int = TAIL) -> str:
+        """Type a command in the copy; returns its output.
+
+        Raises:
+            TimbreflowError: its exit code is another one than expected.
+        """
+        print(f"      $ {' '.join(command)}", flush=True)
+        done = subprocess.run(
+            command,
+            cwd=at or self.root,
+            env=self.environment | code_of(at or self.root),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        with open(self.log, "a", encoding="utf-8") as log:
+            log.write(f"$ {' '.join(command)}\n{done.stdout}\nexit code {done.returncode}\n\n")
+        lines = [line for line in done.stdout.splitlines() if line.strip()]
+        if done.returncode != code:
+            raise TimbreflowError(
+                f"`{' '.join(command)}` ended with {done.returncode}, not {code}:\n" + "\n".join(lines[-40:])
+            )
+        for line in lines[-show:] if show else []:
+            print(f"        {line[:160]}", flush=True)
+        return done.stdout
+
+    def start(self, name: str, *command: str, **variables: str) -> None:
+        """Start a server that is stopped at the end."""
+        print(f"      $ {' '.join(command)} &", flush=True)
+        log = self.log.with_name(f"{name}.log")
+        environment = self.environment | code_of(self.root)
+        process = self.ends.enter_context(running(command, log, environment | variables, cwd=self.root))
+        self.processes[name] = process
+
+    def wait(self, name: str, url: str) -> None:
+        """Until a server that was started answers.
+
+        Raises:
+            TimbreflowError: it does not.
+        """
+        wait_for(lambda: answers(url), self.processes[name], name, self.log.with_name(f"{name}.log"))
+
+    def git(self, *arguments: str) -> None:
+        """Run git quietly, as somebody without a name of their own."""
+        who = ["-c", "user.name=ops-demo", "-c", "user.email=ops-demo@localhost"]
+        subprocess.run(["git", *who, *arguments], cwd=self.root, env=self.environment, check=True)
+
+    def ask(self, url: str, body: Any = None) -> Any:
+        """JSON that a server answers; a body makes it a POST."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=300) as response:
+            return json.load(response)
+
+    def champion(self) -> str:
+        """Version that has the alias champion."""
+        url = f"{self.servers['MLflow']}/api/2.0/mlflow/registered-models/alias?name={MODEL}&alias=champion"
+        return str(self.ask(url)["model_version"]["version"])
+
+    def flow_runs(self) -> list[dict[str, Any]]:
+        """All flow runs, the oldest first."""
+        found: list[dict[str, Any]] = self.ask(f"{self.servers['Prefect']}/api/flow_runs/filter", {})
+        return sorted(found, key=lambda run: str(run["start_time"]))
+
+
+def code_of(root: Path) -> dict[str, str]:
+    """Variables with which commands run a checkout's own code."""
+    return {"PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}", "TIMBREFLOW_ROOT": str(root)}
+
+
+def main() -> int:
+    """Run all steps; exit code 0 where each did what it should."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stay", action="store_true", help="wait for Enter before everything is stopped")
+    options = parser.parse_args()
+    place = Path(tempfile.mkdtemp(prefix="timbreflow-ops-demo-"))
+    try:
+        with ExitStack() as ends:
+            demo = Demo(place, ends)
+            for step in STEPS:
+                step(demo)
+            if options.stay:
+                input("\nPress Enter to stop all of it.")
+        left = [name for name, process in demo.processes.items() if process.poll() is None]
+        if left:
+            raise TimbreflowError(f"These processes still run: {left}.")
+    except TimbreflowError as error:
+        print(f"\nerror: {error}\nEvery command's output is in {place}.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; everything was stopped.", file=sys.stderr)
+        shutil.rmtree(place, ignore_errors=True)
+        return 130
+    shutil.rmtree(place)
+    print(f"\nops-demo passed in {time.monotonic() - demo.began:.0f} s; everything was stopped and {place} removed.")
+    return 0
+
+
+def copy(demo: Demo) -> None:
+    """The checkout in a folder of its own, with tiny parameters and without a released Glow."""
+    demo.step("A copy of this checkout with tiny parameters", str(demo.root))
+    for name in COPIED:
+        source, target = ROOT / name, demo.root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    # It arrives later, so that the first champion is the team's own.
+    shutil.move(demo.root / "released" / "glow", demo.root.parent / "glow")
+    values = tiny(preset_text("default"))
+    if "monitor" in values:
+        values["monitor"]["min_records"] = 1 + N_NOISE
+    (demo.root / "params.yaml").write_text(dump(values), encoding="utf-8")
+    (demo.root / ".venv").symlink_to(sys.prefix)
+    demo.git("init", "-q", ".")
+    # git's pattern .venv in .gitignore is for folders and links alike.
+    demo.git("add", "-A")
+    demo.git("commit", "-q", "-m", "A copy for the demo")
+
+
+def services(demo: Demo) -> None:
+    """PostgreSQL, S3, Prefect and MLflow."""
+    demo.step("Servers: PostgreSQL and an S3-compatible store, Prefect and MLflow on them")
+    prefect, mlflow = free_port(), free_port()
+    store = demo.ends.enter_context(object_store(BUCKET))
+    demo.environment |= {"MLFLOW_S3_ENDPOINT_URL": store}
+    databases = {"prefect": f"sqlite+aiosqlite:///{demo.root}/.prefect/prefect.db"}
+    databases["mlflow"] = f"sqlite:///{demo.root}/.mlflow/mlflow.db"
+    if postgres_programs() is None:
+        (demo.root / ".mlflow").mkdir()
+        print("      PostgreSQL is not installed (apt-get install postgresql): SQLite takes its place")
+    else:
+        address = demo.ends.enter_context(postgres("prefect", "mlflow"))
+        demo.servers["PostgreSQL"] = address.partition("@")[2]
+        databases = {
+            "prefect": f"postgresql+asyncpg://{address}/prefect",
+            "mlflow": f"postgresql+pg8000://{address}/mlflow",
+        }
+    demo.servers |= {"S3": store, "Prefect": f"http://{HOST}:{prefect}", "MLflow": f"http://{HOST}:{mlflow}"}
+    demo.start(
+        "prefect",
+        *("prefect", "server", "start", "--host", HOST, "--port", str(prefect)),
+        PREFECT_SERVER_DATABASE_CONNECTION_URL=databases["prefect"],
+    )
+    demo.start(
+        "mlflow",
+        *("mlflow", "server", "--host", HOST, "--port", str(mlflow), "--workers", "1"),
+        *("--artifacts-destination", f"s3://{BUCKET}/mlflow"),
+        MLFLOW_BACKEND_STORE_URI=databases["mlflow"],
+    )
+    demo.environment |= {
+        "PREFECT_API_URL": f"http://{HOST}:{prefect}/api",
+        "MLFLOW_TRACKING_URI": demo.servers["MLflow"],
+    }
+    demo.wait("prefect", f"{demo.servers['Prefect']}/api/health")
+    demo.wait("mlflow", f"{demo.servers['MLflow']}/health")
+    for name, url in demo.servers.items():
+        print(f"      {name:10} {url}", flush=True)
+
+
+def deploy(demo: Demo) -> None:
+    """Work pool, deployments, worker."""
+    demo.step("Work pool, deployments and a worker", f"{demo.servers['Prefect']}/deployments")
+    demo.run("prefect", "work-pool", "create", "timbreflow", "--type", "process", show=0)
+    demo.run("prefect", "deploy", "--prefect-file", "flows/prefect.yaml", "--all", show=0)
+    demo.start("worker", "prefect", "worker", "start", "--pool", "timbreflow")
+
+
+def pipeline(demo: Demo) -> None:
+    """The pipeline through the worker, then its lock in git and its data in the store."""
+    demo.step("The pipeline, run by the worker", f"{demo.servers['Prefect']}/runs and {demo.servers['MLflow']}")
+    demo.run("prefect", "deployment", "run", "pipeline/nightly", "--watch", show=3)
+    demo.git("add", "-A")
+    demo.git("commit", "-q", "-m", "dvc.lock and metrics of the first run")
+    demo.run("timbreflow", "lineage", f"models:/{MODEL}/1")
+
+
+def first_champion(demo: Demo) -> None:
+    """The trained Glow becomes champion by the deployment."""
+    demo.step("The first promotion, by the deployment: there is nothing to hold it against but the limits")
+    demo.run("prefect", "deployment", "run", "promote/promote", "--param", "name=glow", "--watch", show=2)
+    expect(demo.champion(), "1")
+
+
+def better_champion(demo: Demo) -> None:
+    """Released weights are registered, measured on the same clips, and promoted."""
+    demo.step("The released weights arrive and pass the gate", f"{demo.servers['MLflow']}/#/models/{MODEL}")
+    shutil.move(demo.root.parent / "glow", demo.root / "released" / "glow")
+    demo.git("add", "-A")
+    demo.git("commit", "-q", "-m", "Released Glow")
+    demo.run("timbreflow", "register", "--released", show=3)
+    demo.run("timbreflow", "promote", "glow")
+    expect(demo.champion(), "2")
+
+
+def refusal(demo: Demo) -> None:
+    """The trained Glow is a challenger again, and is refused with both figures."""
+    demo.step("The tiny model tries again and is refused: exit code 1, both figures, reasons kept with the version")
+    demo.run("timbreflow", "register", show=3)
+    demo.run("timbreflow", "promote", "glow", code=1)
+    expect(demo.champion(), "2")
+
+
+def rollback(demo: Demo) -> None:
+    """Back and forth."""
+    demo.step("Rollback: the champion before is the champion again")
+    demo.run("timbreflow", "promote", "glow", "--rollback")
+    expect(demo.champion(), "1")
+
+
+def push_and_clone(demo: Demo) -> None:
+    """A colleague's clone pulls everything and runs nothing."""
+    demo.step("Data to the S3 remote; a second clone pulls it and runs no stage")
+    demo.run("dvc", "remote", "add", "--default", "store", f"s3://{BUCKET}/dvc", show=1)
+    demo.run("dvc", "remote", "modify", "store", "endpointurl", demo.servers["S3"], show=0)
+    demo.git("commit", "-aqm", "DVC remote")
+    demo.run("dvc", "push", show=1)
+    clone = demo.root.parent / "clone"
+    demo.git("clone", "-q", str(demo.root), str(clone))
+    (clone / ".venv").symlink_to(sys.prefix)
+    output = demo.run("dvc", "repro", "--pull", at=clone, show=2)
+    expect([line for line in output.splitlines() if line.startswith("Running stage")], [])
+    same = (clone / "data" / "models" / "glow" / "weights.safetensors").read_bytes()
+    expect(same == (demo.root / "data" / "models" / "glow" / "weights.safetensors").read_bytes(), True)
+
+
+def serve(demo: Demo) -> None:
+    """The champion behind HTTP: a transfer, and a few of noise, which no training had."""
+    demo.step("The champion is served, and transfers sounds")
+    port = free_port()
+    demo.servers["model"] = f"http://{HOST}:{port}"
+    command = ("timbreflow", "serve", "--model", f"models:/{MODEL}@champion", "--host", HOST, "--port", str(port))
+    demo.start("model", *command, "--record", "data/served")
+    demo.wait("model", f"http://{HOST}:{port}/readyz")
+    noise = io.BytesIO()
+    soundfile.write(noise, np.random.default_rng(0).normal(0, 0.1, 16000), 16000, format="WAV")
+    content, style = ((ROOT / "docs" / "sounds" / name).read_bytes() for name in SOUNDS)
+    for each in (style, *([noise.getvalue()] * N_NOISE)):
+        answer = httpx.post(
+            f"http://{HOST}:{port}/transfer", files={"content": content, "style": each}, timeout=300, trust_env=False
+        )
+        expect(answer.status_code, 200)
+        check_length(answer.content)
+
+
+def serve_by_mlflow(demo: Demo) -> None:
+    """The champion behind MLflow's own server; one transfer."""
+    demo.step("The champion is served, and transfers a sound")
+    port = free_port()
+    demo.servers["model"] = f"http://{HOST}:{port}"
+    demo.start(
+        "model",
+        *("mlflow", "models", "serve", "--model-uri", f"models:/{MODEL}@champion", "--env-manager", "local"),
+        *("--host", HOST, "--port", str(port)),
+    )
+    demo.wait("model", f"http://{HOST}:{port}/ping")
+    sounds = [base64.b64encode((ROOT / "docs" / "sounds" / name).read_bytes()).decode() for name in SOUNDS]
+    body = {"dataframe_split": {"columns": ["content", "style"], "data": [sounds]}, "params": {"seed": 0}}
+    row = demo.ask(f"http://{HOST}:{port}/invocations", body)["predictions"][0]
+    check_length(base64.b64decode(row["audio"]))
+
+
+def check_length(sound: bytes) -> None:
+    """What came back is as long as the content, and is not silent."""
+    content = soundfile.info(ROOT / "docs" / "sounds" / SOUNDS[0]).duration
+    samples, rate = soundfile.read(io.BytesIO(sound))
+    expect((round(len(samples) / rate, 1), bool(np.abs(samples).max() > 0)), (round(content, 1), True))
+    print(f"      {len(samples) / rate:.1f} s of sound came back", flush=True)
+
+
+def monitor(demo: Demo) -> None:
+    """The noise raises an alert."""
+    if "monitor" not in app or "serve" not in app:
+        return
+    demo.step(
+        "Monitoring: most of what was served is unlike the training, so that a check alerts and the exit code is 1"
+    )
+    demo.run("timbreflow", "monitor", "data/served", code=1)
+
+
+def summary(demo: Demo) -> None:
+    """Addresses and ids; every port is one of this machine's own."""
+    runs = demo.flow_runs()
+    failed = [run["name"] for run in runs if run["state_type"] != "COMPLETED"]
+    expect(failed, [])
+    ports = listening([psutil.Process()])
+    expect([port for port in ports if not port.startswith(f"{HOST}:")], [])
+    demo.step(f"What was shown; all {len(ports)} open ports are on {HOST}")
+    for name, url in demo.servers.items():
+        print(f"      {name:10} {url}")
+    parent = next(run["id"] for run in runs if run["name"] == "pipeline")
+    print(f"      {len(runs)} flow runs, all completed; that of the pipeline: {parent}")
+    versions = demo.ask(f"{demo.servers['MLflow']}/api/2.0/mlflow/model-versions/search?filter=name%3D%27{MODEL}%27")
+    for found in sorted(versions["model_versions"], key=lambda version: int(version["version"])):
+        tags = {tag["key"]: tag["value"] for tag in found["tags"]}
+        alias = ", champion" if found["version"] == demo.champion() else ""
+        weights = tags["weights_sha256"][:12]
+        print(f"      {MODEL} version {found['version']}{alias}: weights {weights}, {tags['decision']}")
+
+
+def expect(found: Any, wanted: Any) -> None:
+    """Compare.
+
+    Raises:
+        TimbreflowError: they differ.
+    """
+    if found != wanted:
+        raise TimbreflowError(f"{found!r} was found where {wanted!r} was expected.")
+
+
+STEPS: Sequence[Callable[[Demo], None]] = (
+    copy,
+    services,
+    deploy,
+    pipeline,
+    first_champion,
+    better_champion,
+    refusal,
+    rollback,
+    push_and_clone,
+    *([serve, monitor] if "serve" in app and "monitor" in app else [serve_by_mlflow]),
+    summary,
+)
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""A team's server as docs/operations.md gives it: MLflow and Prefect on PostgreSQL, artifacts in S3."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from benchmarks.services import answers, free_port, object_store, postgres, postgres_programs, running, wait_for
+from tests.runbook import blocks, command, type_in
+from tests.tracking.test_registry import evaluation, overwrite_with_noise, promote, register, variant, versions
+from timbreflow.tracking import connection
+from timbreflow.tracking.registry import resolve
+from timbreflow.tracking.runs import open_run
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(postgres_programs() is None, reason="PostgreSQL is not installed: apt-get install postgresql"),
+]
+
+
+@dataclass
+class Team:
+    """The services, what the page's examples stand for, and the servers that run."""
+
+    root: Path
+    store: str
+    values: dict[str, str]
+    environment: dict[str, str]
+    mlflow: str
+    prefect: str
+    ends: dict[str, ExitStack] = field(default_factory=dict)
+
+    def start(self, name: str, block: str, url: str) -> None:
+        self.ends[name] = ExitStack()
+        log = self.root / f"{name}.log"
+        process = self.ends[name].enter_context(running(command(block), log, self.environment, cwd=self.root))
+        wait_for(lambda: answers(url), process, name, log)
+
+    def stop(self, name: str) -> None:
+        self.ends.pop(name).close()
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    root = tmp_path_factory.mktemp("team")
+    (root / ".venv").symlink_to(sys.prefix)
+    with postgres("mlflow", "prefect") as database, object_store("timbreflow") as store:
+        ports = free_port(), free_port()
+        values = {
+            "team:PASSWORD@db.lab:5432": database,
+            "http://store.lab:9000": store,
+            # On a busy machine uvicorn takes slow workers for dead ones; a single one it does not watch.
+            "--port 5000": f"--port {ports[0]} --workers 1",
+            "--port 4200": f"--port {ports[1]}",
+            "127.0.0.1:5000": f"127.0.0.1:{ports[0]}",
+            "127.0.0.1:4200": f"127.0.0.1:{ports[1]}",
+        }
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(root),
+            "PREFECT_HOME": str(root / ".prefect"),
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        }
+        addresses = [f"http://127.0.0.1:{port}" for port in ports]
+        team = Team(root, store, values, environment, *addresses)
+        mlflow, prefect, _ = blocks("A team's server", values)
+        try:
+            team.start("mlflow", mlflow, f"{team.mlflow}/health")
+            team.start("prefect", prefect, f"{team.prefect}/api/health")
+            yield team
+        finally:
+            for name in list(team.ends):
+                team.stop(name)
+
+
+@pytest.fixture
+def root(team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A member's checkout, with the addresses of the page."""
+    _, _, member = blocks("A team's server", team.values)
+    exported = dict(re.findall(r"(\w+)=(http\S+)", member))
+    assert exported == {"MLFLOW_TRACKING_URI": team.mlflow, "PREFECT_API_URL": f"{team.prefect}/api"}
+    # A member has neither the keys of S3 nor the password.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", exported["MLFLOW_TRACKING_URI"])
+    return tmp_path
+
+
+def objects(team: Team) -> str:
+    """What lies in the bucket."""
+    with urllib.request.urlopen(f"{team.store}/timbreflow?list-type=2&max-keys=1000") as answer:
+        return str(answer.read().decode())
+
+
+def test_runs_models_and_decisions_outlive_the_server(team: Team, root: Path, bundles: dict[str, Path]) -> None:
+    with open_run("train_glow", {"fit": {"steps": 3}}, root=root) as run:
+        for step in (1, 2, 3):
+            run.log(step, {"loss": 1.0 / step})
+        (root / "note.txt").write_text("a note")
+        run.artifact(root / "note.txt")
+        run_id = run.run_id
+    better, worse = bundles["glow"], variant(bundles["glow"], root / "worse", "worse")
+    assert "version 1 registered" in register("glow", better, evaluation(15, 0.6), root=root)
+    assert promote("glow", root=root).promoted
+    assert "version 2 registered" in register("glow", worse, evaluation(16, 0.5), root=root)
+    assert not promote("glow", root=root).promoted
+    assert versions(root) == {"1": ["champion"], "2": ["challenger"]}
+    kept = objects(team)
+    assert "mlflow/" in kept and "weights.safetensors" in kept and "note.txt" in kept and "decision.md" in kept
+    assert not list(root.rglob("mlruns"))
+    team.stop("mlflow")
+    mlflow, _, _ = blocks("A team's server", team.values)
+    team.start("mlflow", mlflow, f"{team.mlflow}/health")
+    client = connection.connect(root)
+    assert [metric.value for metric in client.get_metric_history(run_id, "loss")] == [1.0, 1.0 / 2, 1.0 / 3]
+    # The weights come through the server, byte for byte.
+    found = resolve("glow", root=root)
+    assert "the champion, version 1" in found.description
+    assert (found.folder / "weights.safetensors").read_bytes() == (better / "weights.safetensors").read_bytes()
+
+
+def test_weights_that_changed_in_the_store_are_refused(team: Team, root: Path, bundles: dict[str, Path]) -> None:
+    noisy = root / "noisy"
+    shutil.copytree(bundles["vqvae"], noisy)
+    assert "registered" in register("vqvae", bundles["vqvae"], evaluation(15, 0.6), root=root)
+    overwrite_with_noise(noisy)
+    key = re.findall(r"<Key>([^<]*timbreflow-vqvae[^<]*|[^<]*)</Key>", objects(team))
+    weights = [name for name in key if name.endswith("bundle/weights.safetensors")]
+    changed = 0
+    for name in weights:
+        address = f"{team.store}/timbreflow/{name}"
+        with urllib.request.urlopen(address) as answer:
+            if answer.read() == (bundles["vqvae"] / "weights.safetensors").read_bytes():
+                data = (noisy / "weights.safetensors").read_bytes()
+                urllib.request.urlopen(urllib.request.Request(address, data, method="PUT")).close()
+                changed += 1
+    assert changed == 1
+    with pytest.raises(Exception, match="not what was evaluated|other weights|were measured"):
+        promote("vqvae", root=root)
+
+
+def test_a_flow_run_is_kept_by_postgres(team: Team, root: Path) -> None:
+    environment = team.environment | {"PREFECT_API_URL": f"{team.prefect}/api"}
+    code = "from prefect import flow\n@flow(name='kept')\ndef kept(): pass\nkept()"
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
+    team.stop("prefect")
+    _, prefect, _ = blocks("A team's server", team.values)
+    team.start("prefect", prefect, f"{team.prefect}/api/health")
+    seen = subprocess.run(
+        [Path(sys.executable).parent / "prefect", "flow-run", "ls"],
+        env=environment, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "kept" in seen.stdout
+
+
+def test_a_restored_dump_has_the_same_versions(team: Team, root: Path, bundles: dict[str, Path]) -> None:
+    register("glow", bundles["glow"], evaluation(15, 0.6), root=root)
+    before = versions(root)
+    _, _, dump, restore = blocks("Back up and restore", team.values)
+    programs = postgres_programs()
+    environment = team.environment | {"PATH": f"{programs}:{os.environ['PATH']}"}
+    type_in(dump, root, environment)
+    connection.connect(root).delete_registered_model("timbreflow-glow")
+    assert versions(root) == {}
+    team.stop("mlflow")
+    type_in(restore, root, environment)
+    mlflow, _, _ = blocks("A team's server", team.values)
+    team.start("mlflow", mlflow, f"{team.mlflow}/health")
+    assert versions(root) == before != {}
