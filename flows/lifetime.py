@@ -35,7 +35,7 @@ from prefect.states import Cancelled, Crashed
 from flows import ROOT
 from timbreflow.app.servers import HOST, PREFECT
 from timbreflow.errors import TimbreflowError
-from timbreflow.network import ANSWER_SECONDS, within
+from timbreflow.network import ANSWER_SECONDS, within, without_password
 from timbreflow.processes import is_dead, process_tag
 
 WATCH_SECONDS = 0.5
@@ -117,6 +117,24 @@ def _end_with(process: psutil.Process) -> None:
                 _interrupt("flows.pipeline was killed")
             time.sleep(WATCH_SECONDS)
     _interrupt("dvc was killed")
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, by which services, containers and clusters stop a process: it ends as by Ctrl-C."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Inside, SIGTERM interrupts the main thread; Prefect's own handler would let the process die of it."""
+
+    def terminated(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _take_interrupts() -> None:
@@ -232,7 +250,8 @@ class Teller:
             self._silent_until = now + max(SECONDS_OF_SILENCE, 10 * (now - began))
             if not self._warned:
                 self._warned = True
-                logger.warning("Prefect does not answer (%s); the work goes on without being shown.", reason(error))
+                why = without_password(reason(error))
+                logger.warning("Prefect does not answer (%s); the work goes on without being shown.", why)
             return None
 
 
@@ -290,8 +309,10 @@ def _require_answer(url: str) -> None:
         within(ANSWER_SECONDS, ask)
     except Exception as error:
         raise TimbreflowError(
-            f"The Prefect server at PREFECT_API_URL={url} cannot be used ({reason(error)}); start it, or correct or "
-            "unset the variable."
+            without_password(
+                f"The Prefect server at PREFECT_API_URL={url} cannot be used ({reason(error)}); start it, or correct "
+                "or unset the variable."
+            )
         ) from error
 
 

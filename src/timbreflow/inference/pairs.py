@@ -14,6 +14,7 @@ from timbreflow.errors import TimbreflowError
 COLUMNS = ("id", "content", "style")
 SEPARATORS = (",", ";", "\t", "|")
 LONGEST_ID = 100
+MOST_BYTES = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,11 @@ def read_pairs(table: str | Path) -> list[Pair]:
 
 def _place(table: Path, name: str) -> Path:
     """The file of a name; one that is not UTF-8 is the file's own bytes, or a spreadsheet's Windows-1252."""
-    path = table.parent / Path(name).expanduser()
+    # Unlike that of Path, this expanduser leaves ~name alone where there is no such user.
+    path = table.parent / os.path.expanduser(name)
     if name.isprintable() or path.is_file():
         return path
-    windows = table.parent / Path(os.fsencode(name).decode("cp1252", "replace")).expanduser()
+    windows = table.parent / os.path.expanduser(os.fsencode(name).decode("cp1252", "replace"))
     return windows if windows.is_file() else path
 
 
@@ -84,6 +86,8 @@ def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
     """Line numbers and cells of CSV with commas, semicolons, tabs or bars, in UTF-8 or UTF-16."""
     if not table.is_file():
         raise TimbreflowError(f"{table} is missing; name a CSV file with the columns {', '.join(COLUMNS)}.")
+    if table.stat().st_size > MOST_BYTES:
+        raise TimbreflowError(f"{table} has over {MOST_BYTES // 1_000_000} MB; split it into several tables.")
     data = table.read_bytes()
     try:
         # Marks that spreadsheets write at the start would become part of the first column's name.
