@@ -38,6 +38,7 @@ from timbreflow.processes import process_tag
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import StageResult, ignore_metrics
 from timbreflow.stages.shards import run_shard
+from timbreflow.system_errors import out_of_memory
 from timbreflow.tracking.runs import Run, open_run
 from timbreflow.workers import process_count, process_rank
 
@@ -239,27 +240,22 @@ def _noting_its_end(flow: Flow[Any, Any]) -> list[BaseException | None]:
     return outcome
 
 
-OUT_OF_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "not enough memory", "is killed by signal: Killed")
-"""In what PyTorch says as a RuntimeError; the last is of a loader process that the system ended."""
-
-
 def _sentence(error: BaseException | None) -> str | None:
     """What a person is told of an error that is no fault of the code; None for others."""
     if isinstance(error, TimbreflowError):
         return str(error)
-    reason = " ".join(str(error).split())
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in reason for w in OUT_OF_MEMORY)):
+    if (lacking := out_of_memory(error)) is not None:
         return (
-            f"The memory is not enough ({reason[:200].rstrip('.') or 'MemoryError'}); end other programs, or set "
-            "TIMBREFLOW_WORKERS or the stage's batch_size lower, and run again: finished work is kept."
+            f"The memory is not enough ({lacking}); end other programs, or set TIMBREFLOW_WORKERS or the stage's "
+            "batch_size lower, and run again: finished work is kept."
         )
-    return _refused(error, reason) if isinstance(error, OSError | SafetensorError) else None
+    return _refused(error) if isinstance(error, OSError | SafetensorError) else None
 
 
-def _refused(error: OSError | SafetensorError, reason: str) -> str:
+def _refused(error: OSError | SafetensorError) -> str:
     """One sentence for an error of the system, most often a full disk."""
     place = getattr(error, "filename", None) or "A file"
-    reason = getattr(error, "strerror", None) or reason
+    reason = " ".join((getattr(error, "strerror", None) or str(error)).split())
     return (
         f"{place} cannot be written or read ({reason}); make room on the disk or correct its permissions, and run "
         "again: finished work is kept."
