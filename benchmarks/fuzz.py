@@ -3,11 +3,11 @@
     python benchmarks/fuzz.py midi --minutes 5
     python benchmarks/fuzz.py all --minutes 1 --out findings
 
-Real files are changed (bits, bytes, lengths, cuts, splices of two) and read in a process of its own with limits of time
-and memory. With atheris (extra dev, on Linux) the changes are led by what code they reach, else they are random. A finding
-is any end but success or timbreflow's own errors: another exception, a crash, over 10 s of work, over 1 GB of memory. Its
-input is kept, and the same one (exception and line) is counted once. Prints one line a reader; exit code 1 where something
-was found.
+Real files are changed (bits, bytes, lengths, cuts, splices of two) and read in a process of its own with limits of
+time and memory. With atheris (extra dev, on Linux) the changes are led by what code they reach, else they are random.
+A finding is any end but success or timbreflow's own errors: another exception, a crash, over 10 s of work, over 1 GB
+of memory. Its input is kept, and the same one (exception and line) is counted once. Prints one line a reader; exit
+code 1 where something was found.
 """
 
 import argparse
@@ -68,8 +68,8 @@ class Reader:
 
     Args:
         kinds: names of the files that it reads; the first byte of an input chooses one.
-        prepare: in an empty folder; gives real inputs, each with the number of its kind, and the functions that read one
-            of each kind.
+        prepare: in an empty folder; gives real inputs, each with the number of its kind, and the functions that read
+            one of each kind.
     """
 
     kinds: tuple[str, ...]
@@ -129,7 +129,8 @@ def audio(folder: Path) -> tuple[list[tuple[int, bytes]], list[Read]]:
 
     sound = 0.3 * np.sin(np.arange(3000)[:, None] * [[0.1, 0.2]])
     formats = {
-        "a.wav": ("WAV", "PCM_16"), "b.wav": ("WAVEX", "FLOAT"), "c.wav": ("RF64", "PCM_24"), "d.wav": ("W64", "PCM_16"),
+        "a.wav": ("WAV", "PCM_16"), "b.wav": ("WAVEX", "FLOAT"), "c.wav": ("RF64", "PCM_24"),
+        "d.wav": ("W64", "PCM_16"),
         "e.flac": ("FLAC", "PCM_16"), "f.ogg": ("OGG", "VORBIS"), "g.mp3": ("MP3", "MPEG_LAYER_III"),
         "h.wav": ("AIFF", "PCM_16"), "i.ogg": ("OGG", "OPUS"), "j.wav": ("CAF", "ALAC_16"), "k.wav": ("AU", "ULAW"),
         "l.wav": ("WAV", "IMA_ADPCM"),
@@ -494,6 +495,7 @@ def fuzz(name: str, seconds: float, out: Path, *, seed: int = 0, guided: bool = 
 
 
 def main() -> int:
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("reader", choices=[*READERS, "all"])
     parser.add_argument("--minutes", type=float, default=5.0)

@@ -115,6 +115,9 @@ class House:
 
     def __post_init__(self) -> None:
         self.checkout = Checkout(self.root)
+        # Linked, so that what Python and numba have compiled serves again.
+        shutil.rmtree(self.root / "src")
+        (self.root / "src").symlink_to(ROOT / "src")
         (self.root / "home").mkdir()
         self._scratch = Path(tempfile.mkdtemp(prefix="house-"))
         plain = {"HOME": str(self.root / "home"), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -134,7 +137,7 @@ class House:
         if shim is not None:
             environment["LD_PRELOAD"] = str(shim)
         self._socket = self._scratch / "socket"
-        self._log = open(self._scratch / "zygote.log", "wb")
+        self._log = open(self._scratch / "zygote.log", "wb")  # noqa: SIM115
         self._zygote = subprocess.Popen(
             [self.root / ".venv" / "bin" / "python", HERE / "zygote.py", self._socket, *IMPORTED],
             cwd=self.root,

@@ -2,12 +2,13 @@
 
     python zygote.py SOCKET MODULE ...    in the checkout; imports the modules, then waits for requests
 
-A request is one line of JSON (see `House.start`); the answers are the child's process id and, later, its exit status. A
-child counts what it opens for writing, renames and makes below the `watch` folders, and at the number that its fault
-names, or where a file gets the name that it names, the fault happens: a signal, a file that appears, a clock that is set,
-memory that ends.
+A request is one line of JSON (see `House.start`); the answers are the child's process id and, later, its exit status.
+A child counts what it opens for writing, renames and makes below the `watch` folders. At the number that its fault
+names, or where a file gets the name that it names, the fault happens: a signal, a file that appears, a clock that is
+set, memory that ends, weights that are no numbers.
 """
 
+import atexit
 import ctypes
 import importlib
 import json
@@ -18,7 +19,9 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
+import traceback
 from typing import Any
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -64,8 +67,20 @@ def child(request: dict[str, Any]) -> None:
     watch(request)
     module, *arguments = request["command"]
     sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-    sys.exit(0)
+    code = 0
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    # As at the end of any process, but for taking down the interpreter, which libraries do not survive in a fork.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def watch(request: dict[str, Any]) -> None:

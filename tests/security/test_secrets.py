@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +104,7 @@ def test_values_that_mlflow_did_not_take_are_told_without_the_password(
 
 
 @pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A checkout in which stages have run with secrets in every variable that may hold one; and what they printed."""
     from checkout import Checkout
 
@@ -150,7 +149,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, st
     ) as answer:
         assert "timbreflow" in answer.read().decode(), "the store with a password was not used"
     checkout.run("timbreflow", "stop")
-    yield checkout.root, "\n".join(printed)
+    return checkout.root, "\n".join(printed)
 
 
 @pytest.mark.slow
