@@ -4,7 +4,7 @@
     python benchmarks/fuzz.py all --minutes 1 --out findings
 
 Real files are changed (bits, bytes, lengths, cuts, splices of two) and read in a process of its own with limits of
-time and memory. With atheris (extra dev, on Linux) the changes are led by what code they reach, else they are random.
+time and memory. With atheris (extra fuzz, on Linux) the changes are led by what code they reach, else they are random.
 A finding is any end but success or timbreflow's own errors: another exception, a crash, over 10 s of work, over 1 GB
 of memory. Its input is kept, and the same one (exception and line) is counted once. Prints one line a reader; exit
 code 1 where something was found.

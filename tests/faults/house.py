@@ -120,6 +120,11 @@ class House:
         (self.root / "src").symlink_to(ROOT / "src")
         (self.root / "home").mkdir()
         self._scratch = Path(tempfile.mkdtemp(prefix="house-"))
+        values = self.checkout.values()
+        values["train_vocoder"] |= {"comparison_clips": 1, "validation_crops": 2}
+        values["evaluate"] |= {"sets": ["test"], "max_triples": 2}
+        values["evaluate"]["systems"] = ["content_copied", "vqvae", "glow", "oracle"]
+        self.checkout.write(values)
         plain = {"HOME": str(self.root / "home"), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         self.checkout.environment |= plain | {"TIMBREFLOW_RUNNER": "threads", "TIMBREFLOW_WORKERS": "2"}
         self.checkout.environment |= {"PYTHONPATH": f"{self.root / 'src'}:{self.root}", **self.environment}
