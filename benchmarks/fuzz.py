@@ -298,15 +298,19 @@ def http(folder: Path) -> tuple[list[tuple[int, bytes]], list[Read]]:
     requests += [post(f"{session}/answers", answer), post("/api/sessions", b"")]
 
     def ask(data: bytes) -> None:
-        with socket.create_connection(address, timeout=SECONDS) as connection:
-            connection.sendall(data)
+        with socket.create_connection(address, timeout=0.3) as connection:
             try:
-                connection.shutdown(socket.SHUT_WR)
+                connection.sendall(data)
                 status = connection.recv(65536).split(b" ", 2)[1:2]
             except TimeoutError:
-                raise Wrong(f"no answer in {SECONDS} s") from None
+                # It waits for the rest of what was cut; somebody else must be answered meanwhile.
+                status = []
             except OSError:
                 return
+        if not status:
+            with socket.create_connection(address, timeout=SECONDS) as connection:
+                connection.sendall(requests[2])
+                status = connection.recv(65536).split(b" ", 2)[1:2]
         if status and status[0].startswith(b"5"):
             raise Wrong(f"status {status[0].decode(errors='replace')}")
 

@@ -15,7 +15,10 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from timbreflow.audio.features import FeatureConfig, Normalizer
 from timbreflow.errors import TimbreflowError
@@ -187,19 +190,20 @@ def _no_larger_than(path: Path) -> Iterator[None]:
     """Refuse a model as soon as it gets more weights than its file has bytes."""
     left = path.stat().st_size if path.is_file() else 0
 
-    def count(module: nn.Module, name: str, weight: nn.Parameter) -> None:
+    def count(module: nn.Module, name: str, weight: Tensor | None) -> None:
         nonlocal left
-        left -= weight.numel()
+        left -= 0 if weight is None else weight.numel()
         if left < 0:
             raise TimbreflowError(f"it describes a larger model than {path} holds; keep the two files of one together.")
 
-    hook = register_module_parameter_registration_hook(count)
+    hooks = register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)
     try:
         yield
     except (RuntimeError, MemoryError, OverflowError, TypeError) as error:
         raise TimbreflowError(f"no model has these settings ({' '.join(str(error).split())[:200]}).") from error
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 def weights_sha256(folder: Path) -> str:
