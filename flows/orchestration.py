@@ -195,6 +195,7 @@ def entry(flow: Flow[Any, Any], *arguments: Any, sharded: bool = False, shared: 
             chosen_runner()
         only = lifetime.alone("-".join([flow.name, *arguments]))
         with lifetime.terminable(), only, lifetime.server(), tags(*marks):
+            lifetime.remove_part_files(flow.name, *arguments[:1])
             lifetime.mark_dead_runs()
             with _joined() if shared else nullcontext(), lifetime.cancellable():
                 flow(*arguments)

@@ -24,7 +24,7 @@ from tests.small_disk import read_only, small_disk
 from timbreflow.audio.files import read_audio, write_audio
 from timbreflow.files import sha256_file
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import shutil
 import signal
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from tests.faults.house import STAGES, Ended, House
 from tests.small_disk import read_only, small_disk
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 TARGETS = [stage for stage in STAGES if stage != "train_vqvae@paper"]
 TRAININGS = [stage for stage in TARGETS if stage.startswith("train_")]
@@ -143,9 +144,7 @@ def test_locked_database_of_prefect_for_a_while(house: House, stage: str) -> Non
     with closing(sqlite3.connect(house.root / ".prefect" / "prefect.db", isolation_level=None)) as store:
         store.execute("BEGIN IMMEDIATE")
         running = house.start_stage(stage)
-        while "Beginning flow run" in running.text:
-            pass
-        signal.sigtimedwait([], 3)
+        time.sleep(3)
         store.execute("ROLLBACK")
         ended = running.wait()
     assert ended.code == 0, ended.text[-3000:]
