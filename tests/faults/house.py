@@ -88,7 +88,7 @@ class Running:
     def text(self) -> str:
         return self._output.read_text(errors="replace") if self._output.exists() else ""
 
-    def wait(self, timeout: float = 180) -> Ended:
+    def wait(self, timeout: float = 600) -> Ended:
         self._connection.settimeout(timeout)
         try:
             answer = self._connection.recv(100)
@@ -151,7 +151,7 @@ class House:
             stderr=self._log,
             start_new_session=True,
         )
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 900
         while not self._socket.exists():
             assert self._zygote.poll() is None and time.monotonic() < deadline, self._log_text()
             time.sleep(0.1)
@@ -223,7 +223,7 @@ class House:
             pid += connection.recv(1)
         return Running(int(pid), connection, output)
 
-    def run(self, *command: str, timeout: float = 180, **options: Any) -> Ended:
+    def run(self, *command: str, timeout: float = 600, **options: Any) -> Ended:
         return self.start(*command, **options).wait(timeout)
 
     def stage(self, stage: str, **options: Any) -> Ended:

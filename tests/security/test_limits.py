@@ -73,10 +73,11 @@ def test_a_table_of_pairs_has_a_limit(tmp_path: Path, monkeypatch: pytest.Monkey
         read_pairs(tmp_path / "a.csv")
 
 
-def test_a_user_who_is_not_there_is_a_missing_file(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("id,content,style\na,~nobody-of-this-name/b.wav,c.wav\n")
-    with pytest.raises(TimbreflowError, match="is missing"):
-        read_pairs(tmp_path / "a.csv")
+def test_a_name_that_no_system_takes_is_a_missing_file(tmp_path: Path) -> None:
+    for name in ("~nobody-of-this-name/b.wav", "a" * 5000, "a/" * 5000):
+        (tmp_path / "a.csv").write_text(f"id,content,style\na,{name},c.wav\n")
+        with pytest.raises(TimbreflowError, match="is missing"):
+            read_pairs(tmp_path / "a.csv")
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,8 @@ def read_pairs(table: str | Path) -> list[Pair]:
         seen[name.lower()] = line
         paths = {column: _place(table, values[column]) for column in ("content", "style")}
         for column, path in paths.items():
-            if not path.is_file():
+            # Unlike that of Path, this isfile takes any name.
+            if not os.path.isfile(path):
                 raise TimbreflowError(f"{table}, line {line}: {column} {path} is missing; correct the path.")
         pairs.append(Pair(name, paths["content"], paths["style"]))
     if not pairs:
@@ -76,10 +77,10 @@ def _place(table: Path, name: str) -> Path:
     """The file of a name; one that is not UTF-8 is the file's own bytes, or a spreadsheet's Windows-1252."""
     # Unlike that of Path, this expanduser leaves ~name alone where there is no such user.
     path = table.parent / os.path.expanduser(name)
-    if name.isprintable() or path.is_file():
+    if name.isprintable() or os.path.isfile(path):
         return path
     windows = table.parent / os.path.expanduser(os.fsencode(name).decode("cp1252", "replace"))
-    return windows if windows.is_file() else path
+    return windows if os.path.isfile(windows) else path
 
 
 def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
