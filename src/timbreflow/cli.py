@@ -2,7 +2,9 @@
 
 import io
 import os
+import signal
 import sys
+import threading
 
 from cyclopts import App, CycloptsError
 
@@ -20,6 +22,7 @@ from timbreflow.commands import (
 )
 from timbreflow.commands.common import PIPELINE
 from timbreflow.errors import TimbreflowError
+from timbreflow.system_errors import out_of_memory
 
 app = App(
     name="timbreflow",
@@ -42,6 +45,8 @@ def main() -> None:
         # File names may hold bytes that are no text of the terminal's encoding; they are escaped.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         app(exit_on_error=False, print_error=False)
     except CycloptsError as error:
@@ -55,14 +60,26 @@ def main() -> None:
         extra = {"listen": "studio", "serve": "serve"}.get("".join(sys.argv[1:2]), "pipeline")
         remedy = PIPELINE.replace("pipeline", extra)
         sys.exit(_fail(f"`{command}` needs the {extra} packages ({error.name} is not installed): {remedy}."))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as interrupt:
+        sys.exit(143 if isinstance(interrupt, _Terminated) else 130)
+    except (MemoryError, RuntimeError) as error:
+        if (lacking := out_of_memory(error)) is None:
+            raise
+        sys.exit(_fail(f"The memory is not enough ({lacking}); end other programs, or give shorter sounds."))
     except OSError as error:
         if not isinstance(error, BrokenPipeError):
             sys.exit(_fail(_os_error_sentence(error)))
         # The reader, such as `head`, has closed the pipe; Python's flush at exit must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: what is half written goes away, as by Ctrl-C."""
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
 
 
 def _os_error_sentence(error: OSError) -> str:
