@@ -80,7 +80,7 @@ def main(pip_licenses: str, *options: str) -> int:
         "--with-system",
     ]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    packages = {canonicalize_name(package["Name"]): package for package in found}
+    packages: dict[str, Any] = {canonicalize_name(package["Name"]): package for package in found}
     for name, licence in STATED.items():
         packages[name]["License"] = licence
     core = needed("")

@@ -82,10 +82,10 @@ def midi(folder: Path) -> tuple[list[tuple[int, bytes]], list[Read]]:
 
     from timbreflow.inference.songs import read_song
 
-    score = symusic.Score(tpq=96)
+    score: Any = symusic.Score(96)
     score.tempos.append(symusic.Tempo(0, 120.0))
     for program, drum in ((0, False), (40, False), (0, True)):
-        track = symusic.Track(name="a", program=program, is_drum=drum)
+        track: Any = symusic.Track(name="a", program=program, is_drum=drum)
         for step in range(8):
             track.notes.append(symusic.Note(96 * step, 90, 60 + step, 80))
         track.pitch_bends.append(symusic.PitchBend(10, 100))

@@ -36,7 +36,8 @@ from timbreflow.app.web import LOOPBACK, REFUSALS, Refused, listen, own_names, s
 from timbreflow.audio.files import read_audio
 from timbreflow.errors import Cancelled, TimbreflowError
 from timbreflow.inference.familiarity import Familiarity
-from timbreflow.inference.transfer import Cancel, TimbreTransfer
+from timbreflow.inference.running import Cancel
+from timbreflow.inference.transfer import TimbreTransfer
 from timbreflow.models.devices import resolve_device
 
 MISTAKE = "This server made a mistake, which is in its log; the request is not done."

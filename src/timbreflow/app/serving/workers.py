@@ -15,7 +15,8 @@ from starlette.requests import Request
 from timbreflow.app.serving.limits import Limits
 from timbreflow.app.web import Refused
 from timbreflow.errors import Cancelled
-from timbreflow.inference.transfer import Cancel, TimbreTransfer
+from timbreflow.inference.running import Cancel
+from timbreflow.inference.transfer import TimbreTransfer
 
 T = TypeVar("T")
 LOADING_SECONDS = 5
