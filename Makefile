@@ -69,7 +69,7 @@ lint: setup ## ruff, mypy, import contracts
 	@$(BIN)/lint-imports
 
 test: lint ## lint, then the fast tests
-	@$(BIN)/pytest -m "not slow and not gpu and not released"
+	@$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile -m "not slow and not gpu and not released"
 
 test-slow: setup ## everything else: servers, the whole pipeline, a browser
 	@$(BIN)/pytest -m "slow and not gpu and not released"

@@ -374,7 +374,7 @@ def _halve(name: str, params: "Params", layout: "Layout", folder: Path) -> bool:
         normalizer, features = read_statistics(layout.mels)
         record = {"section": dataclasses.asdict(section), "checkpoint": best[-1].parent.name}
         bundle = ModelBundle(name, model, features, normalizer, record)
-    save_bundle(folder, bundle, half_precision=True)
+    save_bundle(folder, bundle, storage="float16")
     return True
 
 

@@ -38,6 +38,13 @@ class Silent:
         return torch.zeros(len(features), features.shape[-1] * tiny.FEATURES.hop_length)
 
 
+class Loud:
+    """An inversion to a sound as loud as the features are high."""
+
+    def __call__(self, features: Tensor, *, seed: int = 0) -> Tensor:
+        return features.mean(1).repeat_interleave(tiny.FEATURES.hop_length, dim=1)
+
+
 class Shown:
     """An inversion that shows what it was given."""
 
@@ -128,6 +135,16 @@ def test_true_notes_take_the_place_of_those_that_are_found(tmp_path: Path) -> No
     assert not torch.allclose(made[0], made[1])
     hidden = system.transfer(CONTENT, STYLE, torch.zeros_like(CONTENT), seed=0, notes=[low])
     assert torch.equal(hidden, made[0]), "the target's sound was looked at"
+    seconds = torch.arange(2 * tiny.FEATURES.sample_rate) / tiny.FEATURES.sample_rate
+    tuned = torch.stack([torch.sin(6.2832 * 440 * 2 ** (cents / 1200) * seconds) for cents in (0.0, 40.0, -45.0)])
+    style = STYLE.expand(3, -1)
+    context = SystemContext(
+        tiny.FEATURES, lambda name: tmp_path / "roll", torch.device("cpu"), 0.0, 1.0, lambda _: Loud()
+    )
+    system = TrueRoll(context, "vqvae")
+    together = system.transfer(tuned, style, tuned, seed=0, notes=[low, high, low])
+    alone = system.transfer(tuned[1:2], style[:1], tuned[1:2], seed=0, notes=[high])
+    torch.testing.assert_close(together[1:2], alone)
     with pytest.raises(TimbreflowError, match="reads no piano roll"):
         TrueRoll(context_of(tiny.save_bundles(tmp_path)["vqvae"]), "vqvae")
 

@@ -75,7 +75,7 @@ def test_half_precision(saved: Path, base_config: Any, tmp_path: Path) -> None:
     bundle = bundle_of("vqvae", base_config)
     with torch.no_grad():
         bundle.model.decoder.out_proj.bias.fill_(1e6)  # type: ignore[union-attr, operator]
-    save_bundle(tmp_path / "half", bundle, half_precision=True)
+    save_bundle(tmp_path / "half", bundle, storage="float16")
     sizes = [(folder / "weights.safetensors").stat().st_size for folder in (saved, tmp_path / "half")]
     assert sizes[1] < 0.7 * sizes[0]
     loaded = load_bundle(tmp_path / "half").model.state_dict()
@@ -83,6 +83,37 @@ def test_half_precision(saved: Path, base_config: Any, tmp_path: Path) -> None:
     for name, tensor in bundle.model.state_dict().items():
         assert loaded[name].dtype == tensor.dtype
         torch.testing.assert_close(loaded[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_8_bits_hold_each_block_of_large_weights_and_rounding_again_changes_nothing(
+    base_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("timbreflow.models.bundle.MIN_QUANTIZED", 200)
+    bundle = bundle_of("vqvae", base_config)
+    weight = bundle.model.decoder.out_proj.weight  # type: ignore[union-attr]
+    with torch.no_grad():
+        weight.view(-1)[:64] = 0.0  # type: ignore[operator, union-attr]
+        weight.view(-1)[64:128] *= 1e-6  # type: ignore[operator, union-attr]
+    digest = save_bundle(tmp_path / "small", bundle, storage="int8")
+    stored = load_file(tmp_path / "small" / "weights.safetensors")
+    quantized = [name for name, value in stored.items() if value.dtype == torch.int8]
+    assert "decoder.out_proj.weight" in quantized
+    assert not [name for name in quantized if stored[name].ndim < 2]
+    again = load_bundle(tmp_path / "small")
+    loaded = again.model.state_dict()
+    for name, tensor in bundle.model.state_dict().items():
+        if name in quantized:
+            steps = tensor.view(-1, 64).abs().amax(1) / 127
+            assert bool(((loaded[name] - tensor).view(-1, 64).abs().amax(1) <= 0.51 * steps).all())
+    assert save_bundle(tmp_path / "again", again, storage="int8") == digest
+
+
+def test_a_flow_is_not_stored_in_8_bits(glow_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("timbreflow.models.bundle.MIN_QUANTIZED", 64)
+    save_bundle(tmp_path / "glow", bundle_of("glow", glow_config), storage="int8")
+    stored = load_file(tmp_path / "glow" / "weights.safetensors")
+    parts = {name.split(".")[0] for name, value in stored.items() if value.dtype == torch.int8}
+    assert "style_encoder" in parts and "flow" not in parts
 
 
 def test_replaces_an_older_bundle(saved: Path, glow_config: Any) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from tests import small
 from timbreflow.audio.features import Normalizer
 from timbreflow.errors import TimbreflowError
-from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle
+from timbreflow.models.bundle import ModelBundle, Storage, load_bundle, save_bundle
 from timbreflow.models.refiner import Refiner, RefinerConfig
 from timbreflow.models.style import StyleConfig
 
@@ -94,13 +94,13 @@ def test_a_bundle_gives_the_same_refiner_back_in_both_precisions(tmp_path: Path)
     torch.nn.init.normal_(model.network.out_proj.weight, std=0.3)  # type: ignore[union-attr, arg-type]
     bundle = ModelBundle("refiner", model, small.MELS, None)
     expected = model(*inputs())
-    for half in (False, True):
-        save_bundle(tmp_path / "refiner", bundle, half_precision=half)
+    storages: tuple[Storage, ...] = ("float32", "float16")
+    for storage in storages:
+        save_bundle(tmp_path / "refiner", bundle, storage=storage)
         found = load_bundle(tmp_path / "refiner")
         assert found.kind == "refiner"
-        torch.testing.assert_close(
-            found.model(*inputs()), expected, atol=0.02 if half else 1e-6, rtol=0.02 if half else 1e-6
-        )
+        tolerance = 1e-6 if storage == "float32" else 0.02
+        torch.testing.assert_close(found.model(*inputs()), expected, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize(

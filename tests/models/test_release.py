@@ -1,4 +1,4 @@
-"""Releases: half precision, cards that tell the training data, no rewritten weights, and a clone that uses them."""
+"""Releases: rounded weights, cards that tell the training data, no rewritten weights, and a clone that uses them."""
 
 import dataclasses
 import os
@@ -186,13 +186,13 @@ def test_the_cap_counts_all_that_is_released_and_leaves_the_old_model(
     assert sha256_file(place / "glow" / "config.json") != before
 
 
-def test_weights_that_half_precision_destroys_are_refused(layout: Layout, tmp_path: Path) -> None:
+def test_weights_that_rounding_destroys_are_refused(layout: Layout, tmp_path: Path) -> None:
     model = build("vqvae")
     with torch.no_grad():
         next(model.decoder.parameters()).mul_(1e-7)  # type: ignore[union-attr, operator]
     normalizer = Normalizer(torch.zeros(40), torch.ones(40))
     save_bundle(tmp_path / "small", ModelBundle("vqvae", model, FEATURES, normalizer, {}))
-    with pytest.raises(TimbreflowError, match="half precision"):
+    with pytest.raises(TimbreflowError, match="by rounding"):
         release("vqvae", tmp_path / "small", layout=layout, **ORIGIN)
     assert not any((layout.root / "released").iterdir())
 

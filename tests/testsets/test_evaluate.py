@@ -114,7 +114,7 @@ def write_released(root: Path) -> None:
         for buffer in model.buffers():  # actnorm and codebooks count as initialised
             if buffer.dtype == torch.bool or buffer.numel() == 1:
                 buffer.fill_(1)
-        save_bundle(root / name, ModelBundle(kind, model, PARAMS.audio, normalizer), half_precision=True)
+        save_bundle(root / name, ModelBundle(kind, model, PARAMS.audio, normalizer), storage="float16")
     triplet = TripletNetwork(TripletConfig(12, 16, (4, 4, 4, 2)))
     save_bundle(root / "timbre_metric", ModelBundle("triplet", triplet, PARAMS.audio, None))
 

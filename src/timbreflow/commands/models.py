@@ -58,7 +58,7 @@ def average(folder: Path, other: Path, out: Path, *, parts: list[str] | None = N
 
 @app.command
 def release(name: str, folder: Path, *, cost: str = "") -> None:
-    """Store trained weights below released/, in half precision and with their card.
+    """Store trained weights below released/, rounded and with their card.
 
     Files that would not change are left alone; weights that are released already are never written again.
 

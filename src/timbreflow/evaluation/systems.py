@@ -11,6 +11,7 @@ from typing import Literal, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from timbreflow.audio.features import FeatureExtractor
 from timbreflow.errors import TimbreflowError
@@ -156,13 +157,13 @@ class DecoderAlone(nn.Module):
 
 
 class _GivenRoll(nn.Module):
-    """Stands in for a piano-roll head: the log-odds of the notes that are set before each pass."""
+    """Stands in for a piano-roll head: the log-odds of the notes of one clip, which are set before each pass."""
 
     logits: Tensor
 
     def forward(self, code: Tensor, frames: int) -> Tensor:
-        """[B, D, t] -> [B, 128, frames]."""
-        return self.logits[..., :frames]
+        """[1, D, t] -> [1, 128, frames]; a clip that was resampled to plain tuning is a little longer or shorter."""
+        return functional.interpolate(self.logits, size=frames)
 
 
 class TrueRoll(ModelSystem):
@@ -196,9 +197,13 @@ class TrueRoll(ModelSystem):
         """The content [B, N] with the style's timbre, its notes given."""
         config = self._synthesizer.config
         frames, seconds = content.shape[-1] // config.hop_length, config.hop_length / config.sample_rate
-        rolls = torch.from_numpy(np.stack([own.piano_roll(frames, seconds) for own in notes]))
-        self._head.logits = (2.0 * rolls.to(self._device) - 1.0) * _SURE
-        return super().transfer(content, style, target, seed=seed)
+        made = []
+        for index, own in enumerate(notes):
+            roll = torch.from_numpy(own.piano_roll(frames, seconds)).to(self._device)
+            self._head.logits = (2.0 * roll[None] - 1.0) * _SURE
+            clip = slice(index, index + 1)
+            made.append(super().transfer(content[clip], style[clip], target[clip], seed=seed))
+        return torch.cat(made)
 
 
 def _model(name: str, label: str, description: str) -> dict[str, SystemSpec]:

@@ -2,13 +2,14 @@
 
 config.json holds {format, kind, model, features, statistics, training}; no pickle anywhere. `statistics` is null where
 the model does not take normalised features (the timbre metric, the refiner). This is format 2; format 1, whose settings
-and weights had other names, is read as well.
+and weights had other names, is read as well. A tensor NAME that is stored in 8 bits has the scales of its blocks of 64
+values beside it, as NAME:scale.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors
 import torch
@@ -26,6 +27,13 @@ from timbreflow.models.vqvae import VQVAE, VQVAEConfig
 from timbreflow.schema import parse
 
 FORMAT = 2
+Storage = Literal["float32", "float16", "int8"]
+SCALE = ":scale"
+BLOCK = 64
+MIN_QUANTIZED = 16_385
+"""Values of a tensor that is worth 8 bits; smaller ones (norms, codebooks, 1x1 convolutions) stay in float16."""
+INVERTIBLE = "flow."
+"""Weights of a flow, which amplifies rounding: they stay in float16."""
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
 _KEYS = {"format", "kind", "model", "features", "statistics", "training"}
@@ -110,13 +118,14 @@ def kind_of(model: nn.Module) -> str:
     )
 
 
-def save_bundle(folder: Path, bundle: ModelBundle, *, half_precision: bool = False) -> str:
+def save_bundle(folder: Path, bundle: ModelBundle, *, storage: Storage = "float32") -> str:
     """Write a bundle as one folder that appears whole or not at all, in place of an older one.
 
     Args:
         folder: where; its parent is made.
         bundle: what.
-        half_precision: store float32 tensors as float16 (except those whose values float16 cannot hold).
+        storage: of float32 tensors. "float16" leaves those whose values it cannot hold; "int8" rounds blocks of large
+            matrices and kernels to 255 levels (but those of a flow) and stores all others as "float16" does.
 
     Returns:
         sha256 of the weights file; the same weights give the same.
@@ -133,7 +142,10 @@ def save_bundle(folder: Path, bundle: ModelBundle, *, half_precision: bool = Fal
         value = tensor.detach().cpu().contiguous().clone()
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise TimbreflowError(f"{folder} was not written: weight {name} is not finite; train with a lower rate.")
-        weights[name] = _halved(value) if half_precision else value
+        if storage == "int8" and _is_large(name, value):
+            weights[name], weights[name + SCALE] = _quantized(value)
+        else:
+            weights[name] = value if storage == "float32" else _halved(value)
     config = {
         "format": FORMAT,
         "kind": bundle.kind,
@@ -194,6 +206,30 @@ def _halved(value: Tensor) -> Tensor:
     return half if bool(torch.isfinite(half).all()) else value
 
 
+def _is_large(name: str, value: Tensor) -> bool:
+    blocks = value.numel() >= MIN_QUANTIZED and value.numel() % BLOCK == 0
+    return blocks and value.dtype == torch.float32 and value.ndim > 1 and not name.startswith(INVERTIBLE)
+
+
+def _quantized(value: Tensor) -> tuple[Tensor, Tensor]:
+    """Levels in int8, of the tensor's shape, and scales [blocks]; rounding what was rounded before changes nothing."""
+    blocks = value.view(-1, BLOCK)
+    # With 16 bits of mantissa, 127 times a scale is exact.
+    scales = ((blocks.abs().amax(1) / 127).view(torch.int32) & -256).view(torch.float32)
+    levels = (blocks / scales.clamp_min(torch.finfo(torch.float32).tiny)[:, None]).round().clamp(-127, 127)
+    return levels.to(torch.int8).view(value.shape), scales
+
+
+def _dequantized(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def whole(name: str, value: Tensor) -> Tensor:
+        scales = weights.get(name + SCALE)
+        if scales is None or value.dtype != torch.int8 or scales.numel() * BLOCK != value.numel():
+            return value
+        return (value.view(-1, BLOCK).float() * scales.view(-1, 1)).view(value.shape)
+
+    return {name: whole(name, value) for name, value in weights.items() if not name.endswith(SCALE)}
+
+
 def _from_format_1(kind: str, settings: Any) -> Any:
     """A model's settings of format 1 as those of format 2."""
 
@@ -220,7 +256,9 @@ def _load_weights(model: nn.Module, path: Path, *, renamed: Mapping[str, str]) -
         stored = load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise TimbreflowError(f"{path} is not a safetensors file ({error}); train the model again.") from error
-    weights = {".".join(renamed.get(word, word) for word in name.split(".")): x for name, x in stored.items()}
+    weights = {
+        ".".join(renamed.get(word, word) for word in name.split(".")): x for name, x in _dequantized(stored).items()
+    }
     wanted = model.state_dict()
     different = sorted(set(wanted) ^ set(weights)) or sorted(
         name for name, tensor in wanted.items() if tensor.shape != weights[name].shape

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from timbreflow.models.bundle import ModelBundle
+from timbreflow.models.bundle import ModelBundle, Storage
 from timbreflow.notes.sources.catalogue import CATALOGUE, Corpus
 
 TITLES = {"vqvae": "VQ-VAE", "glow": "Glow", "refiner": "refiner", "triplet": "timbre metric", "vocoder": "vocoder"}
-FULL_PRECISION = ("triplet",)
-"""Kinds that are not stored in half precision: rounding a metric's weights would change all stored figures."""
+STORAGE: dict[str, Storage] = {"triplet": "float32", "vqvae": "int8", "glow": "int8"}
+"""How kinds are stored, others in float16. Rounding a metric's weights would change all stored figures; what 8 bits
+change of the models is in docs/performance.md."""
 SUMMARIES = {
     "vqvae": "Plays the notes of one recording with the timbre of another: a vector-quantised autoencoder with a "
     "quantised code of the content and an encoding of the style. Deterministic.",
@@ -125,7 +126,8 @@ def _use(name: str, kind: str) -> list[str]:
 
 
 def _precision(bundle: ModelBundle) -> str:
-    return "full precision" if bundle.kind in FULL_PRECISION else "half precision"
+    words = {"float32": "full precision", "float16": "half precision", "int8": "8 bits (a flow: 16)"}
+    return words[STORAGE.get(bundle.kind, "float16")]
 
 
 def _features(bundle: ModelBundle) -> str:

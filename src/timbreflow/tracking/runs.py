@@ -128,6 +128,7 @@ class Run:
                 for key, value in self._client.get_run(self.run_id).data.tags.items():
                     self._client.set_tag(earlier.info.run_id, key, value)
                 self._client.update_run(earlier.info.run_id, status="RUNNING")
+                self._client.set_terminated(self.run_id, status="KILLED")
                 self._client.delete_run(self.run_id)
                 self.run_id = earlier.info.run_id
         write_json(note, {"run_id": self.run_id})
