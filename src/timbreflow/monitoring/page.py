@@ -23,8 +23,16 @@ def render_page(report: Report, reference: Reference, *, made: str) -> str:
         reference: what they were held against.
         made: when, for the head.
     """
+    drifts = {(check.role, check.figure): check for check in report.checks if check.kind == "drift"}
     charts = [
-        {"role": role, "charts": [chart for figure in DRIFTING if (chart := _chart(role, figure, report, reference))]}
+        {
+            "role": role,
+            "charts": [
+                (drifts[role, figure], chart)
+                for figure in DRIFTING
+                if (chart := _chart(role, figure, report, reference))
+            ],
+        }
         for role in DRIFT_ROLES
     ]
     table = report.records.table
@@ -35,6 +43,7 @@ def render_page(report: Report, reference: Reference, *, made: str) -> str:
         .get_template("monitor.html")
         .render(
             style=_look(),
+            units=UNITS,
             report=report,
             reference=reference,
             made=made,

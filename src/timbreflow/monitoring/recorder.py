@@ -40,9 +40,8 @@ class Recorder:
         sample_rate: int,
         *,
         model: str,
-        familiarity: Familiarity | Callable[[np.ndarray], Familiarity] | None = None,
+        familiarity: Callable[[np.ndarray], Familiarity] | None = None,
         seconds: float,
-        now: datetime | None = None,
     ) -> None:
         """Measure a transfer and add its row.
 
@@ -52,23 +51,20 @@ class Recorder:
             output: what was made of them.
             sample_rate: of all three, in Hz.
             model: name of the model, such as glow.
-            familiarity: of a flow: `functools.partial(session.familiarity, sample_rate=rate)`, which is asked about
-                content and style, or the style's where it is known already; None of models without a likelihood.
+            familiarity: of a flow, `functools.partial(session.familiarity, sample_rate=rate)`, which is asked about
+                content and style; None of models without a likelihood.
             seconds: that the transfer took.
-            now: when; None is now.
         """
         try:
             sounds = {"content": content, "style": style, "output": output}
             row = {name: asdict(measure(sound, sample_rate, self._ears)) for name, sound in sounds.items()}
-            if isinstance(familiarity, Familiarity):
-                row["style"] |= asdict(familiarity)
-            elif familiarity is not None:
+            if familiarity is not None:
                 for name in ("content", "style"):
                     row[name] |= _asked(familiarity, sounds[name])
             append(
                 self.folder,
                 {"model": model[:100], "seconds": round(seconds, 3), "sample_rate": int(sample_rate), **row},
-                now=now or datetime.now(UTC),
+                now=datetime.now(UTC),
                 max_bytes=self._max_bytes,
             )
         except (OSError, TimbreflowError, ValueError) as error:
