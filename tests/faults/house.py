@@ -134,7 +134,8 @@ class House:
 
     def open(self) -> None:
         """Start the server and the process that forks."""
-        script = "import pathlib; from timbreflow.app import servers as s; s.STARTUP_SECONDS = 900; s.start(pathlib.Path.cwd(), [s.PREFECT])"
+        script = "import pathlib; from timbreflow.app import servers; servers.STARTUP_SECONDS = 900"
+        script += "; servers.start(pathlib.Path.cwd(), [servers.PREFECT])"
         started = self.checkout.run("python", "-c", script)
         assert started.returncode == 0, started.stdout
         self.gate = Gate(int(self.checkout.environment["TIMBREFLOW_PREFECT_PORT"]), self._scratch / "gone")
