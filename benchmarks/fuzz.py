@@ -78,14 +78,15 @@ class Reader:
 
 def midi(folder: Path) -> tuple[list[tuple[int, bytes]], list[Read]]:
     """MIDI of the collection (notes) and of songs (all events)."""
-    import symusic
+    import symusic as symusic_module
 
     from timbreflow.inference.songs import read_song
 
-    score: Any = symusic.Score(96)
+    symusic: Any = symusic_module  # its types know only its generic bases
+    score = symusic.Score(tpq=96)
     score.tempos.append(symusic.Tempo(0, 120.0))
     for program, drum in ((0, False), (40, False), (0, True)):
-        track: Any = symusic.Track(name="a", program=program, is_drum=drum)
+        track = symusic.Track(name="a", program=program, is_drum=drum)
         for step in range(8):
             track.notes.append(symusic.Note(96 * step, 90, 60 + step, 80))
         track.pitch_bends.append(symusic.PitchBend(10, 100))
@@ -104,7 +105,7 @@ def scores(folder: Path) -> tuple[list[tuple[int, bytes]], list[Read]]:
 
     places = Path(music21.__file__).parent / "corpus"
     names = ("*.musicxml", "*.mxl", "*.abc", "*.krn")
-    seeds = []
+    seeds: list[tuple[int, bytes]] = []
     for kind, name in enumerate(names):
         found = sorted(places.rglob(name), key=lambda path: (path.stat().st_size, path.name))
         seeds += [(kind, path.read_bytes()) for path in found[:40:10]]
@@ -135,7 +136,8 @@ def audio(folder: Path) -> tuple[list[tuple[int, bytes]], list[Read]]:
         "h.wav": ("AIFF", "PCM_16"), "i.ogg": ("OGG", "OPUS"), "j.wav": ("CAF", "ALAC_16"), "k.wav": ("AU", "ULAW"),
         "l.wav": ("WAV", "IMA_ADPCM"),
     }  # fmt: skip
-    seeds, reads = [], list[Read]()
+    seeds: list[tuple[int, bytes]] = []
+    reads: list[Read] = []
 
     def read(path: Path) -> None:
         open_recording(path)

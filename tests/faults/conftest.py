@@ -11,8 +11,8 @@ from tests.faults.house import House
 @pytest.fixture(scope="session")
 def furnished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     house = House(tmp_path_factory.mktemp("faults") / "checkout")
-    house.open()
     try:
+        house.open()
         house.furnish()
         yield house
     finally:
@@ -31,8 +31,8 @@ def elsewhere(furnished: House, tmp_path_factory: pytest.TempPathFactory) -> Ite
     root: Path = tmp_path_factory.mktemp("odd") / "a checkout with späces"
     house = House(root, odd_environment(root.parent))
     house.checkout.environment.pop("HOME")
-    house.open()
     try:
+        house.open()
         yield house
     finally:
         house.close()

@@ -130,10 +130,12 @@ class House:
         self.checkout.environment |= {"PYTHONPATH": f"{self.root / 'src'}:{self.root}", **self.environment}
         self.unbroken: dict[str, dict[str, str]] = {}
         self.events: dict[str, int] = {}
+        self._zygote: subprocess.Popen[bytes] | None = None
 
     def open(self) -> None:
         """Start the server and the process that forks."""
-        script = "import pathlib; from timbreflow.app import servers as s; s.start(pathlib.Path.cwd(), [s.PREFECT])"
+        script = "import pathlib; from timbreflow.app import servers; servers.STARTUP_SECONDS = 900"
+        script += "; servers.start(pathlib.Path.cwd(), [servers.PREFECT])"
         started = self.checkout.run("python", "-c", script)
         assert started.returncode == 0, started.stdout
         self.gate = Gate(int(self.checkout.environment["TIMBREFLOW_PREFECT_PORT"]), self._scratch / "gone")
@@ -187,9 +189,10 @@ class House:
             shutil.copytree(self._scratch / name, self.root / name)
 
     def close(self) -> None:
-        self._zygote.kill()
-        self._zygote.wait()
-        self.gate.close()
+        if self._zygote is not None:
+            self._zygote.kill()
+            self._zygote.wait()
+            self.gate.close()
         self.checkout.run("python", "-m", "timbreflow.app.servers")
         shutil.rmtree(self._scratch)
 
