@@ -1,8 +1,12 @@
 """`timbreflow testset examples`: chosen triples of a frozen set as sounds and spectrograms, by the released weights."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import torch
+
+from timbreflow.evaluation.baselines.loudness import as_loud_as
 from timbreflow.evaluation.config import EvaluationConfig
 from timbreflow.evaluation.storage import save_sounds
 from timbreflow.evaluation.systems import SYSTEMS
@@ -24,6 +28,8 @@ def write_examples(
 ) -> list[str]:
     """Write OUT/ID.png and OUT/ID-{content, style, target, each model, oracle}.ogg for each id of a triple.
 
+    Sounds of models are as loud as the content, as those of a transfer are.
+
     Returns:
         A sentence a triple: what it is, and LSD and MFCC distance of the content and of each model.
 
@@ -36,7 +42,9 @@ def write_examples(
     rows = {triple: own.set_index("system") for triple, own in made.table.groupby("triple_id")}
     sentences = []
     for example in made.examples:
-        save_sounds(out / example.triple_id, example, suffix=".ogg")
+        heard = {name: torch.from_numpy(sound) for name, sound in example.sounds.items()}
+        level = {name: as_loud_as(heard[name], heard["content"]).numpy() for name in models}
+        save_sounds(out / example.triple_id, replace(example, sounds={**example.sounds, **level}), suffix=".ogg")
         save_panels(out / f"{example.triple_id}.png", example)
         own = rows[example.triple_id]
         figures = (
