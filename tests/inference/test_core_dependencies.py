@@ -110,5 +110,5 @@ def test_the_command_needs_the_core_alone(tmp_path: Path, inside: bool) -> None:
 def test_other_commands_say_what_they_need(arguments: tuple[str, ...], tmp_path: Path) -> None:
     done = command(*arguments, cwd=ROOT if arguments[0] != "collect" else tmp_path)
     assert done.returncode == 2, done.stderr
-    assert re.search(r"needs the pipeline.*make setup.*pip install 'timbreflow\[pipeline\]'", done.stderr), done.stderr
+    assert re.search(r"needs the pipeline.*make setup.*pip install '\.\[pipeline\]'", done.stderr), done.stderr
     assert len(done.stderr.splitlines()) == 1

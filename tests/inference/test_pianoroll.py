@@ -44,7 +44,7 @@ def test_a_midi_file_holds_the_notes(tmp_path: Path) -> None:
 
 def test_without_pretty_midi_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pretty_midi", None)
-    with pytest.raises(TimbreflowError, match=r"need pretty_midi.*pip install 'timbreflow\[pipeline\]'"):
+    with pytest.raises(TimbreflowError, match=r"need pretty_midi.*type `make setup`"):
         write_midi(NOTES, tmp_path / "out.mid")
 
 

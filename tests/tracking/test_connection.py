@@ -1,5 +1,6 @@
 """The store is made once, whoever asks first."""
 
+import sqlite3
 import subprocess
 import sys
 import time
@@ -42,6 +43,18 @@ def check_fallback(address: str, root: Path) -> str:
     with pytest.raises(TimbreflowError, match=f"MLFLOW_TRACKING_URI={address} cannot be used") as caught:
         resolve("models:/timbreflow-glow@champion", root=root)
     return str(caught.value)
+
+
+def test_a_store_whose_first_start_was_killed_ends_no_transfer(tmp_path: Path) -> None:
+    folder = released(tmp_path)
+    (tmp_path / ".mlflow").mkdir()
+    with sqlite3.connect(tmp_path / ".mlflow" / "mlflow.db") as store:
+        store.execute("CREATE TABLE experiments (half INTEGER)")
+    found = resolve("glow", root=tmp_path)
+    assert found.folder == folder
+    assert "the registry was not asked: The database of the project's MLflow store" in found.description
+    with pytest.raises(TimbreflowError, match="move the file away"):
+        resolve("models:/timbreflow-glow@champion", root=tmp_path)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from timbreflow.config import Params
     from timbreflow.stages.layout import Layout
 
-PIPELINE = "type `make setup` in a checkout, or pip install 'timbreflow[pipeline]'"
+PIPELINE = "type `make setup` in the checkout (or pip install '.[pipeline]' there)"
 """How to install what `transfer` does not need."""
 
 

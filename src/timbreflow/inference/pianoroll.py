@@ -111,7 +111,7 @@ def write_midi(notes: Iterable[HeardNote], path: str | Path) -> None:
         import pretty_midi
     except ImportError as error:
         raise TimbreflowError(
-            "MIDI files need pretty_midi, which is not installed; pip install 'timbreflow[pipeline]'."
+            "MIDI files need pretty_midi, which is not installed; type `make setup` in the checkout."
         ) from error
     midi, part = pretty_midi.PrettyMIDI(), pretty_midi.Instrument(0, name="heard by timbreflow")
     part.notes = [pretty_midi.Note(VELOCITY, note.pitch, note.onset, note.onset + note.duration) for note in notes]

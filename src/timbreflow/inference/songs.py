@@ -43,7 +43,7 @@ DEFAULTS = {VOLUME: 100, PAN: 64, EXPRESSION: 127}
 SMOOTHING_SECONDS = 0.005
 """In which a control goes from one value to the next: a step is a click."""
 DRUM_BANK = 128
-NEEDS = "MIDI files need the pipeline's packages ({}); pip install 'timbreflow[pipeline]'."
+NEEDS = "MIDI files need the pipeline's packages ({}); type `make setup` in the checkout."
 
 Others = Literal["plain", "leave-out"]
 

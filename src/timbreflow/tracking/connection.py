@@ -43,7 +43,7 @@ def tracking_uri(root: Path) -> str:
 
 
 class StoreUnavailable(TimbreflowError):
-    """The store that MLFLOW_TRACKING_URI names cannot be used."""
+    """The store, of MLFLOW_TRACKING_URI or of the project, cannot be used."""
 
 
 def has_store(root: Path) -> bool:
@@ -181,7 +181,7 @@ def clear_errors(function: Callable[P, R]) -> Callable[P, R]:
             reason = " ".join(str(error).split())
             if ("sqlalchemy", "SQLAlchemyError") in families or any(words in reason for words in DATABASE_TROUBLE):
                 cause = without_password(" ".join(str(getattr(error, "orig", None) or error).split())[:200].rstrip("."))
-                raise TimbreflowError(
+                raise StoreUnavailable(
                     f"The database of {store} cannot be used ({cause}); stop what else writes to it (`make stop`), or "
                     "move the file away and register the models again with `timbreflow register`."
                 ) from error

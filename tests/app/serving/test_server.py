@@ -357,4 +357,4 @@ def test_the_commands_of_the_documentation_work(bundles: dict[str, Path], tmp_pa
 def test_without_its_packages_the_command_says_how_to_get_them(tmp_path: Path) -> None:
     done = command("serve", cwd=tmp_path)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-    assert re.search(r"needs the serve packages .*pip install 'timbreflow\[serve\]'", done.stderr), done.stderr
+    assert re.search(r"needs the serve packages .*pip install '\.\[serve\]'", done.stderr), done.stderr

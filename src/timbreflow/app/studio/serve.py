@@ -19,7 +19,7 @@ PREFIX = "timbreflow-studio-"
 """Of a studio's folder, before its `process_tag` and random letters."""
 OFFLINE = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "GRADIO_SHARE": "False"}
 """Read by Gradio when it is imported: nothing is sent, nothing is fetched."""
-INSTALL = "type `make studio` in a checkout, or pip install 'timbreflow[studio]'"
+INSTALL = "type `make studio` in the checkout (or pip install '.[studio]' there)"
 
 
 def serve(
