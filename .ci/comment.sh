@@ -13,9 +13,16 @@ section() {
   table=$($dvc "$2" diff --md "$base")
   printf '### %s\n\n%s\n\n' "$1" "${table:-No change.}"
 }
-# Curves and tables of plots are data: those of this commit from the remote, where there is one.
+# What the plots are drawn of is data: that of this commit is pulled where there is a remote, that of the other read from there.
+files() {
+  .venv/bin/python -c '
+from pathlib import Path
+from ruamel.yaml import YAML
+plots = YAML(typ="safe").load(Path("dvc.yaml").read_text(encoding="utf-8")).get("plots", [])
+print(*sorted({file for plot in plots for one in plot.values() for file in one["y"]}), sep="\n")'
+}
 if [ -n "$($dvc remote list)" ]; then
-  $dvc pull --quiet results/report/plots || echo "the plots could not be pulled" >&2
+  files | xargs -r "$dvc" pull --quiet || echo "the data of the plots could not be pulled" >&2
 fi
 $dvc plots diff "$base" --out "$out/plots" >/dev/null 2>&1 || true
 {

@@ -28,7 +28,9 @@ def locked(text: str) -> dict[str, set[str]]:
 def main(*reports: str) -> int:
     """Compare, and say in a line what was not."""
     known = locked(HASHES.read_text(encoding="utf-8"))
-    wrong, own, n_same = [], [], 0
+    wrong: list[str] = []
+    own: list[str] = []
+    n_same = 0
     for report in reports:
         for item in json.loads(Path(report).read_text(encoding="utf-8"))["install"]:
             name = re.sub(r"[-_.]+", "-", item["metadata"]["name"]).lower()

@@ -35,7 +35,8 @@ STATED = {
 
 def needed(extra: str) -> set[str]:
     """Names of the packages that timbreflow with an extra needs on this machine."""
-    found, ahead = set(), [("timbreflow", extra)]
+    found: set[tuple[str, str]] = set()
+    ahead = [("timbreflow", extra)]
     while ahead:
         here = ahead.pop()
         if here in found:

@@ -128,19 +128,8 @@ def postgres(*databases: str) -> Iterator[str]:
                 shutil.chown(path, "postgres", "postgres")
         make = ["initdb", "--pgdata", "data", "--username", "team", "--auth", "scram-sha-256", "--pwfile", "password"]
         _run(programs, [*make, "--encoding", "UTF8", "--no-sync"], folder, environment, other)
-        command: list[str | Path] = [
-            programs / "postgres",
-            "-D",
-            folder / "data",
-            "-h",
-            HOST,
-            "-p",
-            str(port),
-            "-k",
-            folder,
-            "-F",
-        ]
-        with running(command, folder / "log", environment, cwd=folder, **other) as process:
+        server = ["-D", "data", "-h", HOST, "-p", str(port), "-k", str(folder), "-F"]
+        with running([programs / "postgres", *server], folder / "log", environment, cwd=folder, **other) as process:
             place = ["--host", HOST, "--port", str(port), "--username", "team"]
             ready: list[str | Path] = [programs / "pg_isready", "--quiet", *place[:4]]
             wait_for(lambda: subprocess.run(ready, check=False).returncode == 0, process, "PostgreSQL", folder / "log")

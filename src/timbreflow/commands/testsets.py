@@ -114,7 +114,8 @@ def evaluate(
 
     Args:
         testset: artificial, seen or real.
-        systems: rows, separated by blanks or commas; copies and oracle are always among them. Without --out a table of chosen rows is not written.
+        systems: rows, separated by blanks or commas; copies and oracle are always among them. Without --out a table of
+            chosen rows is not written.
         recompute: row to compute again and compare with its stored figures; exit code 1 where its LSD differs by more
             than 0.05 dB.
         clips: number of triples; 20 with --recompute, else all. A table of fewer is not written.
