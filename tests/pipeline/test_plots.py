@@ -33,7 +33,7 @@ def test_the_page_of_plots_fetches_nothing(page: Path) -> None:
     assert "vegaEmbed" in text and "{plot_divs}" not in text
     # The code of vega itself speaks of such tags.
     tags = re.sub(r"(<script[^>]*>).*?</script>", r"\1", text, flags=re.DOTALL)
-    assert tags.count("<script>") == 4 and not re.search(r"(src|href)=", tags)
+    assert len(re.findall("<script", tags)) == 4 and not re.search(r"(src|href)=", tags)
 
 
 @pytest.mark.slow
