@@ -12,7 +12,7 @@ MOVED := $(shell $(BIN)/python -c '' 2>/dev/null && grep -qF -- " $(realpath .ve
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: anew help listen studio setup run ui stop test test-slow test-released coverage mutation lint lock clean
+.PHONY: anew help listen studio setup run ui stop test test-slow test-released coverage lint lock clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
