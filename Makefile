@@ -14,7 +14,7 @@ MOVED := $(shell $(BIN)/python -c '' 2>/dev/null && grep -qF -- " $(realpath .ve
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: anew help listen studio setup run ui stop test test-slow fault-report test-released coverage mutation image lint lock clean \
+.PHONY: anew help listen studio setup run ui stop test test-slow fault-report test-released coverage image lint lock clean \
   ops-demo docs-check check-files hooks comment wheel sbom audit notices notices-check release
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12

@@ -31,7 +31,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_page_of_plots_fetches_nothing(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert "vegaEmbed" in text and "{plot_divs}" not in text
-    assert not re.search(r"<(script|link|img)[^>]*(src|href)=", text)
+    # The code of vega itself speaks of such tags.
+    tags = re.sub(r"(<script[^>]*>).*?</script>", r"\1", text, flags=re.DOTALL)
+    assert len(re.findall("<script", tags)) == 4 and not re.search(r"(src|href)=", tags)
 
 
 @pytest.mark.slow
