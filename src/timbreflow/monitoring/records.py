@@ -22,7 +22,7 @@ from timbreflow.errors import TimbreflowError
 
 FORMAT = 1
 MAX_BYTES = 64_000_000
-"""Of a folder: some 90,000 transfers."""
+"""Of a folder: some 100,000 transfers."""
 FILES = 16
 """A file is followed by the next when it has a 16th of what all may take."""
 _NAME = re.compile(r"(\d{4}-\d\d-\d\d)-(\d{3,})\.jsonl")
