@@ -16,6 +16,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -185,6 +186,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stay", action="store_true", help="wait for Enter before everything is stopped")
     options = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Whoever ends the demo ends its servers too.
+        signal.signal(number, signal.default_int_handler)
     place = Path(tempfile.mkdtemp(prefix="timbreflow-ops-demo-"))
     try:
         with ExitStack() as ends:

@@ -139,6 +139,7 @@ plots:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_comment_has_metrics_parameters_and_plots_of_both_commits(tmp_path: Path) -> None:
     root = tmp_path / "checkout"
     (root / ".ci").mkdir(parents=True)
