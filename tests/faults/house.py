@@ -106,7 +106,7 @@ class House:
     """A tiny checkout with a Prefect server, reached through a gate, in which every stage has run once.
 
     Args:
-        folder: that does not exist yet.
+        root: folder that does not exist yet.
         environment: of every command, in place of the plain one.
     """
 
@@ -160,13 +160,6 @@ class House:
 
     def furnish(self) -> None:
         """Run every stage once, and keep what it made."""
-        cache = Path(os.environ["FAULTS_CACHE"])
-        if (cache / "facts.json").exists():
-            self.unbroken, self.events = json.loads((cache / "facts.json").read_text())
-            for name in ("data", "results"):
-                shutil.copytree(cache / name, self.root / name)
-                shutil.copytree(cache / name, self._scratch / name)
-            return
         count = self._scratch / "count"
         for stage in STAGES:
             ended = self.stage(stage, count=count)
@@ -174,10 +167,6 @@ class House:
             self.unbroken[stage], self.events[stage] = self.digests(stage), int(count.read_text())
         for name in ("data", "results"):
             shutil.copytree(self.root / name, self._scratch / name)
-
-        for name in ("data", "results"):
-            shutil.copytree(self.root / name, cache / name, dirs_exist_ok=True)
-        (cache / "facts.json").write_text(json.dumps([self.unbroken, self.events]))
 
     def tidy(self) -> None:
         """Everything as it was after `furnish`."""

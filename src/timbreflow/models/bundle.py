@@ -6,6 +6,7 @@ and weights had other names, is read as well. A tensor NAME that is stored in 8 
 values beside it, as NAME:scale.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -199,8 +200,8 @@ def load_bundle(folder: Path) -> ModelBundle:
 
 @contextmanager
 def _no_larger_than(path: Path) -> Iterator[None]:
-    """Refuse a model as soon as it gets more weights than its file has bytes."""
-    left = path.stat().st_size if path.is_file() else 0
+    """Refuse a model as soon as it gets far more weights than its file can hold, at one byte each."""
+    left = 4.0 * path.stat().st_size if path.is_file() else math.inf
 
     def count(module: nn.Module, name: str, weight: Tensor | None) -> None:
         nonlocal left
