@@ -102,7 +102,7 @@ def read_json(path: Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise TimbreflowError(f"{path} is missing; run the stage that makes it, or name another file.") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise TimbreflowError(f"{path} is not valid JSON ({error}); delete it and make it again.") from error
 
 

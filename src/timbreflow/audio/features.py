@@ -19,6 +19,11 @@ from torch import Tensor, nn
 from timbreflow.audio.torchaudio_compat import functional, transforms
 from timbreflow.errors import TimbreflowError
 
+HIGHEST_RATE = 768_000
+"""Hz; no sound file has more."""
+LONGEST_FFT = 1 << 17
+"""Samples: settings of a stranger's model must not ask for any memory."""
+
 
 @dataclass(frozen=True)
 class FeatureConfig:
@@ -54,7 +59,8 @@ class FeatureConfig:
     def __post_init__(self) -> None:
         rules = {
             f"kind is {self.kind!r}, not log_mel or log_stft": self.kind in ("log_mel", "log_stft"),
-            "sample_rate must be positive": self.sample_rate > 0,
+            f"sample_rate must lie in 1..{HIGHEST_RATE}": 0 < self.sample_rate <= HIGHEST_RATE,
+            f"n_fft must be at most {LONGEST_FFT}": self.n_fft <= LONGEST_FFT,
             f"win_length ({self.win_length}) must lie in 2..n_fft ({self.n_fft})": 2 <= self.win_length <= self.n_fft,
             f"hop_length ({self.hop_length}) must lie in 1..win_length / 2 ({self.win_length // 2})": (
                 1 <= self.hop_length <= self.win_length // 2

@@ -116,7 +116,7 @@ def read_table(path: Path, schema: pa.Schema, *, others: bool = False) -> pd.Dat
         # ParquetFile, not read_table: the latter takes folder names such as split=train for columns.
         with open(path, "rb") as file:
             table = pq.ParquetFile(file).read()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise TimbreflowError(f"{path} is not a readable Parquet file; delete it and run its stage again.") from error
     for field in schema:
         index = table.schema.get_field_index(field.name)

@@ -6,7 +6,9 @@ and weights had other names, is read as well. A tensor NAME that is stored in 8 
 values beside it, as NAME:scale.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +17,10 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from timbreflow.audio.features import FeatureConfig, Normalizer
 from timbreflow.errors import TimbreflowError
@@ -177,14 +183,40 @@ def load_bundle(folder: Path) -> ModelBundle:
     if set(config) != _KEYS:
         raise TimbreflowError(f"{folder / CONFIG} must have the keys {sorted(_KEYS)}; make the model again.")
     settings = config["model"]
+    if written == 1:
+        settings = _from_format_1(config["kind"], settings)
     try:
-        model = build_model(config["kind"], _from_format_1(config["kind"], settings) if written == 1 else settings)
+        # Without memory first: settings of strangers can ask for any size.
+        with torch.device("meta"), _no_larger_than(folder / WEIGHTS):
+            build_model(config["kind"], settings)
+        model = build_model(config["kind"], settings)
         features = parse(FeatureConfig, config["features"], otherwise="make the model again with this version")
         normalizer = None if config["statistics"] is None else Normalizer.from_statistics(config["statistics"])
     except TimbreflowError as error:
         raise TimbreflowError(f"{folder / CONFIG} cannot be used: {error}") from error
     _load_weights(model, folder / WEIGHTS, renamed=_OLD_MODULES if written == 1 else {})
     return ModelBundle(config["kind"], model.eval(), features, normalizer, config["training"])
+
+
+@contextmanager
+def _no_larger_than(path: Path) -> Iterator[None]:
+    """Refuse a model as soon as it gets far more weights than its file can hold, at one byte each."""
+    left = 4.0 * path.stat().st_size if path.is_file() else math.inf
+
+    def count(module: nn.Module, name: str, weight: Tensor | None) -> None:
+        nonlocal left
+        left -= 0 if weight is None else weight.numel()
+        if left < 0:
+            raise TimbreflowError(f"it describes a larger model than {path} holds; keep the two files of one together.")
+
+    hooks = register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)
+    try:
+        yield
+    except (RuntimeError, MemoryError, OverflowError, TypeError) as error:
+        raise TimbreflowError(f"no model has these settings ({' '.join(str(error).split())[:200]}).") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def weights_sha256(folder: Path) -> str:

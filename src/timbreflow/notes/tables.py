@@ -233,7 +233,7 @@ class NoteTables:
         path = table_file(self.folder, "notes", number)
         try:
             table = _open(path, NOTES).read_row_group(group, columns=names)
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, pa.ArrowException) as error:
             raise _damaged(path, error) from error
         return Notes(*(table.column(name).to_numpy() for name in names))
 
@@ -241,14 +241,14 @@ class NoteTables:
 def _read_table(path: Path, schema: pa.Schema) -> "pd.DataFrame":
     try:
         return _open(path, schema).read().to_pandas()
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise _damaged(path, error) from error
 
 
 def _open(path: Path, schema: pa.Schema) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(parquet_source(path))
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise _damaged(path, error) from error
     if file.schema_arrow.names != schema.names:
         found = ", ".join(file.schema_arrow.names)

@@ -30,6 +30,8 @@ _INSTRUMENT, _SAMPLE = 41, 53
 """Generators that name an instrument, in a preset, and a sample, in an instrument."""
 _COMPRESSED = 0x10
 """Type bit of a sample in Vorbis (.sf3): its bounds are bytes."""
+_OVERLAP = 8
+"""Fonts share the sound of a few samples; one whose samples are more than so many times its sound is a trap."""
 
 
 @dataclass(frozen=True)
@@ -165,13 +167,17 @@ def played_samples(path: Path) -> dict[tuple[int, int], frozenset[str]]:
         of_preset = _named([row[3] for row in presets], _zones(file, places, b"p"), _INSTRUMENT)
         of_instrument = _named([row[1] for row in instruments], _zones(file, places, b"i"), _SAMPLE)
         samples = _read(file, places, b"shdr", _SAMPLE_HEADER)
-        start = places[b"smpl"][0]
-        hashes = {}
+        start, size = places[b"smpl"]
+        hashes, left = {}, _OVERLAP * size
         for number in sorted(set().union(*of_instrument)):
             _, first, end, *_, kind = samples[number]
             width = 1 if kind & _COMPRESSED else 2  # bytes
+            length = min(width * max(end - first, 0), size)
+            left -= length
+            if left < 0:
+                raise ValueError("its samples are more than its sound")
             file.seek(start + width * first)
-            hashes[number] = hashlib.sha256(file.read(width * (end - first))).hexdigest()
+            hashes[number] = hashlib.sha256(file.read(length)).hexdigest()
         found: dict[tuple[int, int], frozenset[str]] = {}
         for (_, program, bank, *_), used in zip(presets[:-1], of_preset, strict=True):
             heard = {hashes[number] for instrument in used for number in of_instrument[instrument]}
@@ -212,7 +218,7 @@ def _read(
 ) -> list[tuple[Any, ...]]:
     """Rows of a table, the terminator included."""
     offset, size = places.get(name, (0, 0))
-    if size < row.size or size % row.size:
+    if size < row.size or size % row.size or offset + size > file.seek(0, 2):
         raise ValueError(f"no usable chunk {name.decode()}")
     file.seek(offset)
     return list(row.iter_unpack(file.read(size)))
@@ -222,6 +228,8 @@ def _zones(file: BinaryIO, places: Mapping[bytes, tuple[int, int]], kind: bytes)
     """Generators of each zone of the presets (kind p) or the instruments (i)."""
     bounds = [row[0] for row in _read(file, places, kind + b"bag", _BAG)]
     generators = _read(file, places, kind + b"gen", _GENERATOR)
+    if bounds != sorted(bounds):
+        raise ValueError("zones out of order")
     return [generators[first:end] for first, end in pairwise(bounds)]
 
 
