@@ -21,6 +21,7 @@ from timbreflow.files import write_text
 from timbreflow.models.bundle import OLD_SETTINGS
 from timbreflow.models.catalogue import GATED
 from timbreflow.notes.collect import CollectConfig
+from timbreflow.plain_yaml import load_yaml
 from timbreflow.rendering.config import RenderConfig
 from timbreflow.schema import parse
 from timbreflow.training.config import (
@@ -93,7 +94,7 @@ def load_params(path: Path) -> Params:
         key = str(error.problem).removeprefix("found duplicate key ").split(" with value")[0]
         raise TimbreflowError(f"{path} has the key {key} twice{line}; remove one of the two.") from error
     except (YAMLError, ValueError) as error:
-        # ValueError: what looks like a date and is none, such as 2021-13-45.
+        # ValueError: what looks like a date and is none, such as 2021-13-45, or values without end.
         detail = " ".join(str(error).split())
         raise TimbreflowError(f"{path} is not valid YAML ({detail}); correct that line.") from error
     return parse_params(values, source=str(path))
@@ -198,7 +199,7 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _plain(text: str) -> Any:
-    return YAML(typ="safe", pure=True).load(text)
+    return load_yaml(text)
 
 
 def _lay_over(base: Any, changes: Mapping[str, Any], preset: str) -> None:

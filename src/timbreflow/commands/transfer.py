@@ -1,5 +1,6 @@
 """`timbreflow transfer`."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -158,8 +159,8 @@ def find_model(wanted: str) -> tuple[Path, str]:
     from timbreflow.inference.released import released_folder
     from timbreflow.models.catalogue import is_bundle
 
-    if is_bundle(Path(wanted).expanduser()):
-        return Path(wanted).expanduser(), f"the model in {wanted}"
+    if is_bundle(Path(os.path.expanduser(wanted))):
+        return Path(os.path.expanduser(wanted)), f"the model in {wanted}"
     if Path(wanted).exists():
         raise TimbreflowError(f"{wanted} is not a model; name a folder with weights.safetensors and config.json.")
     folder = released_folder(wanted)

@@ -14,6 +14,7 @@ from timbreflow.errors import TimbreflowError
 COLUMNS = ("id", "content", "style")
 SEPARATORS = (",", ";", "\t", "|")
 LONGEST_ID = 100
+MOST_BYTES = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def read_pairs(table: str | Path) -> list[Pair]:
         seen[name.lower()] = line
         paths = {column: _place(table, values[column]) for column in ("content", "style")}
         for column, path in paths.items():
-            if not path.is_file():
+            # Unlike that of Path, this isfile takes any name.
+            if not os.path.isfile(path):
                 raise TimbreflowError(f"{table}, line {line}: {column} {path} is missing; correct the path.")
         pairs.append(Pair(name, paths["content"], paths["style"]))
     if not pairs:
@@ -73,17 +75,20 @@ def read_pairs(table: str | Path) -> list[Pair]:
 
 def _place(table: Path, name: str) -> Path:
     """The file of a name; one that is not UTF-8 is the file's own bytes, or a spreadsheet's Windows-1252."""
-    path = table.parent / Path(name).expanduser()
-    if name.isprintable() or path.is_file():
+    # Unlike that of Path, this expanduser leaves ~name alone where there is no such user.
+    path = table.parent / os.path.expanduser(name)
+    if name.isprintable() or os.path.isfile(path):
         return path
-    windows = table.parent / Path(os.fsencode(name).decode("cp1252", "replace")).expanduser()
-    return windows if windows.is_file() else path
+    windows = table.parent / os.path.expanduser(os.fsencode(name).decode("cp1252", "replace"))
+    return windows if os.path.isfile(windows) else path
 
 
 def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
     """Line numbers and cells of CSV with commas, semicolons, tabs or bars, in UTF-8 or UTF-16."""
     if not table.is_file():
         raise TimbreflowError(f"{table} is missing; name a CSV file with the columns {', '.join(COLUMNS)}.")
+    if table.stat().st_size > MOST_BYTES:
+        raise TimbreflowError(f"{table} has over {MOST_BYTES // 1_000_000} MB; split it into several tables.")
     data = table.read_bytes()
     try:
         # Marks that spreadsheets write at the start would become part of the first column's name.

@@ -25,7 +25,7 @@ def released_folder(name: str) -> Path:
     """
     model = known_model(name)
     given = os.environ.get(VARIABLE)
-    folders = [Path(given).expanduser()] if given else [PACKAGE.parents[1] / "released", PACKAGE / "released"]
+    folders = [Path(os.path.expanduser(given))] if given else [PACKAGE.parents[1] / "released", PACKAGE / "released"]
     for folder in folders:
         if is_bundle(folder / model.name):
             return folder / model.name

@@ -4,6 +4,7 @@ It writes what render_triples does, audio shards and their manifest, without not
 own, and two clips of one recording make a pair, style and target. Recordings are brought to the training level.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -62,7 +63,7 @@ def is_recording(path: Path) -> bool:
 
 def holds_recordings(source: str) -> bool:
     """Whether a source is a sound file, or a folder with some and without MIDI files or scores."""
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if not path.is_dir():
         return path.is_file() and is_recording(path)
     files = [file for file, why in files_below(path) if not why]
@@ -85,7 +86,7 @@ def collect(
     """
     out = Path(out)
     _refuse_foreign(out)
-    found = {file: why for source in sources for file, why in _files(Path(source).expanduser())}
+    found = {file: why for source in sources for file, why in _files(Path(os.path.expanduser(source)))}
     others = {file: why for file, why in found.items() if why}
     files = sorted(found.keys() - others.keys())
     states = [(clean_text(str(file)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]

@@ -1,6 +1,7 @@
 """MLflow's model registry: register weights, once for the same files, and find the model that a name means."""
 
 import logging
+import os
 import re
 import shutil
 import tempfile
@@ -101,7 +102,7 @@ def resolve(wanted: str, *, root: Path) -> ResolvedModel:
         return _from_registry(wanted, root)
     if wanted in {name for model in TRANSFER_MODELS for name in (model.name, model.registered)}:
         return _by_name(known_model(wanted), root)
-    folder = Path(wanted).expanduser()
+    folder = Path(os.path.expanduser(wanted))
     if is_bundle(folder):
         return ResolvedModel(folder, f"the model in {folder}")
     if folder.exists():

@@ -100,7 +100,8 @@ class ListeningTest:
         return {"name": request.path_params["name"], "steps": [_shown(step) for step in self._steps(request)]}
 
     async def _answer(self, request: Request) -> dict[str, Any]:
-        if int(request.headers.get("content-length") or LONGEST_BODY + 1) > LONGEST_BODY:
+        length = request.headers.get("content-length", "")
+        if not (length.isdecimal() and len(length) < 10 and int(length) <= LONGEST_BODY):
             raise Refused("This is too long for an answer; nothing was saved.", 413)
         try:
             given = json.loads(await request.body())
@@ -116,7 +117,7 @@ class ListeningTest:
     def _sound(self, request: Request) -> Response:
         position, slot = request.path_params["position"], request.path_params["slot"]
         steps = self._steps(request)
-        if not (position.isdecimal() and int(position) < len(steps)):
+        if not (position.isdecimal() and len(position) < 10 and int(position) < len(steps)):
             raise Refused("There is no such step in this session.", 404)
         step = steps[int(position)]
         files = {str(index): step.trial.clips[name] for index, name in enumerate(step.slots)}

@@ -20,6 +20,7 @@ from ruamel.yaml.scalarstring import LiteralScalarString
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import atomic_file, sha256_file
+from timbreflow.plain_yaml import load_yaml
 from timbreflow.schema import parse
 
 STUDY = "study.yaml"
@@ -144,8 +145,8 @@ def read_study(folder: Path) -> Study:
     if not path.is_file():
         raise TimbreflowError(f"{path} is missing; make a study with `timbreflow listen make --out {folder}`.")
     try:
-        values = YAML(typ="safe", pure=True).load(path)
-    except (YAMLError, UnicodeDecodeError) as error:
+        values = load_yaml(path.read_text(encoding="utf-8"))
+    except (YAMLError, ValueError, OSError) as error:
         raise TimbreflowError(f"{path} is no YAML ({' '.join(str(error).split())}); correct it.") from error
     if not isinstance(values, Mapping):
         raise TimbreflowError(f"{path} is no study; make one with `timbreflow listen make`.")
