@@ -7,8 +7,11 @@ cancelled in the Prefect UI.
 """
 
 import contextvars
+import json
 import logging
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,11 +34,12 @@ from prefect.logging.handlers import APILogWorker
 from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, PREFECT_UI_URL, temporary_settings
 from prefect.states import Cancelled, Crashed
+from ruamel.yaml import YAML
 
 from flows import ROOT
 from timbreflow.app.servers import HOST, PREFECT
 from timbreflow.errors import TimbreflowError
-from timbreflow.network import ANSWER_SECONDS, within
+from timbreflow.network import ANSWER_SECONDS, within, without_password
 from timbreflow.processes import is_dead, process_tag
 
 WATCH_SECONDS = 0.5
@@ -68,6 +72,26 @@ def alone(name: str) -> Iterator[None]:
         held = lock.acquire()
     with held:
         yield
+
+
+def remove_part_files(stage: str, variant: str = "") -> None:
+    """Delete what a killed process of a stage had begun to write beside its outputs: hidden files and folders.
+
+    To be called while the stage's lock is held, so that nobody is writing.
+    """
+    entry = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"].get(stage, {})
+    if "foreach" in entry:
+        text = json.dumps(entry["do"]).replace("${key}", variant)
+        entry = json.loads(text.replace("${item}", entry["foreach"].get(variant, "")))
+    for out in (*entry.get("outs", ()), *entry.get("metrics", ())):
+        path = ROOT / (out if isinstance(out, str) else next(iter(out)))
+        part = f".{re.escape(path.stem[:40])}-(old-\\w+|[0-9a-f]{{8}}{re.escape(path.suffix)})"
+        for other in path.parent.glob(".*"):
+            if re.fullmatch(part, other.name):
+                if not path.exists() and (other / path.name).is_dir():
+                    # Killed between two renames: the old folder had been moved away, the new one was not there yet.
+                    (other / path.name).rename(path)
+                shutil.rmtree(other, ignore_errors=True) if other.is_dir() else other.unlink(missing_ok=True)
 
 
 def mark_dead_runs() -> None:
@@ -117,6 +141,24 @@ def _end_with(process: psutil.Process) -> None:
                 _interrupt("flows.pipeline was killed")
             time.sleep(WATCH_SECONDS)
     _interrupt("dvc was killed")
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, by which services, containers and clusters stop a process: it ends as by Ctrl-C."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Inside, SIGTERM interrupts the main thread; Prefect's own handler would let the process die of it."""
+
+    def terminated(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _take_interrupts() -> None:
@@ -232,7 +274,8 @@ class Teller:
             self._silent_until = now + max(SECONDS_OF_SILENCE, 10 * (now - began))
             if not self._warned:
                 self._warned = True
-                logger.warning("Prefect does not answer (%s); the work goes on without being shown.", reason(error))
+                why = without_password(reason(error))
+                logger.warning("Prefect does not answer (%s); the work goes on without being shown.", why)
             return None
 
 
@@ -290,8 +333,10 @@ def _require_answer(url: str) -> None:
         within(ANSWER_SECONDS, ask)
     except Exception as error:
         raise TimbreflowError(
-            f"The Prefect server at PREFECT_API_URL={url} cannot be used ({reason(error)}); start it, or correct or "
-            "unset the variable."
+            without_password(
+                f"The Prefect server at PREFECT_API_URL={url} cannot be used ({reason(error)}); start it, or correct "
+                "or unset the variable."
+            )
         ) from error
 
 

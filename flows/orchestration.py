@@ -33,10 +33,12 @@ from timbreflow.app.servers import HOST, MLFLOW, running_url
 from timbreflow.config import Params, as_mapping, load_params
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import read_json
+from timbreflow.network import without_password
 from timbreflow.processes import process_tag
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import StageResult, ignore_metrics
 from timbreflow.stages.shards import run_shard
+from timbreflow.system_errors import out_of_memory
 from timbreflow.tracking.runs import Run, open_run
 from timbreflow.workers import process_count, process_rank
 
@@ -125,7 +127,8 @@ class _Log:
 
     def link(self) -> None:
         """Show where the MLflow run is, as soon as that is known."""
-        pages = running_url(MLFLOW, ROOT) or f"http://{HOST}:{MLFLOW.wanted_port}"
+        pages = without_password(running_url(MLFLOW, ROOT) or f"http://{HOST}:{MLFLOW.wanted_port}")
+        pages = pages.replace("***@", "")  # the browser asks for them
         link = f"{pages}/#/experiments/{self._run.experiment}/runs/{self._run.run_id}"
         _tell(lambda: create_link_artifact(link=link, link_text="MLflow run", key=_key(f"{self._stage}-mlflow")))
 
@@ -190,24 +193,29 @@ def entry(flow: Flow[Any, Any], *arguments: Any, sharded: bool = False, shared: 
             return
         if sharded:
             chosen_runner()
-        with lifetime.alone("-".join([flow.name, *arguments])), lifetime.server(), tags(*marks):
+        only = lifetime.alone("-".join([flow.name, *arguments]))
+        with lifetime.terminable(), only, lifetime.server(), tags(*marks):
+            lifetime.remove_part_files(flow.name, *arguments[:1])
             lifetime.mark_dead_runs()
             with _joined() if shared else nullcontext(), lifetime.cancellable():
                 flow(*arguments)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("error: interrupted; run it again to go on: finished work is kept.", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(143 if isinstance(interrupt, lifetime.Terminated) else 130)
     except httpx.HTTPError as error:
         gone = f"The Prefect server at {PREFECT_API_URL.value()} stopped answering ({lifetime.reason(error)})"
+        gone = without_password(gone)
         if outcome == [None]:
             print(f"{gone}: the work is done, but Prefect shows this run without its end.", file=sys.stderr)
             return
         # Prefect could not be told of the flow's own error, but the person at the shell can.
-        own = [failure for failure in outcome if isinstance(failure, TimbreflowError)]
+        own = [sentence for failure in outcome if (sentence := _sentence(failure))]
         print(f"error: {own[0] if own else f'{gone}; start it and run again: finished work is kept.'}", file=sys.stderr)
         sys.exit(2)
-    except (TimbreflowError, OSError, SafetensorError) as error:
-        print(f"error: {error if isinstance(error, TimbreflowError) else _refused(error)}", file=sys.stderr)
+    except Exception as error:
+        if (sentence := _sentence(error)) is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -222,7 +230,7 @@ def _noting_its_end(flow: Flow[Any, Any]) -> list[BaseException | None]:
     @wraps(function)
     def noting(*arguments: Any, **named: Any) -> None:
         try:
-            with TagsContext(current_tags=set()):
+            with TagsContext(current_tags=set()), lifetime.terminable():
                 function(*arguments, **named)
         except BaseException as error:
             outcome.append(error)
@@ -231,6 +239,18 @@ def _noting_its_end(flow: Flow[Any, Any]) -> list[BaseException | None]:
 
     flow.fn = noting
     return outcome
+
+
+def _sentence(error: BaseException | None) -> str | None:
+    """What a person is told of an error that is no fault of the code; None for others."""
+    if isinstance(error, TimbreflowError):
+        return str(error)
+    if (lacking := out_of_memory(error)) is not None:
+        return (
+            f"The memory is not enough ({lacking}); end other programs, or set TIMBREFLOW_WORKERS or the stage's "
+            "batch_size lower, and run again: finished work is kept."
+        )
+    return _refused(error) if isinstance(error, OSError | SafetensorError) else None
 
 
 def _refused(error: OSError | SafetensorError) -> str:
@@ -261,8 +281,8 @@ def profiled_arguments() -> list[str]:
 
 
 def _one_sentence(record: logging.LogRecord) -> bool:
-    """Log a TimbreflowError without the traceback that Prefect adds to every exception."""
-    if record.exc_info and isinstance(record.exc_info[1], TimbreflowError):
+    """Log what becomes one sentence without the traceback that Prefect adds to every exception."""
+    if record.exc_info and (isinstance(record.exc_info[1], KeyboardInterrupt) or _sentence(record.exc_info[1])):
         record.exc_info = None
     return True
 

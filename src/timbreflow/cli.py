@@ -2,13 +2,16 @@
 
 import io
 import os
+import signal
 import sys
+import threading
 
 from cyclopts import App, CycloptsError
 
 from timbreflow.commands import house, listening, models, songs, sources, studio, testsets, transfer
 from timbreflow.commands.common import PIPELINE
 from timbreflow.errors import TimbreflowError
+from timbreflow.system_errors import out_of_memory
 
 app = App(
     name="timbreflow",
@@ -31,6 +34,8 @@ def main() -> None:
         # File names may hold bytes that are no text of the terminal's encoding; they are escaped.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         app(exit_on_error=False, print_error=False)
     except CycloptsError as error:
@@ -44,14 +49,26 @@ def main() -> None:
         extra = "studio" if sys.argv[1:2] == ["listen"] else "pipeline"
         remedy = PIPELINE.replace("pipeline", extra)
         sys.exit(_fail(f"`{command}` needs the {extra} ({error.name} is not installed): {remedy}."))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as interrupt:
+        sys.exit(143 if isinstance(interrupt, _Terminated) else 130)
+    except (MemoryError, RuntimeError) as error:
+        if (lacking := out_of_memory(error)) is None:
+            raise
+        sys.exit(_fail(f"The memory is not enough ({lacking}); end other programs, or give shorter sounds."))
     except OSError as error:
         if not isinstance(error, BrokenPipeError):
             sys.exit(_fail(_os_error_sentence(error)))
         # The reader, such as `head`, has closed the pipe; Python's flush at exit must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: what is half written goes away, as by Ctrl-C."""
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
 
 
 def _os_error_sentence(error: OSError) -> str:

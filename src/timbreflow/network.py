@@ -1,6 +1,7 @@
 """Requests to servers: loopback never goes through a proxy, and every wait has a limit."""
 
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import copy_context
@@ -32,6 +33,14 @@ def bypass_proxy_for_loopback() -> None:
     # Python understands "*" only where it stands alone.
     value = "*" if "*" in hosts else ",".join(dict.fromkeys([*hosts, *LOOPBACK]))
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = value
+
+
+def without_password(text: str) -> str:
+    """An address, or a sentence with some, as it may be shown: without what names a user or opens a door."""
+    text = re.sub(r"(?<=//)[^\s]*@", "***@", text)
+    # Where the scheme is missing, user and password stand before the host alone.
+    text = re.sub(r"(?<![^\s=])[^\s/@=:]+:[^\s@]*@(?=\S)", "***@", text)
+    return re.sub(r"(?i)((?:password|passwd|pwd|token|secret|key)=)[^&\s;]+", r"\1***", text)
 
 
 def within(seconds: float, function: Callable[[], R]) -> R:

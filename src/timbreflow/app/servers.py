@@ -4,6 +4,8 @@
 show their runs in each other's pages. Neither prefect nor mlflow is imported here.
 """
 
+import base64
+import http.client
 import json
 import os
 import re
@@ -17,11 +19,11 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import write_json
-from timbreflow.network import bypass_proxy_for_loopback
+from timbreflow.network import bypass_proxy_for_loopback, without_password
 from timbreflow.tracking.connection import home_of, tracking_uri
 
 HOST = "127.0.0.1"
@@ -127,7 +129,7 @@ def start(root: Path, servers: Sequence[Server] = SERVERS) -> dict[str, str]:
     except BaseException:
         stop(root, tuple(processes))
         raise
-    return {server.name: remote.get(server) or str(running_url(server, root)) for server in servers}
+    return {server.name: without_password(remote.get(server) or str(running_url(server, root))) for server in servers}
 
 
 def _wait(processes: "Mapping[Server, subprocess.Popen[bytes]]", root: Path) -> None:
@@ -252,10 +254,15 @@ def _remote_mlflow() -> str | None:
 def _healthy(url: str) -> bool:
     bypass_proxy_for_loopback()
     try:
+        parts = urlsplit(url)
+        user, _, host = parts.netloc.rpartition("@")
+        request = urllib.request.Request(parts._replace(netloc=host).geturl())
+        if user:
+            request.add_header("Authorization", f"Basic {base64.b64encode(unquote(user).encode()).decode()}")
         # Not urlopen, which keeps the proxies of its first call.
-        with urllib.request.build_opener().open(url, timeout=3) as response:
+        with urllib.request.build_opener().open(request, timeout=3) as response:
             return bool(response.status == 200)
-    except (OSError, urllib.error.URLError, ValueError):
+    except (OSError, urllib.error.URLError, http.client.HTTPException, ValueError):
         return False
 
 

@@ -60,10 +60,11 @@ def stop() -> None:
 def status() -> None:
     """Show where the report is, and the addresses of the Prefect and MLflow pages."""
     from timbreflow.app.servers import SERVERS, running_url
+    from timbreflow.network import without_password
     from timbreflow.stages.layout import Layout
 
     root = project_root()
     report = Layout(root).results("report") / "report.html"
     print(f"report   {report.as_uri() if report.is_file() else 'not made yet: make run'}")
     for server in SERVERS:
-        print(f"{server.name:8} {running_url(server, root) or 'not running: make ui'}")
+        print(f"{server.name:8} {without_password(running_url(server, root) or 'not running: make ui')}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.network import ANSWER_SECONDS, bypass_proxy_for_loopback, within
+from timbreflow.network import ANSWER_SECONDS, bypass_proxy_for_loopback, within, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -112,8 +112,8 @@ def _connect_elsewhere(uri: str) -> "MlflowClient":
             return within(MIGRATION_SECONDS if database else ANSWER_SECONDS, lambda: _opened(uri))
     except Exception as error:
         raise StoreUnavailable(
-            f"MLFLOW_TRACKING_URI={_without_password(uri)} cannot be used ({_reason(error)}); start that server, or "
-            "correct or unset the variable."
+            f"MLFLOW_TRACKING_URI={without_password(uri)} cannot be used ({without_password(_reason(error))}); start "
+            "that server, or correct or unset the variable."
         ) from error
 
 
@@ -146,10 +146,6 @@ def _reason(error: Exception) -> str:
     return text[:200].rstrip(".")
 
 
-def _without_password(uri: str) -> str:
-    return re.sub(r"(//[^/@:]*):[^/@]*@", r"\1:***@", uri)
-
-
 def experiment_id(client: "MlflowClient", root: Path) -> str:
     """The project's experiment; in the local store its artifacts lie in <root>/.mlflow/artifacts."""
     from mlflow.exceptions import MlflowException
@@ -179,19 +175,19 @@ def clear_errors(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         except Exception as error:
             given = os.environ.get("MLFLOW_TRACKING_URI")
-            store = _without_password(given) if given else "the project's MLflow store (.mlflow/mlflow.db)"
+            store = without_password(given) if given else "the project's MLflow store (.mlflow/mlflow.db)"
             # Compared by name, since importing mlflow takes a second.
             families = {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__}
             reason = " ".join(str(error).split())
             if ("sqlalchemy", "SQLAlchemyError") in families or any(words in reason for words in DATABASE_TROUBLE):
-                cause = " ".join(str(getattr(error, "orig", None) or error).split())[:200].rstrip(".")
+                cause = without_password(" ".join(str(getattr(error, "orig", None) or error).split())[:200].rstrip("."))
                 raise TimbreflowError(
                     f"The database of {store} cannot be used ({cause}); stop what else writes to it (`make stop`), or "
                     "move the file away and register the models again with `timbreflow register`."
                 ) from error
             if ("mlflow", "MlflowException") in families:
                 raise TimbreflowError(
-                    f"MLflow at {store} refused: {reason.rstrip('.')}; look at it with `make ui`."
+                    f"MLflow at {store} refused: {without_password(reason.rstrip('.'))}; look at it with `make ui`."
                 ) from error
             raise
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import read_json, write_json
+from timbreflow.network import without_password
 from timbreflow.processes import is_dead, process_tag
 from timbreflow.tracking.connection import EXPERIMENT, clear_errors, connect, experiment_id
 from timbreflow.tracking.lineage import lineage
@@ -73,7 +74,8 @@ class Run:
                 self.flush()
             except Exception as error:
                 self._flushed = time.monotonic()
-                logger.warning("MLflow did not take %d values (%s); trying again.", len(self._waiting), error)
+                reason = without_password(str(error))
+                logger.warning("MLflow did not take %d values (%s); trying again.", len(self._waiting), reason)
 
     def flush(self) -> None:
         """Send the values that were not sent yet."""
@@ -156,12 +158,12 @@ def open_run(stage: str, params: object, *, root: Path, tags: Mapping[str, str] 
         TimbreflowError: MLflow cannot be reached.
     """
     run = _start(stage, params, root, tags or {})
-    status = "FAILED"
+    status = "KILLED"
     try:
         yield run
         status = "FINISHED"
-    except (KeyboardInterrupt, SystemExit):
-        status = "KILLED"
+    except Exception:
+        status = "FAILED"
         raise
     finally:
         try:
