@@ -25,7 +25,7 @@ def normal(name: str) -> str:
 
 def main() -> None:
     """Write the lock file."""
-    extras = json.loads(pip("install", "--dry-run", "--quiet", "--report", "-", "-e", ".[dev,dask,ray,s3]"))
+    extras = json.loads(pip("install", "--dry-run", "--quiet", "--report", "-", "-e", ".[dev,dask,ray,s3,fuzz]"))
     pins = {normal(item["metadata"]["name"]): item["metadata"]["version"] for item in extras["install"]}
     for item in json.loads(pip("list", "--format=json")):
         pins.setdefault(normal(item["name"]), item["version"])
