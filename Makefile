@@ -12,7 +12,7 @@ MOVED := $(shell $(BIN)/python -c '' 2>/dev/null && grep -qF -- " $(realpath .ve
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: anew help listen studio setup run ui stop test test-slow test-released lint lock clean
+.PHONY: anew help listen studio setup run ui stop test test-slow fault-report test-released lint lock clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -73,6 +73,9 @@ test: lint ## lint, then the fast tests
 
 test-slow: setup ## everything else: servers, the whole pipeline, a browser
 	@$(BIN)/pytest -m "slow and not gpu and not released"
+
+fault-report: setup ## run the tests of docs/faults.md (kill, full disk, no server ...) and write that page
+	@$(BIN)/python -m tests.faults.report
 
 test-released: setup ## the checks of the released weights, on the frozen test set
 	@$(BIN)/pytest -m released
