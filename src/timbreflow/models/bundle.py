@@ -38,6 +38,7 @@ SCALE = ":scale"
 BLOCK = 64
 MIN_QUANTIZED = 16_385
 """Values of a tensor that is worth 8 bits; smaller ones (norms, codebooks, 1x1 convolutions) stay in float16."""
+HARMLESS_WEIGHTS = 1_000_000
 INVERTIBLE = "flow."
 """Weights of a flow, which amplifies rounding: they stay in float16."""
 WEIGHTS = "weights.safetensors"
@@ -200,8 +201,8 @@ def load_bundle(folder: Path) -> ModelBundle:
 
 @contextmanager
 def _no_larger_than(path: Path) -> Iterator[None]:
-    """Refuse a model as soon as it gets far more weights than its file can hold, at one byte each."""
-    left = 4.0 * path.stat().st_size if path.is_file() else math.inf
+    """Refuse a model as soon as it gets far more weights than its file can hold, and more than do any harm."""
+    left = max(4.0 * path.stat().st_size, HARMLESS_WEIGHTS) if path.is_file() else math.inf
 
     def count(module: nn.Module, name: str, weight: Tensor | None) -> None:
         nonlocal left
