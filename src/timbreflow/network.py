@@ -39,7 +39,7 @@ def without_password(text: str) -> str:
     """An address, or a sentence with some, as it may be shown: without what names a user or opens a door."""
     text = re.sub(r"(?<=//)[^\s]*@", "***@", text)
     # Where the scheme is missing, user and password stand before the host alone.
-    text = re.sub(r"(?<![^\s=])[^\s/@=:]+:[^\s@]*@(?=\S)", "***@", text)
+    text = re.sub(r"(?<![^\s=])[^\s/@=:]+:(?!//)[^\s@]*@(?=\S)", "***@", text)
     return re.sub(r"(?i)((?:password|passwd|pwd|token|secret|key)=)[^&\s;]+", r"\1***", text)
 
 
