@@ -66,6 +66,12 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
+GRACE_SECONDS = 120
+"""Longest wait of a server that was told to end for requests that have begun."""
+
+
 def server_of(application: ASGIApp) -> uvicorn.Server:
     """Serves an application by `run(sockets=[...])`; nothing but errors is logged."""
-    return uvicorn.Server(uvicorn.Config(application, log_level="warning", access_log=False))
+    return uvicorn.Server(
+        uvicorn.Config(application, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS)
+    )

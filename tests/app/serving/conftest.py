@@ -69,7 +69,7 @@ def running(bundle: Path, folder: Path, *, wait: bool = True, **options: Any) ->
     folder.mkdir(exist_ok=True)
     transfers = TransferServer(options.pop("load"), folder=folder, **options)
     server = server_of(transfers.application())
-    server.config.port = 0
+    server.config.port, server.config.timeout_graceful_shutdown = 0, 5
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
