@@ -70,7 +70,8 @@ def running(bundle: Path, folder: Path, *, wait: bool = True, **options: Any) ->
     transfers = TransferServer(options.pop("load"), folder=folder, **options)
     server = server_of(transfers.application())
     server.config.port, server.config.timeout_graceful_shutdown = 0, 5
-    thread = threading.Thread(target=server.run)
+    # A server that does not end (seen under load, docs/journal.md) must not hold up all other tests.
+    thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
         while not server.started:
@@ -83,7 +84,7 @@ def running(bundle: Path, folder: Path, *, wait: bool = True, **options: Any) ->
             yield run
     finally:
         server.should_exit = True
-        thread.join()
+        thread.join(timeout=30)
 
 
 @pytest.fixture(scope="session")
