@@ -165,7 +165,10 @@ def test_make_writes_a_study_that_can_be_served(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"systems": ["vqvae-2021", "oracle"]}, "vqvae-2021 has no sound to play.*train it.*or leave it out"),
+        (
+            {"systems": ["vqvae-2021", "oracle"]},
+            "vqvae-2021 has no sound to play.*train it.*or leave it out|run `timbreflow testset build real`",
+        ),
         ({"systems": ["oracle"]}, "name at least two"),
         ({"systems": ["oracle", "../../x"]}, "There is no system '../../x'"),
         ({"testset": "../../x"}, "There is no test set '../../x'"),
