@@ -1,6 +1,7 @@
 """Lines about long work."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +13,7 @@ def test_lines_are_rare_and_tell_the_time_left(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [100.0]
-    monkeypatch.setattr(progress_lines.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(progress_lines, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     lines = ProgressLines(logging.getLogger("timbreflow.test"), "triples evaluated", 100)
     with caplog.at_level(logging.INFO, "timbreflow.test"):
         for done in range(0, 100, 2):

@@ -69,9 +69,8 @@ def running(bundle: Path, folder: Path, *, wait: bool = True, **options: Any) ->
     folder.mkdir(exist_ok=True)
     transfers = TransferServer(options.pop("load"), folder=folder, **options)
     server = server_of(transfers.application())
-    server.config.port, server.config.timeout_graceful_shutdown = 0, 5
-    # A server that does not end (seen under load, docs/journal.md) must not hold up all other tests.
-    thread = threading.Thread(target=server.run, daemon=True)
+    server.config.port = 0
+    thread = threading.Thread(target=server.run)
     thread.start()
     try:
         while not server.started:
@@ -84,7 +83,7 @@ def running(bundle: Path, folder: Path, *, wait: bool = True, **options: Any) ->
             yield run
     finally:
         server.should_exit = True
-        thread.join(timeout=30)
+        thread.join()
 
 
 @pytest.fixture(scope="session")
