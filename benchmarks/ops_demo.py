@@ -11,7 +11,6 @@ The tiny models are trained for a few steps: the demo shows that the parts work 
 """
 
 import argparse
-import base64
 import io
 import json
 import os
@@ -45,7 +44,6 @@ from benchmarks.services import (
     wait_for,
 )
 from tests.tiny_params import dump, tiny
-from timbreflow.cli import app
 from timbreflow.config import preset_text
 from timbreflow.errors import TimbreflowError
 
@@ -360,23 +358,6 @@ def serve(demo: Demo) -> None:
         check_length(answer.content)
 
 
-def serve_by_mlflow(demo: Demo) -> None:
-    """The champion behind MLflow's own server; one transfer."""
-    demo.step("The champion is served, and transfers a sound")
-    port = free_port()
-    demo.servers["model"] = f"http://{HOST}:{port}"
-    demo.start(
-        "model",
-        *("mlflow", "models", "serve", "--model-uri", f"models:/{MODEL}@champion", "--env-manager", "local"),
-        *("--host", HOST, "--port", str(port)),
-    )
-    demo.wait("model", f"http://{HOST}:{port}/ping")
-    sounds = [base64.b64encode((ROOT / "docs" / "sounds" / name).read_bytes()).decode() for name in SOUNDS]
-    body = {"dataframe_split": {"columns": ["content", "style"], "data": [sounds]}, "params": {"seed": 0}}
-    row = demo.ask(f"http://{HOST}:{port}/invocations", body)["predictions"][0]
-    check_length(base64.b64decode(row["audio"]))
-
-
 def check_length(sound: bytes) -> None:
     """What came back is as long as the content, and is not silent."""
     content = soundfile.info(ROOT / "docs" / "sounds" / SOUNDS[0]).duration
@@ -387,8 +368,6 @@ def check_length(sound: bytes) -> None:
 
 def monitor(demo: Demo) -> None:
     """The noise raises an alert."""
-    if "monitor" not in app or "serve" not in app:
-        return
     demo.step(
         "Monitoring: most of what was served is unlike the training, so that a check alerts and the exit code is 1"
     )
@@ -435,7 +414,8 @@ STEPS: Sequence[Callable[[Demo], None]] = (
     refusal,
     rollback,
     push_and_clone,
-    *([serve, monitor] if "serve" in app and "monitor" in app else [serve_by_mlflow]),
+    serve,
+    monitor,
     summary,
 )
 

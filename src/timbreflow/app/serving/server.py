@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -35,30 +35,15 @@ from timbreflow.app.serving.workers import Workers
 from timbreflow.app.web import LOOPBACK, REFUSALS, Refused, listen, own_names, sentence, server_of
 from timbreflow.audio.files import read_audio
 from timbreflow.errors import Cancelled, TimbreflowError
-from timbreflow.inference.familiarity import Familiarity
 from timbreflow.inference.running import Cancel
 from timbreflow.inference.transfer import TimbreTransfer
 from timbreflow.models.devices import resolve_device
 
+if TYPE_CHECKING:
+    from timbreflow.monitoring.recorder import Recorder
+
 MISTAKE = "This server made a mistake, which is in its log; the request is not done."
 log = logging.getLogger(__name__)
-
-
-class Recorder(Protocol):
-    """What keeps figures of what was served, such as `monitoring.recorder.Recorder`."""
-
-    def record(
-        self,
-        content: np.ndarray,
-        style: np.ndarray,
-        output: np.ndarray,
-        sample_rate: int,
-        *,
-        model: str,
-        familiarity: Callable[[np.ndarray], Familiarity] | None = None,
-        seconds: float,
-    ) -> None:
-        """Keep the figures of one transfer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +82,7 @@ class TransferServer:
         folder: Path,
         limits: Limits,
         loopback: bool = True,
-        recorder: Recorder | None = None,
+        recorder: "Recorder | None" = None,
         failed: Callable[[], None] = lambda: None,
     ) -> None:
         self.workers = Workers(limits)
@@ -207,7 +192,7 @@ class TransferServer:
         self.metrics.audio_seconds.inc(job.seconds)
         return made
 
-    def _record(self, recorder: Recorder, job: Job, made: _Made, session: TimbreTransfer) -> None:
+    def _record(self, recorder: "Recorder", job: Job, made: _Made, session: TimbreTransfer) -> None:
         """Tell the recorder; that never fails what it tells of."""
         rate = session.sample_rate
         blend = job.options["blend"] or [1.0]
@@ -274,7 +259,7 @@ def serve(
     port: int,
     limits: Limits,
     report: Callable[[str], None],
-    recorder: Recorder | None = None,
+    recorder: "Recorder | None" = None,
 ) -> None:
     """Serve a model until SIGTERM or Ctrl-C; requests that have a place are finished first.
 
