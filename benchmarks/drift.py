@@ -29,8 +29,8 @@ from timbreflow.evaluation.clips import EvaluationClips
 from timbreflow.inference.transfer import TimbreTransfer
 from timbreflow.monitoring.drift import Report, examine
 from timbreflow.monitoring.figures import SAMPLE_RATE, Ears
+from timbreflow.monitoring.record_table import read_records
 from timbreflow.monitoring.recorder import Recorder
-from timbreflow.monitoring.records import read_records
 from timbreflow.monitoring.reference import read_reference
 from timbreflow.monitoring.watch import learn, released_reference
 from timbreflow.notes.sources.catalogue import CATALOGUE, Corpus

@@ -83,6 +83,19 @@ print(sorted(Core.hidden & {name.partition(".")[0] for name in sys.modules}))
     assert (tmp_path / "out.wav").is_file()
 
 
+def test_a_server_records_with_the_core_alone(tmp_path: Path) -> None:
+    code = """
+import numpy as np
+from timbreflow.monitoring.recorder import Recorder
+sound = np.random.default_rng(0).normal(0, 0.1, 32_000).astype(np.float32)
+Recorder("records").record(sound, sound, sound, 16_000, model="vqvae", seconds=1.0)
+"""
+    done = run(code, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    [written] = (tmp_path / "records").glob("*.jsonl")
+    assert '"model": "vqvae"' in written.read_text()
+
+
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return run("from timbreflow.cli import main; main()", *arguments, cwd=cwd)
 

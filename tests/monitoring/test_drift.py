@@ -9,7 +9,7 @@ from tests.monitoring.served import CONFIG, reference, serve
 from timbreflow.errors import TimbreflowError
 from timbreflow.monitoring.config import LimitConfig
 from timbreflow.monitoring.drift import Report, examine
-from timbreflow.monitoring.records import read_records
+from timbreflow.monitoring.record_table import read_records
 
 
 def report(folder: Path) -> Report:

@@ -10,7 +10,8 @@ import pytest
 
 from tests.small_disk import small_disk
 from timbreflow.errors import TimbreflowError
-from timbreflow.monitoring.records import append, read_records
+from timbreflow.monitoring.record_table import read_records
+from timbreflow.monitoring.records import append
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 WRITER = """

@@ -10,8 +10,8 @@ from timbreflow.audio.files import decode_audio
 from timbreflow.config import load_params
 from timbreflow.monitoring.drift import Report, examine
 from timbreflow.monitoring.figures import SAMPLE_RATE, Ears
+from timbreflow.monitoring.record_table import read_records
 from timbreflow.monitoring.recorder import Recorder
-from timbreflow.monitoring.records import read_records
 from timbreflow.monitoring.reference import read_reference
 from timbreflow.monitoring.watch import released_reference
 from timbreflow.rendering.soundfonts import BUNDLED, bundled_soundfont

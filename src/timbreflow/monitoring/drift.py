@@ -25,7 +25,7 @@ import pandas as pd
 from scipy import stats
 
 from timbreflow.monitoring.config import DRIFTING, LimitConfig, MonitorConfig
-from timbreflow.monitoring.records import Records
+from timbreflow.monitoring.record_table import Records
 from timbreflow.monitoring.reference import Reference
 
 DRIFT_ROLES = ("content", "style")

@@ -13,7 +13,7 @@ from timbreflow.monitoring.config import MonitorConfig
 from timbreflow.monitoring.drift import Report, examine
 from timbreflow.monitoring.figures import SAMPLE_RATE, Ears, Figures, measure
 from timbreflow.monitoring.page import render_page
-from timbreflow.monitoring.records import read_records
+from timbreflow.monitoring.record_table import read_records
 from timbreflow.monitoring.reference import Reference, read_reference, reference_of, write_reference
 
 
