@@ -256,6 +256,8 @@ def services(demo: Demo) -> None:
         "prefect",
         *("prefect", "server", "start", "--host", HOST, "--port", str(prefect)),
         PREFECT_SERVER_DATABASE_CONNECTION_URL=databases["prefect"],
+        # What its pages ask.
+        PREFECT_SERVER_UI_API_URL=f"{demo.servers['Prefect']}/api",
     )
     demo.start(
         "mlflow",

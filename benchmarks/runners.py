@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -109,7 +110,8 @@ def prefect_server(layout: Layout) -> Iterator[None]:
 
 
 def checkout(root: Path, n_triples: int) -> Layout:
-    """params.yaml and note tables; the code is this checkout's."""
+    """params.yaml, dvc.yaml and note tables; the code is this checkout's."""
+    shutil.copy(ROOT / "dvc.yaml", root)
     values = YAML().load(preset_text("default"))
     values["collect_midi"]["sources"] = SCORES
     values["render_triples"]["triples"] = {"train": n_triples, "validation": 4, "test": 4, "test_seen": 4}

@@ -155,6 +155,7 @@ def _training(
 def _make_root(root: Path, data: Layout, options: argparse.Namespace) -> None:
     """A checkout's settings and data, with few steps and every loss logged."""
     shutil.copytree(data.root / "results", root / "results")
+    shutil.copy(ROOT / "dvc.yaml", root)
     (root / "data").mkdir()
     for part in ("audio", "mels", "notes"):
         (root / "data" / part).symlink_to((data.root / "data" / part).resolve())

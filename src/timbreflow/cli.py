@@ -26,6 +26,8 @@ from timbreflow.system_errors import out_of_memory
 
 app = App(
     name="timbreflow",
+    # `main` tells SIGTERM from Ctrl-C.
+    suppress_keyboard_interrupt=False,
     help="One-shot music timbre transfer: the notes of one recording, the sound of another.",
     help_epilogue="""For example
 

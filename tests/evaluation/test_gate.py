@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.gate import CriterionConfig, GateConfig, Measured, decide, limits, measured
+from timbreflow.evaluation.config import CriterionConfig, GateConfig
+from timbreflow.evaluation.gate import Measured, decide, limits, measured
 
 GATE = GateConfig(
     set="test",

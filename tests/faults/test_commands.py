@@ -89,7 +89,7 @@ def test_transfer_disk_full(house: House, sounds: Path) -> None:
 
 def test_transfer_read_only_disk(house: House, sounds: Path) -> None:
     with read_only(sounds / "out"):
-        assert "Read-only" in assert_one_sentence(transfer(house, sounds).wait())
+        assert "write-protected" in assert_one_sentence(transfer(house, sounds).wait())
     assert_old_and_alone(sounds)
 
 

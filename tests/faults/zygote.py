@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from typing import Any
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -50,7 +51,8 @@ def main() -> None:
             connection.sendall(f"{pid}\n".encode())
         for pid, connection in list(children.items()):
             if (ended := os.waitpid(pid, os.WNOHANG))[0]:
-                connection.sendall(f"{os.waitstatus_to_exitcode(ended[1])}\n".encode())
+                with suppress(OSError):  # nobody waits for it any more
+                    connection.sendall(f"{os.waitstatus_to_exitcode(ended[1])}\n".encode())
                 connection.close()
                 del children[pid]
 

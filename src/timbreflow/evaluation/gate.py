@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from timbreflow.errors import TimbreflowError
+from timbreflow.evaluation.config import CriterionConfig, GateConfig
 from timbreflow.metrics.registry import BY_NAME, METRICS, OWN, Metric
 from timbreflow.metrics.statistics import Interval, bootstrap
 from timbreflow.models.catalogue import KnownModel
@@ -37,48 +38,6 @@ COLUMNS = list(dict.fromkeys(column for metric in OWN_METRICS.values() for _, co
 
 Evaluate = Callable[[KnownModel, Path], tuple[Mapping[str, Any], pd.DataFrame]]
 """Measures the bundle in a folder on today's test clips: the content of metrics.json and the per-clip table."""
-
-
-@dataclass(frozen=True)
-class CriterionConfig:
-    """What one metric must fulfil.
-
-    Args:
-        better: whether lower or higher values are better.
-        slack: share of the opponent's value by which the challenger may be worse; negative: must be better by that.
-        limit: worst value that ever passes.
-    """
-
-    better: Literal["lower", "higher"]
-    slack: float
-    limit: float
-
-
-@dataclass(frozen=True)
-class GateConfig:
-    """The test set whose clips decide, how many it must have, and the criterion of each metric, by its name."""
-
-    set: str
-    min_triples: int
-    criteria: dict[str, CriterionConfig]
-
-    def __post_init__(self) -> None:
-        """Refuse a gate that lets everything through, or that cannot be applied."""
-        if not self.criteria:
-            raise TimbreflowError("the gate has no criteria; name at least one below register_models.gate.")
-        for name in self.criteria:
-            if name not in OWN_METRICS:
-                raise TimbreflowError(
-                    f"register_models.gate.criteria: {name} is not measured clip by clip on one model; choose among "
-                    f"{', '.join(OWN_METRICS)}."
-                )
-
-
-@dataclass(frozen=True)
-class RegisterConfig:
-    """Section `register_models` of params.yaml: what promotion asks for."""
-
-    gate: GateConfig
 
 
 @dataclass(frozen=True)

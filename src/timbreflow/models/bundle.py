@@ -31,6 +31,7 @@ from timbreflow.models.timbre_metric import TripletConfig, TripletNetwork
 from timbreflow.models.vocoder import Vocoder, VocoderConfig
 from timbreflow.models.vqvae import VQVAE, VQVAEConfig
 from timbreflow.schema import parse
+from timbreflow.system_errors import out_of_memory
 
 FORMAT = 2
 Storage = Literal["float32", "float16", "int8"]
@@ -214,6 +215,8 @@ def _no_larger_than(path: Path) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError, OverflowError, TypeError) as error:
+        if (lacking := out_of_memory(error)) is not None:
+            raise TimbreflowError(f"the memory is not enough for a model of these settings ({lacking}).") from error
         raise TimbreflowError(f"no model has these settings ({' '.join(str(error).split())[:200]}).") from error
     finally:
         for hook in hooks:

@@ -71,7 +71,7 @@ class Image:
         work = self.upper.with_name(f"{self.upper.name}-work")
         for folder in (root, work):
             folder.mkdir(exist_ok=True)
-        layers = f"lowerdir={self.upper}:/" if read_only else f"lowerdir=/,upperdir={self.upper},workdir={work}"
+        layers = f"lowerdir=/,upperdir={self.upper},workdir={work}" + ",ro" * read_only
         inside = ["env", "-i", *(f"{name}={value}" for name, value in self.environment.items())]
         user = self.user.partition(":")[0]
         inside = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", *inside] if user != "0" else inside

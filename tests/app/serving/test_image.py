@@ -99,6 +99,7 @@ def test_the_dockerfile_makes_a_server_that_needs_nothing_but_tmp(tmp_path: Path
                 except httpx.TransportError:
                     pass
                 time.sleep(0.2)
+            assert server.poll() is None, server.communicate()[1]
             files = {
                 name: (SOUNDS / f"{sound}.ogg").read_bytes()
                 for name, sound in (("content", "violin-tune"), ("style", "xylophone"))
