@@ -27,7 +27,7 @@ def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
 def test_what_a_signal_ends_has_its_exit_code(
     number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(house, "print_status", lambda: signal.raise_signal(number))
+    monkeypatch.setattr(house, "project_root", lambda: signal.raise_signal(number))
     monkeypatch.setattr(sys, "argv", ["timbreflow", "status"])
     before = signal.getsignal(signal.SIGTERM)
     try:
