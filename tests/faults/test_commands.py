@@ -159,6 +159,8 @@ def serving(house: House, study: Path, port: int, **options: Any) -> Iterator[Ru
     finally:
         with suppress(ProcessLookupError):
             os.killpg(running.pid, signal.SIGKILL)
+        while Path(f"/proc/{running.pid}").exists():  # until then it may still take a connection
+            time.sleep(0.01)
 
 
 class Listener:
@@ -211,10 +213,9 @@ def test_listen_full_disk_takes_no_answer_and_loses_none(house: House, study: Pa
         with serving(house, place / "study", port):
             listener = Listener(port)
             listener.answer(0)
-            with open(place / "full", "wb") as file, pytest.raises(OSError, match="No space"):
+            with open(place / "full", "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
                 while True:
                     file.write(bytes(4096))
-                    file.flush()
             taken, refused = 0, None
             for position in range(1, 10):
                 try:
