@@ -93,6 +93,8 @@ class Demo:
                 "no_proxy": HOST,
                 "NO_PROXY": HOST,
                 "COLUMNS": "120",
+                # MLflow leaves a lock file here for each of its processes.
+                "TMPDIR": tempfile.mkdtemp(prefix="tmp-", dir=place),
                 # No process has to start for a shard.
                 "TIMBREFLOW_RUNNER": "threads",
             }

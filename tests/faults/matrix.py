@@ -148,7 +148,9 @@ FAULTS: dict[str, Fault] = {
         (_STAGE + "test_read_only_disk[{stage}]",),
         {
             "transfer": _command("exit code 2, one sentence", "test_transfer_read_only_disk"),
-            "studio": _command("exit code 2, one sentence", "test_studio_read_only_disk"),
+            "studio": _command(
+                "the next folder of the system for temporary files is used", "test_studio_read_only_disk"
+            ),
             "listen serve": _command("exit code 2, one sentence", "test_listen_read_only_disk"),
             "collect_audio": _command("exit code 2, one sentence", "test_collect_audio_read_only_disk"),
         },
