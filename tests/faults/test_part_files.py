@@ -53,6 +53,12 @@ def test_an_old_folder_that_was_replaced_goes(root: Path) -> None:
     assert [path.name for path in root.rglob(".*")] == []
 
 
+def test_a_half_written_history_goes_though_the_history_is_no_output(root: Path) -> None:
+    make(root, "results/validate_data/.history-0a1b2c3d.csv", "results/validate_data/history.csv")
+    lifetime.remove_part_files("validate_data")
+    assert [path.name for path in (root / "results" / "validate_data").iterdir()] == ["history.csv"]
+
+
 def test_a_flow_that_is_no_stage_has_no_outputs(root: Path) -> None:
     make(root, "data/.audio-0a1b2c3d/a")
     lifetime.remove_part_files("pipeline")
