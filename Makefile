@@ -104,7 +104,7 @@ lock: setup $(TOOLS)/.installed ## rewrite requirements.lock from what is instal
 	  --no-header --no-annotate --python-version 3.11 --output-file requirements.hashes
 
 ops-demo: setup ## a team's whole story in a copy, on tiny settings: servers, worker, promotion, remote, serving
-	@$(BIN)/python -m benchmarks.ops_demo $(if $(STAY),--stay)
+	@$(BIN)/python -m benchmarks.ops_demo $(if $(STAY),--stay) $(if $(PICTURES),--pictures $(PICTURES))
 
 docs-check: setup ## links, make targets and commands of the documentation
 	@$(BIN)/pytest tests/test_documentation.py

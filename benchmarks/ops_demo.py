@@ -5,7 +5,8 @@
 In a copy of this checkout below /tmp, with servers of its own on free ports of 127.0.0.1: PostgreSQL and an S3-like
 store, Prefect and MLflow on them, a worker that runs the deployments, promotions (one is refused), a rollback, data
 pushed to the store and pulled by a second clone, a served model. All is stopped and removed at the end; this checkout's
-data, registry and servers are not touched. `--stay` waits before that, so that you can look at the pages.
+data, registry and servers are not touched. `--stay` waits before that, so that you can look at the pages, and
+`--pictures FOLDER` takes those of the documentation.
 
 The tiny models are trained for a few steps: the demo shows that the parts work together, not a model of use.
 """
@@ -25,6 +26,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -184,6 +186,7 @@ def code_of(root: Path) -> dict[str, str]:
 def main() -> int:
     """Run all steps; exit code 0 where each did what it should."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=Path, help="folder for pictures of the pages; needs chromium-driver")
     parser.add_argument("--stay", action="store_true", help="wait for Enter before everything is stopped")
     options = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -195,6 +198,8 @@ def main() -> int:
             demo = Demo(place, ends)
             for step in STEPS:
                 step(demo)
+            if options.pictures is not None:
+                take_pictures(demo, options.pictures)
             if options.stay:
                 input("\nPress Enter to stop all of it.")
         left = [name for name, process in demo.processes.items() if process.poll() is None]
@@ -317,6 +322,7 @@ def refusal(demo: Demo) -> None:
     demo.step("The tiny model tries again and is refused: exit code 1, both figures, reasons kept with the version")
     demo.run("timbreflow", "register", show=3)
     demo.run("timbreflow", "promote", "glow", code=1)
+    demo.run("prefect", "deployment", "run", "promote/promote", "--param", "name=glow", "--watch", code=1, show=2)
     expect(demo.champion(), "2")
 
 
@@ -381,21 +387,43 @@ def monitor(demo: Demo) -> None:
 def summary(demo: Demo) -> None:
     """Addresses and ids; every port is one of this machine's own."""
     runs = demo.flow_runs()
-    failed = [run["name"] for run in runs if run["state_type"] != "COMPLETED"]
-    expect(failed, [])
+    # One promotion was refused.
+    expect([run["state_type"] for run in runs if run["state_type"] != "COMPLETED"], ["FAILED"])
     ports = listening([psutil.Process()])
     expect([port for port in ports if not port.startswith(f"{HOST}:")], [])
     demo.step(f"What was shown; all {len(ports)} open ports are on {HOST}")
     for name, url in demo.servers.items():
         print(f"      {name:10} {url}")
     parent = next(run["id"] for run in runs if run["name"] == "pipeline")
-    print(f"      {len(runs)} flow runs, all completed; that of the pipeline: {parent}")
+    print(f"      {len(runs)} flow runs, all but the refused promotion completed; that of the pipeline: {parent}")
     versions = demo.ask(f"{demo.servers['MLflow']}/api/2.0/mlflow/model-versions/search?filter=name%3D%27{MODEL}%27")
     for found in sorted(versions["model_versions"], key=lambda version: int(version["version"])):
         tags = {tag["key"]: tag["value"] for tag in found["tags"]}
         alias = ", champion" if found["version"] == demo.champion() else ""
         weights = tags["weights_sha256"][:12]
         print(f"      {MODEL} version {found['version']}{alias}: weights {weights}, {tags['decision']}")
+
+
+def take_pictures(demo: Demo, folder: Path) -> None:
+    """A run with its children, a picture among the artifacts, a failed run; a comparison and a version."""
+    from benchmarks.screenshots import photograph
+
+    prefect, mlflow = demo.servers["Prefect"], demo.servers["MLflow"]
+    refused = next(run for run in demo.flow_runs() if run["state_type"] != "COMPLETED")
+    image = {"artifacts": {"type": {"any_": ["image"]}, "key": {"like_": "train-glow"}}}
+    artifact = demo.ask(f"{prefect}/api/artifacts/filter", image)[0]
+    wanted = {"experiment_ids": ["1"], "filter": "attributes.run_name = 'clips of glow'"}
+    measured = [run["info"]["run_id"] for run in demo.ask(f"{mlflow}/api/2.0/mlflow/runs/search", wanted)["runs"]]
+    compared = f"runs={quote(json.dumps(measured))}&experiments={quote(json.dumps(['1']))}"
+    pages = {
+        "prefect-pipeline": (f"{prefect}/runs", "train_vqvae"),
+        "prefect-artifact": (f"{prefect}/artifacts/artifact/{artifact['id']}", "train_glow"),
+        "prefect-failed": (f"{prefect}/runs/flow-run/{refused['id']}", "Failed"),
+        "mlflow-comparison": (f"{mlflow}/#/compare-runs?{compared}", "Comparing 2 Runs"),
+        "mlflow-version": (f"{mlflow}/#/models/{MODEL}/versions/2", "weights_sha256"),
+    }
+    for picture in photograph(pages, folder):
+        print(f"      {picture}", flush=True)
 
 
 def expect(found: Any, wanted: Any) -> None:

@@ -222,7 +222,7 @@ def publish(stage: str, report: StageResult, *, run: Run | None = None, shown: S
         _tell(partial(create_link_artifact, link=link, link_text=name, key=key))
     for path in shown:
         url = f"{_mlflow()}/get-artifact?path={quote(path.name)}&run_uuid={run.run_id}"
-        key, about = _key(f"{stage}-{path.stem}"), f"{stage}: {path.stem}"
+        key, about = _key(f"{stage}-picture-{path.stem}"), f"{stage}: {path.stem}"
         _tell(partial(create_image_artifact, image_url=url, key=key, description=about))
 
 

@@ -28,6 +28,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Shown:
     seen: Shown = {}
 
     def keep(*_: Any, key: str, **values: Any) -> str:
+        assert key not in seen, "a second artifact of this key would hide the first"
         seen[key] = values
         return key
 
@@ -66,7 +67,8 @@ def test_links_and_pictures_open_in_a_browser(shown: Shown, tmp_path: Path) -> N
         (results / "report.html").write_text("<p>report</p>")
         for number in range(5):
             Image.new("RGB", (4, 4)).save(results / "plots" / f"panels-{number}.png")
-        return StageResult("The report.", files={"report": results / "report.html"})
+        files = {"report": results / "report.html", "panels-0": results / "plots" / "panels-0.png"}
+        return StageResult("The report.", files=files)
 
     with disable_run_logger():
         orchestration.run_tracked(stage("report", run), "report", SECTION)
@@ -77,8 +79,8 @@ def test_links_and_pictures_open_in_a_browser(shown: Shown, tmp_path: Path) -> N
     links = [values[name] for values in shown.values() for name in ("link", "image_url") if name in values]
     assert all(link.startswith("http://127.0.0.1:5000/") for link in links)
     picture = f"http://127.0.0.1:5000/get-artifact?path=panels-0.png&run_uuid={stored.info.run_id}"
-    assert shown["report-panels-0"]["image_url"] == picture
-    assert len([key for key in shown if key.startswith("report-panels")]) == 3
+    assert shown["report-picture-panels-0"]["image_url"] == picture
+    assert len([key for key in shown if key.startswith("report-picture-panels")]) == 3
     kept = {file.path for file in connect(tmp_path).list_artifacts(stored.info.run_id)}
     assert kept == {"report.html", "panels-0.png", "panels-1.png", "panels-2.png"}
     assert stored.data.tags["mlflow.note.content"] == "The report."
