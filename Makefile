@@ -77,10 +77,10 @@ lint: setup ## ruff, mypy, import contracts
 test: lint ## lint, then the fast tests
 	@$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile -m "not slow and not gpu and not released"
 
-test-slow: setup ## everything else: servers, the whole pipeline, a browser
-	@$(BIN)/pytest -m "slow and not gpu and not released"
+test-slow: setup ## servers, the whole pipeline, a browser; all but the faults
+	@$(BIN)/pytest -m "slow and not gpu and not released" --ignore tests/faults
 
-fault-report: setup ## run the tests of docs/faults.md (kill, full disk, no server ...) and write that page
+fault-report: setup ## the rest of the slow tests: every stage under every fault; writes docs/faults.md
 	@$(BIN)/python -m tests.faults.report
 
 test-released: setup ## the checks of the released weights, on the frozen test set

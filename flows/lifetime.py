@@ -83,10 +83,15 @@ def remove_part_files(stage: str, variant: str = "") -> None:
     if "foreach" in entry:
         text = json.dumps(entry["do"]).replace("${key}", variant)
         entry = json.loads(text.replace("${item}", entry["foreach"].get(variant, "")))
-    # The history of validations outlives every run, so it is no output in dvc.yaml.
-    kept = ["results/validate_data/history.csv"] if stage == "validate_data" else []
-    for out in (*entry.get("outs", ()), *entry.get("metrics", ()), *kept):
-        path = ROOT / (out if isinstance(out, str) else next(iter(out)))
+    outs = [
+        out if isinstance(out, str) else next(iter(out)) for out in (*entry.get("outs", ()), *entry.get("metrics", ()))
+    ]
+    # Some stages replace their folder of results as a whole.
+    places = {ROOT / out for out in outs} | {(ROOT / out).parent for out in outs if out.startswith("results/")}
+    if stage == "validate_data":
+        # It outlives every run, so it is no output in dvc.yaml.
+        places.add(ROOT / "results" / stage / "history.csv")
+    for path in places:
         part = f".{re.escape(path.stem[:40])}-(old-\\w+|[0-9a-f]{{8}}{re.escape(path.suffix)})"
         for other in path.parent.glob(".*"):
             if re.fullmatch(part, other.name):

@@ -53,6 +53,13 @@ def test_an_old_folder_that_was_replaced_goes(root: Path) -> None:
     assert [path.name for path in root.rglob(".*")] == []
 
 
+def test_a_half_written_folder_of_results_goes_and_the_old_one_comes_back(root: Path) -> None:
+    make(root, "results/.evaluate-0a1b2c3d/per_clip.parquet", "results/.evaluate-old-abc_1/evaluate/run.json")
+    lifetime.remove_part_files("evaluate")
+    assert [path.name for path in (root / "results").iterdir()] == ["evaluate"]
+    assert (root / "results/evaluate/run.json").exists()
+
+
 def test_a_half_written_history_goes_though_the_history_is_no_output(root: Path) -> None:
     make(root, "results/validate_data/.history-0a1b2c3d.csv", "results/validate_data/history.csv")
     lifetime.remove_part_files("validate_data")
