@@ -419,7 +419,7 @@ def take_pictures(demo: Demo, folder: Path) -> None:
         "prefect-pipeline": (f"{prefect}/runs", "train_vqvae"),
         "prefect-artifact": (f"{prefect}/artifacts/artifact/{artifact['id']}", "train_glow"),
         "prefect-failed": (f"{prefect}/runs/flow-run/{refused['id']}", "Failed"),
-        "mlflow-comparison": (f"{mlflow}/#/compare-runs?{compared}", "Comparing 2 Runs"),
+        "mlflow-comparison": (f"{mlflow}/#/compare-runs?{compared}", "Metrics"),
         "mlflow-version": (f"{mlflow}/#/models/{MODEL}/versions/2", "weights_sha256"),
     }
     for picture in photograph(pages, folder):

@@ -20,13 +20,18 @@ for (const name of ["Close", "Close modal", "Close Assistant"])
     for (const button of document.querySelectorAll(`button[aria-label="${name}"]`)) button.click();
 """
 """Dialogs that greet a browser which was never there before."""
+TO_TEXT = """
+const found = [...document.querySelectorAll("body *")].filter(each => each.textContent.trim() === arguments[0]);
+if (found.length) found[found.length - 1].scrollIntoView();
+"""
 
 
 def photograph(pages: Mapping[str, tuple[str, str]], folder: Path) -> list[Path]:
     """Take a picture of each page.
 
     Args:
-        pages: name of the picture -> address, and a text that the page shows when it is there.
+        pages: name of the picture -> address, and a text that the page shows when it is there; the picture begins with
+            that text.
         folder: for the pictures, NAME.png, in 256 colours.
 
     Raises:
@@ -38,6 +43,8 @@ def photograph(pages: Mapping[str, tuple[str, str]], folder: Path) -> list[Path]
         for name, (address, text) in pages.items():
             browser.get(address)
             _settle(browser, text)
+            browser.execute_script(TO_TEXT, text)
+            time.sleep(1)
             picture = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
             with atomic_file(folder / f"{name}.png") as temporary:
                 picture.quantize(256).save(temporary, format="PNG", optimize=True)
