@@ -6,6 +6,7 @@ the next start marks flow runs without a process as crashed. A stage ends itself
 cancelled in the Prefect UI.
 """
 
+import atexit
 import contextvars
 import json
 import logging
@@ -99,6 +100,27 @@ def remove_part_files(stage: str, variant: str = "") -> None:
                     # Killed between two renames: the old folder had been moved away, the new one was not there yet.
                     (other / path.name).rename(path)
                 shutil.rmtree(other, ignore_errors=True) if other.is_dir() else other.unlink(missing_ok=True)
+
+
+def ends_without_teardown() -> Callable[[], None]:
+    """Once what is returned has been called, the process ends with code 0 without taking down Python.
+
+    A daemon thread of Prefect that is in pydantic's Rust code at that moment would abort the process now and then,
+    though all work is done (https://github.com/PyO3/pyo3/pull/4874). Other threads, and what is registered with atexit
+    from now on, are waited for as ever.
+    """
+    done = threading.Event()
+
+    def leave() -> None:
+        if done.is_set():
+            logging.shutdown()
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError):
+                    stream.flush()
+            os._exit(0)
+
+    atexit.register(leave)
+    return done.set
 
 
 def mark_dead_runs() -> None:

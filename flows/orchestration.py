@@ -236,6 +236,7 @@ def entry(flow: Flow[Any, Any], *arguments: Any, sharded: bool = False, shared: 
     parent = os.environ.get(PARENT_RUN)
     marks = [process_tag(), *([f"pipeline:{parent}"] if parent else [])]
     lifetime.end_with_parents()
+    all_went_well = lifetime.ends_without_teardown() if flow.fn.__module__ == "__main__" else lambda: None
     outcome = _noting_its_end(flow)
     try:
         if process_count() > 1 and not shared:
@@ -252,6 +253,7 @@ def entry(flow: Flow[Any, Any], *arguments: Any, sharded: bool = False, shared: 
             lifetime.mark_dead_runs()
             with _joined() if shared else nullcontext(), lifetime.cancellable():
                 flow(*arguments)
+        all_went_well()
     except KeyboardInterrupt as interrupt:
         print("error: interrupted; run it again to go on: finished work is kept.", file=sys.stderr)
         sys.exit(143 if isinstance(interrupt, lifetime.Terminated) else 130)

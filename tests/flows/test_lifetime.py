@@ -40,6 +40,29 @@ process.wait()
 """
 
 
+LEAVING = """
+import atexit, sys
+from flows import lifetime
+class Late:
+    def __del__(self):
+        print("Python was taken down")
+late = Late()
+done = lifetime.ends_without_teardown()
+atexit.register(print, "told at exit")
+print("worked")
+if sys.argv[1] == "well":
+    done()
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "last"), [("well", ["told at exit"]), ("badly", ["told at exit", "Python was taken down"])]
+)
+def test_a_flow_that_went_well_ends_before_python_is_taken_down(how: str, last: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-c", LEAVING, how], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines()) == (0, ["worked", *last])
+
+
 def wait_until_gone(pid: int, seconds: float = 10) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

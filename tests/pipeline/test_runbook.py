@@ -13,12 +13,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 # .venv is that of the checkout which is tested, and is not made again.
 VALUES = {"make ": "make -s -o .venv/.core -o .venv/.installed "}
 RUN = """\
+from pathlib import Path
 from timbreflow.tracking.runs import open_run
 with open_run("train_glow", {"fit": {"steps": 1}}, root=Path.cwd()) as run:
     run.log(1, {"loss": 0.5})
     run.artifact(Path("params.yaml"))
 """
 ASK = """\
+from pathlib import Path
 from timbreflow.tracking.connection import connect
 client = connect(Path.cwd())
 for run in client.search_runs(["1"]):
