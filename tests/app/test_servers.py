@@ -90,6 +90,15 @@ def test_the_address_of_a_labs_server_ends_in_api(
     assert servers.prefect_environment(tmp_path)["PREFECT_API_URL"] == used
 
 
+def test_the_pages_of_a_server_with_a_password_are_named_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://lab:word@127.0.0.1:4200/api")
+    environment = servers.prefect_environment(tmp_path)
+    assert environment["PREFECT_UI_URL"] == "http://127.0.0.1:4200"
+    assert environment["PREFECT_API_URL"] == "http://lab:word@127.0.0.1:4200/api"
+
+
 @pytest.mark.parametrize("name", PROXIES)
 def test_servers_are_found_and_started_without_the_proxy(
     name: str, fake_server: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -78,7 +78,10 @@ def prefect_environment(root: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not OF_ELSEWHERE.match(name)}
     url = kept.pop("PREFECT_API_URL", "").rstrip("/") or running_url(PREFECT, root)
     if url:
-        kept["PREFECT_API_URL"] = url if "/api" in urlsplit(url).path else f"{url}/api"
+        kept["PREFECT_API_URL"] = api = url if "/api" in urlsplit(url).path else f"{url}/api"
+        if urlsplit(api).password:
+            # Prefect logs the page of every run.
+            kept["PREFECT_UI_URL"] = without_password(api).replace("***@", "").removesuffix("/api")
     return kept | {
         "PREFECT_HOME": str(home_of(root) / ".prefect"),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",

@@ -60,6 +60,8 @@ def connect(root: Path) -> "MlflowClient":
         StoreUnavailable: the store of MLFLOW_TRACKING_URI does not answer, or is none.
     """
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    # It prints the address of each run as it is, with a password that is in it.
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     bypass_proxy_for_loopback()
     import mlflow
 
