@@ -8,6 +8,7 @@ noticed mutants is below LEAST.
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,16 +31,26 @@ def drawn(path: Path, each: int) -> tuple[list[str], int]:
     return sorted(random.Random(0).sample(names, min(each, len(names)))), len(names)
 
 
-def table(results: dict[str, tuple[int, list[int | None]]]) -> str:
-    """Markdown: for each file how many mutants it has, and what became of those that were tried (exit codes)."""
+def report(results: dict[str, tuple[int, list[int]]]) -> tuple[str, list[str]]:
+    """What became of the mutants.
+
+    Args:
+        results: for each file, how many mutants it has, and pytest's exit codes for those that were tried.
+
+    Returns:
+        A table in Markdown, and the files that are below `LEAST`.
+    """
     rows = ["| file | mutants | tried | noticed | survived | without a test |", "|---|---|---|---|---|---|"]
-    totals = [0] * 5
+    totals, poor = [0] * 5, []
     for path, (n_all, codes) in results.items():
         survived, untested = codes.count(SURVIVED), sum(code in NO_TEST for code in codes)
-        figures = [n_all, len(codes), len(codes) - survived - untested, survived, untested]
+        noticed = len(codes) - survived - untested
+        figures = [n_all, len(codes), noticed, survived, untested]
         totals = [total + figure for total, figure in zip(totals, figures, strict=True)]
-        rows.append(_row(path, figures))
-    return "\n".join([*rows, _row("all", totals)])
+        rows.append(_row(path.removeprefix("src/timbreflow/"), figures))
+        if noticed < LEAST * len(codes):
+            poor.append(path)
+    return "\n".join([*rows, _row("all", totals)]), poor
 
 
 def _row(name: str, figures: list[int]) -> str:
@@ -52,10 +63,11 @@ def main(each: int) -> int:
     from mutmut.utils.file_utils import walk_mutatable_files
 
     os.chdir(ROOT)
+    shutil.rmtree("mutants", ignore_errors=True)  # which tests reach which function, as they were
     plan = {path: found for path in sorted(walk_mutatable_files()) if (found := drawn(path, each))[0]}
     names = [name for chosen, _ in plan.values() for name in chosen]
     subprocess.run([*MUTMUT, "run", "--max-children", os.environ.get("JOBS", "1"), *names], check=True)
-    results: dict[str, tuple[int, list[int | None]]] = {}
+    results: dict[str, tuple[int, list[int]]] = {}
     survivors: list[str] = []
     for path, (chosen, n_all) in plan.items():
         codes = json.loads(Path("mutants", f"{path}.meta").read_text(encoding="utf-8"))["exit_code_by_key"]
@@ -67,10 +79,9 @@ def main(each: int) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     shown = [subprocess.run([*MUTMUT, "show", name], check=True, capture_output=True, text=True) for name in survivors]
     out.write_text("\n".join(done.stdout for done in shown), encoding="utf-8")
-    print(table(results))
+    text, poor = report(results)
+    print(text)
     print(f"{len(survivors)} survivors: {out.relative_to(ROOT)}")
-    unnoticed = {path: sum(code in (SURVIVED, *NO_TEST) for code in codes) for path, (_, codes) in results.items()}
-    poor = [path for path, count in unnoticed.items() if 1 - count / len(results[path][1]) < LEAST]
     if poor:
         print(f"error: below {LEAST:.0%}: {', '.join(poor)}", file=sys.stderr)
     return int(bool(poor))
