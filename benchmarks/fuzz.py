@@ -427,6 +427,7 @@ class Worker:
                 (corpus / f"seed-{number}").write_bytes(data)
             options = [f"-max_total_time={seconds:.0f}", f"-seed={seed}", f"-max_len={LONGEST}", "-rss_limit_mb=0"]
             options += ["-timeout=1000", "-print_final_stats=0", "-verbosity=0", "-handle_int=0", "-len_control=0"]
+            options += [f"-artifact_prefix={self._folder}/"]  # slow-unit-* and crash-*, else where it was started
             draw = random.Random(seed)
 
             def mutate(data: bytes, most: int, number: int) -> bytes:
