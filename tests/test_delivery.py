@@ -216,11 +216,17 @@ def test_the_mutation_score_counts_what_no_test_noticed() -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     # Exit codes of pytest under mutmut: 1 and 3 fail, 36 takes too long, -11 crashes, 0 survives, 33 has no test.
-    text, poor = module.report({"src/timbreflow/a.py": (9, [1, 3, 36, -11, 0]), "src/timbreflow/b.py": (2, [1, 33])})
+    change = "--- a.py\n+++ a.py\n-    x > 0\n+    {}\n"
+    found = [
+        module.outcome(code, change.format(line), {"x >= 0"})
+        for code, line in ((1, ""), (3, ""), (36, ""), (-11, ""), (0, "x < 0"), (0, "x >= 0"), (33, "x < 0"))
+    ]
+    assert found == [*["noticed"] * 4, "survived", "equivalent", "untested"]
+    text, poor = module.report({"src/timbreflow/a.py": (9, found[:6]), "src/timbreflow/b.py": (2, found[-2:])})
     assert text.splitlines()[2:] == [
-        "| a.py | 9 | 5 | 4 (80%) | 1 | 0 |",
-        "| b.py | 2 | 2 | 1 (50%) | 0 | 1 |",
-        "| all | 11 | 7 | 5 (71%) | 1 | 1 |",
+        "| a.py | 9 | 6 | 1 | 4 (80%) | 1 | 0 |",
+        "| b.py | 2 | 2 | 1 | 0 (0%) | 0 | 1 |",
+        "| all | 11 | 8 | 2 | 4 (67%) | 1 | 1 |",
     ]
     assert poor == ["src/timbreflow/b.py"]
 

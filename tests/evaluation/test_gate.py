@@ -160,11 +160,13 @@ def test_the_part_of_an_evaluation_that_is_missing_says_what_to_run() -> None:
     for system, change, says in (
         ("vqvae", {"weights": {"vqvae": {}}}, "no clips of vqvae"),
         ("glow", {"weights": {}}, "no clips of glow"),
+        ("glow", {"weights": None}, "no clips of glow"),
         ("glow", {"test_digest": None}, "lacks test_digest;"),
         ("glow", {"test_digest": "", "metric_digest": ""}, "lacks metric_digest, test_digest;"),
     ):
+        given = {key: value for key, value in (metrics | change).items() if value is not None}
         with pytest.raises(TimbreflowError, match=f"{says}.*dvc repro evaluate"):
-            measured(metrics | change, table, system)
+            measured(given, table, system)
 
 
 def test_every_check_says_what_was_held_against_what() -> None:

@@ -121,7 +121,8 @@ def test_gap_closed_runs_from_content_to_oracle() -> None:
     content, oracle = np.array(10.0), np.array(2.0)
     systems = [10.0, 2.0, 6.0, 14.0]
     assert [float(gap_closed(content, np.array(d), oracle)) for d in systems] == pytest.approx([0.0, 1.0, 0.5, -0.5])
-    assert gap_closed(content, np.array(5.0), content) == 0.0
+    with np.errstate(all="raise"):
+        assert gap_closed(content, np.array(5.0), content) == 0.0
 
 
 def test_generalisation_gap_is_relative_to_seen() -> None:
@@ -145,6 +146,14 @@ def test_an_interval_is_the_middle_95_percent_of_resampled_means() -> None:
         found = bootstrap([first, second], lambda a, b: a / b, samples=300, seed=3, clusters=given_clusters)
         assert (found.low, found.high) == pytest.approx(tuple(np.quantile(ratios, [0.025, 0.975])))
         assert found.value == pytest.approx(first.mean() / second.mean())
+
+
+def test_figures_in_single_precision_are_averaged_in_double() -> None:
+    values = (1e5 + np.random.default_rng(0).normal(size=4001)).astype(np.float32)
+    assert mean_interval(values, samples=5, seed=0).value == pytest.approx(values.mean(dtype=np.float64), rel=1e-12)
+    points = values[:4000].reshape(1000, 4)
+    assert frechet_distance(points, points.astype(np.float64)) == pytest.approx(0.0, abs=1e-8)
+    assert frechet_distance(points.astype(np.float64), points) == pytest.approx(0.0, abs=1e-8)
 
 
 def test_a_figure_of_a_whole_set_has_no_bounds() -> None:
