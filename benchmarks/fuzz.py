@@ -28,6 +28,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -513,12 +514,9 @@ def main() -> int:
     parser.add_argument("--guided", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        if arguments.guided:
-            import atheris
-
-            with atheris.instrument_imports(include=["timbreflow"]):
-                import timbreflow.errors  # noqa: F401
-        worker = Worker(arguments.reader, Path(arguments.worker))
+        with _instrumented() if arguments.guided else nullcontext():
+            # The readers are imported here.
+            worker = Worker(arguments.reader, Path(arguments.worker))
         worker.run(float(arguments.seconds), arguments.seed, guided=arguments.guided)
         return 0
     if arguments.again:
@@ -538,6 +536,16 @@ def main() -> int:
     if found:
         print(f"inputs and errors are in {out}", file=sys.stderr)
     return int(found)
+
+
+def _instrumented() -> AbstractContextManager[None]:
+    import atheris
+
+    found: AbstractContextManager[None] = atheris.instrument_imports(
+        include=["timbreflow"],
+        exclude=["timbreflow.notes.compiled"],  # numba compiles it, and knows nothing of counters
+    )
+    return found
 
 
 def _has_atheris() -> bool:
