@@ -8,13 +8,14 @@ STAMP := .venv/.installed
 STUDIO := .venv/.studio
 BASIC_PITCH := basic-pitch==0.4.0
 TOOLS := .tools/bin
+MUTMUT := mutmut==3.8.1
 # The scripts of an environment hold its path: where the checkout was renamed or copied, it is made anew.
 ifneq ($(wildcard .venv),)
 MOVED := $(shell $(BIN)/python -c '' 2>/dev/null && grep -qF -- " $(realpath .venv)" .venv/pyvenv.cfg || echo anew)
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: anew help listen studio setup run ui stop test test-slow fault-report test-released coverage image lint lock clean \
+.PHONY: anew help listen studio setup run ui stop test test-slow fault-report test-released coverage mutation image lint lock clean \
   ops-demo docs-check check-files hooks comment wheel sbom audit notices notices-check release
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -91,6 +92,14 @@ coverage: setup ## branch coverage of src by the fast tests, module by module
 	@$(BIN)/coverage run -m pytest -m "not slow and not gpu and not released"
 	@$(BIN)/coverage combine -q && $(BIN)/coverage report
 
+# Beside .venv, whose packages it needs, not in it: nothing else wants it.
+.tools/mutation/.installed: $(STAMP)
+	$(BIN)/pip install -q -c requirements.lock --target .tools/mutation $(MUTMUT)
+	@touch $@
+
+mutation: .tools/mutation/.installed ## mutation score of metrics, gate and flow: the same EACH (default 25) mutants of each file
+	@OMP_NUM_THREADS=1 PYTHONPATH=.tools/mutation $(BIN)/python .ci/mutation.py $(or $(EACH),25)
+
 IMAGE ?= timbreflow
 image: ## build the image of the HTTP server with docker, podman or buildah
 	@tool=$$(command -v docker || command -v podman || command -v buildah) \
@@ -154,7 +163,7 @@ release: ## what a release consists of, for TAG=vX.Y.Z
 	@$(MAKE) --no-print-directory wheel sbom
 	@cd dist && sha256sum * > SHA256SUMS && cat SHA256SUMS
 
-MADE := .venv .tools dist .scratch .run .prefect .mlflow .dvc/cache .dvc/tmp data/notes data/audio data/mels data/models \
+MADE := .venv .tools mutants dist .scratch .run .prefect .mlflow .dvc/cache .dvc/tmp data/notes data/audio data/mels data/models \
   .mypy_cache .ruff_cache .pytest_cache .hypothesis .grimp_cache .import_linter_cache
 # As in .gitignore, for checkouts without git.
 KEPT := */metrics.json testsets/*/table.md ablations/*.json ablations/table.md ablations/per_clip/*.csv expression/*

@@ -28,6 +28,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -427,6 +428,7 @@ class Worker:
                 (corpus / f"seed-{number}").write_bytes(data)
             options = [f"-max_total_time={seconds:.0f}", f"-seed={seed}", f"-max_len={LONGEST}", "-rss_limit_mb=0"]
             options += ["-timeout=1000", "-print_final_stats=0", "-verbosity=0", "-handle_int=0", "-len_control=0"]
+            options += [f"-artifact_prefix={self._folder}/"]  # slow-unit-* and crash-*, else where it was started
             draw = random.Random(seed)
 
             def mutate(data: bytes, most: int, number: int) -> bytes:
@@ -512,12 +514,9 @@ def main() -> int:
     parser.add_argument("--guided", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        if arguments.guided:
-            import atheris
-
-            with atheris.instrument_imports(include=["timbreflow"]):
-                import timbreflow.errors  # noqa: F401
-        worker = Worker(arguments.reader, Path(arguments.worker))
+        with _instrumented() if arguments.guided else nullcontext():
+            # The readers are imported here.
+            worker = Worker(arguments.reader, Path(arguments.worker))
         worker.run(float(arguments.seconds), arguments.seed, guided=arguments.guided)
         return 0
     if arguments.again:
@@ -537,6 +536,16 @@ def main() -> int:
     if found:
         print(f"inputs and errors are in {out}", file=sys.stderr)
     return int(found)
+
+
+def _instrumented() -> AbstractContextManager[None]:
+    import atheris
+
+    found: AbstractContextManager[None] = atheris.instrument_imports(
+        include=["timbreflow"],
+        exclude=["timbreflow.notes.compiled"],  # numba compiles it, and knows nothing of counters
+    )
+    return found
 
 
 def _has_atheris() -> bool:

@@ -1,10 +1,12 @@
 """Workflows and the files around the code: pinned, of least rights, and built of make targets that exist."""
 
+import importlib.util
 import json
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +188,13 @@ def test_a_comment_has_metrics_parameters_and_plots_of_both_commits(tmp_path: Pa
     [
         ("No known vulnerabilities found", 0, 0, ""),
         ("Found 2 known vulnerabilities in 1 package", 1, 1, ""),
-        ("Dependency not found on PyPI and could not be audited: yarl (1.25.1)", 0, 3, "did not answer for 1 packages"),
+        (
+            "No known vulnerabilities found\nName Skip Reason\n---- ----\n"
+            "yarl Dependency not found on PyPI and could not be audited: yarl (1.25.1)",
+            0,
+            3,
+            "did not answer for 1 packages",
+        ),
         ("requests.exceptions.ConnectionError: refused", 1, 3, "did not answer for the packages"),
     ],
 )
@@ -199,3 +207,32 @@ def test_an_audit_that_reached_nobody_is_no_pass(
     done = subprocess.run([ROOT / ".ci" / "audit.sh", audit], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == result
     assert says in done.stderr and bool(done.stderr) == bool(says)
+    assert ("No known vulnerabilities" in done.stdout) is (result == 0)
+
+
+def test_the_mutation_score_counts_what_no_test_noticed() -> None:
+    spec = importlib.util.spec_from_file_location("mutation", ROOT / ".ci" / "mutation.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    # Exit codes of pytest under mutmut: 1 and 3 fail, 36 takes too long, -11 crashes, 0 survives, 33 has no test.
+    change = "--- a.py\n+++ a.py\n-    x > 0\n+    {}\n"
+    found = [
+        module.outcome(code, change.format(line), {"x >= 0"})
+        for code, line in ((1, ""), (3, ""), (36, ""), (-11, ""), (0, "x < 0"), (0, "x >= 0"), (33, "x < 0"))
+    ]
+    assert found == [*["noticed"] * 4, "survived", "equivalent", "untested"]
+    text, poor = module.report({"src/timbreflow/a.py": (9, found[:6]), "src/timbreflow/b.py": (2, found[-2:])})
+    assert text.splitlines()[2:] == [
+        "| a.py | 9 | 6 | 1 | 4 (80%) | 1 | 0 |",
+        "| b.py | 2 | 2 | 1 | 0 (0%) | 0 | 1 |",
+        "| all | 11 | 8 | 2 | 4 (67%) | 1 | 1 |",
+    ]
+    assert poor == ["src/timbreflow/b.py"]
+
+
+def test_what_is_mutated_and_its_tests_exist() -> None:
+    """Mutmut says nothing of a path that is not there."""
+    found = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mutmut"]
+    for path in (*found["only_mutate"], *found["pytest_add_cli_args_test_selection"], *found["also_copy"]):
+        assert list(ROOT.glob(path)), path

@@ -7,7 +7,7 @@ import pytest
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.config import CriterionConfig, GateConfig
-from timbreflow.evaluation.gate import Measured, decide, limits, measured
+from timbreflow.evaluation.gate import Measured, decide, limits, measured, require_weights
 
 GATE = GateConfig(
     set="test",
@@ -146,6 +146,136 @@ def test_the_part_of_an_evaluation_that_is_missing_says_what_to_run() -> None:
     found = measured(metrics, table, "glow")
     assert found.digests == {"metric_digest": "m", "test_digest": "t"}
     assert list(found.clips) == ["set", "triple_id", "lsd", "timbre", "onset_f1"]
-    for system, change in (("vqvae", {}), ("glow", {"weights": {}}), ("glow", {"test_digest": None})):
-        with pytest.raises(TimbreflowError, match="dvc repro evaluate"):
-            measured(metrics | change, table, system)
+    assert (found.system, found.weights) == ("glow", {"weights_sha256": "w"})
+    two = pd.concat([table.assign(system="vqvae", lsd=0.0), table])
+    pd.testing.assert_frame_equal(measured(metrics, two, "glow").clips, found.clips)
+    for system, change, says in (
+        ("vqvae", {"weights": {"vqvae": {}}}, "no clips of vqvae"),
+        ("glow", {"weights": {}}, "no clips of glow"),
+        ("glow", {"weights": None}, "no clips of glow"),
+        ("glow", {"test_digest": None}, "lacks test_digest;"),
+        ("glow", {"test_digest": "", "metric_digest": ""}, "lacks metric_digest, test_digest;"),
+    ):
+        given = {key: value for key, value in (metrics | change).items() if value is not None}
+        with pytest.raises(TimbreflowError, match=f"{says}.*dvc repro evaluate"):
+            measured(given, table, system)
+
+
+def test_every_check_says_what_was_held_against_what() -> None:
+    decision = decide(clips(scaled(0.1)), GATE, opponent=clips(BASE), floor=clips(scaled(-0.5)), name="champion")
+    assert [(check.criterion, check.metric) for check in decision.checks] == [
+        ("at least 40 clips of test", "clips"),
+        ("lsd <= 20 (absolute limit)", "lsd"),
+        ("onset_f1 >= 0.2 (absolute limit)", "onset_f1"),
+        ("timbre <= 0.3 (absolute limit)", "timbre"),
+        ("lsd at most 2 % worse than the champion's", "lsd"),
+        ("onset_f1 at most 5 % worse than the champion's", "onset_f1"),
+        ("timbre at most 2 % worse than the champion's", "timbre"),
+        ("certainly better on at least one criterion (a tie keeps what is there)", "better"),
+        ("lsd at most 2 % worse than the released model's", "lsd"),
+        ("onset_f1 at most 5 % worse than the released model's", "onset_f1"),
+        ("timbre at most 2 % worse than the released model's", "timbre"),
+    ]
+    assert (decision.checks[0].challenger, decision.checks[7].challenger) == (48, 3)
+    own = decision.checks[4]
+    assert (own.challenger, own.opponent) == (pytest.approx(12.6), pytest.approx(14.0))
+    assert own.difference is not None and own.difference.value == pytest.approx(-1.4)
+    assert decision.checks[8].opponent == pytest.approx(21.0)
+    assert decision.passed and decision.failed == ()
+
+
+def test_the_table_of_a_decision_gives_figures_and_bounds() -> None:
+    gate = replace(GATE, min_triples=49, criteria={"lsd": CriterionConfig("lower", 0.02, 20.0)})
+    constant = replace(clips(BASE), clips=clips(BASE).clips.assign(lsd=14.0))
+    rows = decide(replace(constant, clips=constant.clips.assign(lsd=12.5)), gate, opponent=constant).rows()
+    assert rows == [
+        ("criterion", "challenger", "opponent", "difference", ""),
+        ("at least 49 clips of test", "48", "-", "-", "FAILED"),
+        ("lsd <= 20 (absolute limit)", "12.5", "-", "-", "passed"),
+        ("lsd at most 2 % worse than the opponent's", "12.5", "14", "-1.5 (-1.5 to -1.5)", "passed"),
+        ("certainly better on at least one criterion (a tie keeps what is there)", "1", "-", "-", "passed"),
+    ]
+
+
+def constant(**figures: float) -> Measured:
+    """40 clips that all have the same figures: no interval has a width."""
+    return replace(clips(BASE, n=40), clips=clips(BASE, n=40).clips.assign(**BASE | figures))
+
+
+def test_what_is_exactly_at_a_bound_passes() -> None:
+    """Slack of an eighth and limits are met with figures that floating point holds exactly."""
+    gate = GateConfig(
+        "test",
+        40,
+        {"lsd": CriterionConfig("lower", 0.125, 18.0), "onset_f1": CriterionConfig("higher", 0.125, 0.4375)},
+    )
+    champion = constant(lsd=16.0, onset_f1=0.5)
+    at_bound = decide(constant(lsd=18.0, onset_f1=0.4375), gate, opponent=champion)
+    assert [check.metric for check in at_bound.failed] == ["better"]
+    beyond = decide(constant(lsd=18.01, onset_f1=0.4374), gate, opponent=champion)
+    assert [check.metric for check in beyond.failed] == ["lsd", "onset_f1", "lsd", "onset_f1", "better"]
+    assert decide(constant(lsd=15.99, onset_f1=0.4375), gate, opponent=champion).passed
+    assert decide(constant(lsd=18.0, onset_f1=0.5001), gate, opponent=champion).passed
+
+
+def test_a_slack_is_a_share_of_the_size_also_below_zero() -> None:
+    gate = GateConfig("test", 40, {"lsd": CriterionConfig("lower", 0.25, 20.0)})
+    champion = constant(lsd=-8.0)
+    assert [check.metric for check in decide(constant(lsd=-6.5), gate, opponent=champion).failed] == ["better"]
+    assert [check.metric for check in decide(constant(lsd=-5.5), gate, opponent=champion).failed] == ["lsd", "better"]
+
+
+def test_the_warning_gives_half_the_width_of_the_interval() -> None:
+    challenger, champion = clips(scaled(0.1), noise=0.05), clips(BASE)
+    decision = decide(challenger, GATE, opponent=champion)
+    lsd = decision.checks[4]
+    assert lsd.difference is not None
+    half = 100 * (lsd.difference.high - lsd.difference.low) / 2 / 14.0
+    assert 1 < half < 3  # 5 % of noise in 48 clips
+    assert f"48 clips of test do not tell differences below about {half:.2g} % of lsd, " in decision.warning
+    assert "% of timbre from chance; 200 or more (render_triples.triples) make promotion" in decision.warning
+    assert decide(clips(scaled(0.1), n=199), GATE, opponent=clips(BASE, n=199)).warning
+    assert decide(clips(scaled(0.1), n=30), GATE).warning == ""
+
+
+def test_clips_are_paired_by_their_ids_not_by_their_order() -> None:
+    challenger, champion = clips(scaled(0.04)), clips(BASE)
+    shuffled = replace(challenger, clips=challenger.clips.sample(frac=1, random_state=0))
+    assert decide(shuffled, GATE, opponent=champion).checks == decide(challenger, GATE, opponent=champion).checks
+
+
+def test_other_sets_do_not_decide() -> None:
+    challenger, champion = clips(scaled(0.1)), clips(BASE)
+    worse = clips(scaled(-0.5)).clips.assign(set="test_seen")
+    both = replace(challenger, clips=pd.concat([worse, challenger.clips]))
+    assert decide(both, GATE, opponent=champion).checks == decide(challenger, GATE, opponent=champion).checks
+    assert list(both.sets) == ["test_seen", "test"]
+    assert both.figures("test_seen")["lsd"].value == pytest.approx(21.0)
+
+
+def test_figures_are_those_of_every_metric_that_was_measured() -> None:
+    table = clips(BASE).clips.assign(family=[1.0, 0.0, np.nan, np.nan] * 12)
+    found = replace(clips(BASE), clips=table).figures("test")
+    assert list(found) == ["lsd", "timbre", "onset_f1", "family"]
+    assert {name: figure.value for name, figure in found.items()} == pytest.approx(BASE | {"family": 0.5})
+    assert found["lsd"] == bootstrap([table["lsd"]], lambda mean: mean, samples=4000, seed=0)
+    # What no clip has a figure for is left out.
+    assert "family" not in replace(clips(BASE), clips=table.assign(family=np.nan)).figures("test")
+
+
+def test_a_clip_that_one_of_two_has_no_figure_for_is_left_out_of_both() -> None:
+    gate = GateConfig("test", 40, {"family": CriterionConfig("higher", 0.0, 0.1)})
+    table = clips(BASE).clips
+    own = replace(clips(BASE), clips=table.assign(family=[1.0, 1.0, np.nan, 0.0] * 12))
+    other = replace(clips(BASE), clips=table.assign(family=[0.0, 1.0, 1.0, np.nan] * 12))
+    (check,) = [each for each in decide(own, gate, opponent=other).checks if each.difference]
+    assert (check.challenger, check.opponent) == (1.0, 0.5)
+    with pytest.raises(TimbreflowError, match="family is not measured"):
+        decide(own, gate, opponent=clips(BASE))
+
+
+def test_figures_of_other_weights_are_refused() -> None:
+    require_weights({"a": "1", "b": "2"}, {"b": "2", "a": "1"}, "data/models/glow")
+    for found in ({}, {"a": "2"}, {"a": "1", "b": "2"}):
+        with pytest.raises(TimbreflowError, match="^data/models/glow does not hold the weights.*dvc repro evaluate"):
+            require_weights(found, {"a": "1"}, "data/models/glow")

@@ -112,6 +112,19 @@ def test_tracks_that_get_no_style(
     assert not (tmp_path / "out.wav").exists()
 
 
+def test_notes_that_other_readers_lose_are_in_the_song(tmp_path: Path) -> None:
+    """Running status behind a system message, and a header that names too few tracks."""
+    song, tune_request = tmp_path / "song.mid", b"\x00\xf6"
+    behind = b"\x00\x90\x3c\x50\x60\x3c\x00" + tune_request + b"\x00\x40\x50\x60\x40\x00\x00\xff\x2f\x00"
+    track = b"MTrk" + len(behind).to_bytes(4, "big") + behind
+    song.write_bytes(b"MThd\0\0\0\6\0\1\0\1\0\x60" + track + track)
+    assert [each.n_notes for each in read_song(song).tracks] == [2, 2]
+    # Where those are all the notes there are.
+    alone = b"\x00\x90\x3c\x00" + tune_request + b"\x00\x40\x50\x60\x40\x00\x00\xff\x2f\x00"
+    song.write_bytes(b"MThd\0\0\0\6\0\0\0\1\0\x60MTrk" + len(alone).to_bytes(4, "big") + alone)
+    assert [each.n_notes for each in read_song(song).tracks] == [1]
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [(b"", "it is empty"), (b"RIFF" * 100, "cannot be played"), (b"MThd\0\0\0\6\0\1\0\1\1\xe0", "cannot be played")],

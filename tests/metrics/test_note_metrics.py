@@ -1,5 +1,7 @@
 """Laws of pitch distance and onset F1, and the transcriber on a real render."""
 
+import warnings
+
 import numpy as np
 import pretty_midi
 import pytest
@@ -63,10 +65,26 @@ def test_onsets_within_50_ms_count_and_durations_do_not() -> None:
     assert onset_f1(Notes.of([1.08, 2.0], [0.5, 0.5], [60, 64], [90, 90]), truth) == pytest.approx(0.5)
     assert onset_f1(Notes.of([1.0, 2.0], [0.5, 0.5], [61, 64], [90, 90]), truth) == pytest.approx(0.5)
     assert onset_f1(NOBODY, NOBODY) == 1.0
+    with warnings.catch_warnings(action="error"):  # mir_eval has one for empty lists
+        assert onset_f1(truth, NOBODY) == onset_f1(NOBODY, truth) == 0.0
+    late = Notes.of([1.06, 2.06], [0.5, 0.5], [60, 64], [90, 90])
+    assert onset_f1(late, truth) == 0.0
+    assert onset_f1(late, truth, tolerance=0.1) == pytest.approx(1.0)
+
+
+def test_one_note_too_many_and_one_too_few_cost_the_same() -> None:
+    one, two = Notes.of([1.0], [0.5], [60], [90]), Notes.of([1.0, 2.0], [0.5, 0.5], [60, 64], [90, 90])
+    assert onset_f1(one, two) == onset_f1(two, one) == pytest.approx(2 / 3)
+
+
+def test_notes_without_duration_or_before_the_start_are_compared_too() -> None:
+    truth = Notes.of([0.0, 1.0], [0.5, 0.0], [60, 64], [90, 90])
+    assert onset_f1(Notes.of([-0.02, 1.0], [0.5, -0.1], [60, 64], [90, 90]), truth) == pytest.approx(1.0)
 
 
 def test_note_score_divides_by_the_better_ceiling() -> None:
-    scores = note_score(np.array([0.4, 0.4, 0.1]), np.array([0.5, 0.2, 0.0]), np.array([0.3, 0.8, 0.0]))
+    with np.errstate(all="raise"):
+        scores = note_score(np.array([0.4, 0.4, 0.1]), np.array([0.5, 0.2, 0.0]), np.array([0.3, 0.8, 0.0]))
     np.testing.assert_allclose(scores, [0.8, 0.5, 0.0])
 
 

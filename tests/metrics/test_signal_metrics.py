@@ -128,3 +128,17 @@ def test_a_frame_less_is_forgiven_and_a_second_is_not() -> None:
     assert lsd(sound[:-300], sound) < 1.0
     with pytest.raises(TimbreflowError, match="equal lengths"):
         lsd(sound[:16_000], sound)
+
+
+def test_spectrograms_of_other_shapes_are_refused() -> None:
+    for shapes in (((4, 3), (4, 2)), ((5, 3), (4, 3)), ((12,), (12,)), ((2, 4, 3), (2, 4, 3))):
+        with pytest.raises(TimbreflowError, match="one shape") as refusal:
+            decibel_distance(*map(np.zeros, shapes))
+        assert all(str(shape) in str(refusal.value) for shape in shapes)
+
+
+def test_lsd_is_in_decibels_of_power_however_large() -> None:
+    """Single precision would lose the difference of a thousandth of a dB at 10,000 dB."""
+    far = np.full((3, 5), 1e4)
+    assert decibel_distance(far + 1e-3, far) == pytest.approx(1e-3, rel=1e-6)
+    assert decibel_distance(far.tolist(), (far + 1e-3).tolist()) == pytest.approx(1e-3, rel=1e-6)

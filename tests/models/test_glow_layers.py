@@ -1,21 +1,25 @@
 """Laws of every flow layer, with all parameters randomised: shape, inverse, log-determinant, gradient, state."""
 
+import math
 from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from timbreflow.models.glow.flow import Flow
+from timbreflow.models.glow.flow import Flow, gaussian_log_prob, sample_gaussians
 from timbreflow.models.glow.layers import (
     ActNorm,
     AffineCoupling,
     FlowContext,
+    GatedNetwork,
     InvertibleConv,
     InvertibleLayer,
     InvertibleSequence,
     Squeeze,
     StyleNorm,
+    soft_clamp,
 )
 
 C, T, STYLE, LIMIT = 6, 4, 3, 2.0
@@ -190,3 +194,82 @@ def test_new_coupling_and_style_norm_are_the_identity(make: Callable[[], Inverti
     z, log_det = make()(x, context(2, T))
     assert torch.equal(z, x)
     assert torch.equal(log_det, torch.zeros(2))
+
+
+def test_soft_clamp_has_slope_one_at_zero_and_its_limit_far_out() -> None:
+    x = torch.tensor([-1e6, -1.0, -1e-4, 0.0, 1e-4, 1.0, 1e6], dtype=torch.float64)
+    expected = torch.tensor([-3.0, -3 * math.tanh(1 / 3), -1e-4, 0.0, 1e-4, 3 * math.tanh(1 / 3), 3.0]).double()
+    torch.testing.assert_close(soft_clamp(x, 3.0), expected)
+
+
+def test_a_new_convolution_is_a_rotation_and_no_two_are_the_same() -> None:
+    torch.manual_seed(0)
+    layer, other = InvertibleConv(C), InvertibleConv(C)
+    given = context(1, C)
+    matrix, log_det = layer(torch.eye(C)[None], given)
+    torch.testing.assert_close(matrix[0] @ matrix[0].T, torch.eye(C), atol=1e-5, rtol=0)
+    torch.testing.assert_close(log_det, torch.zeros(1), atol=1e-4, rtol=0)
+    assert (matrix[0] - torch.eye(C)).abs().max() > 0.1
+    assert not torch.allclose(matrix, other(torch.eye(C)[None], given)[0])
+
+
+def test_a_convolution_can_be_counted_without_memory() -> None:
+    with torch.device("meta"):
+        layer = InvertibleConv(C)
+    assert {tensor.device.type for tensor in (*layer.parameters(), *layer.buffers())} == {"meta"}
+    assert sum(parameter.numel() for parameter in layer.parameters()) == C * C + C
+
+
+def test_gated_network_is_the_sum_of_its_units(randomize: Randomize) -> None:
+    """h <- h + tanh(conv(h)) sigmoid(gate), unit i with a dilation of 2^i and the length kept; written out."""
+    torch.manual_seed(0)
+    network = GatedNetwork(2, 4, context_channels=5, hidden_channels=8, n_layers=3, kernel=3).double()
+    assert not network(torch.randn(1, 2, 9).double(), torch.randn(1, 5, 9).double()).any()
+    randomize(network, 0.3)
+    x, features = torch.randn(2, 2, 9).double(), torch.randn(2, 5, 9).double()
+    state = network.state_dict()
+
+    def conv(name: str, value: Tensor, dilation: int = 1) -> Tensor:
+        weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
+        reach = dilation * (weight.shape[-1] // 2)
+        wide = F.pad(value, (reach, reach))
+        return bias[:, None] + sum(
+            torch.einsum("oi,bit->bot", weight[..., k], wide[..., k * dilation : k * dilation + value.shape[-1]])
+            for k in range(weight.shape[-1])
+        )
+
+    gates = conv("gates", features).sigmoid()
+    h = conv("in_proj", x) + conv("inject", features)
+    for i in range(3):
+        h = h + conv(f"layers.{i}", h, 2**i).tanh() * gates[:, 8 * i : 8 * (i + 1)]
+    torch.testing.assert_close(network(x, features), conv("out_proj", h))
+
+
+def test_samples_are_mean_and_scaled_noise() -> None:
+    means = [torch.randn(2, 3, 4), torch.randn(2, 6, 2)]
+    log_sigmas = [0.3 * torch.randn_like(mean) for mean in means]
+
+    def source(seed: int) -> torch.Generator:
+        return torch.Generator().manual_seed(seed)
+
+    one = source(1)
+    noise = [torch.randn(mean.shape, generator=one) for mean in means]
+    for drawn, mean, log_sigma, x in zip(
+        sample_gaussians(means, log_sigmas, 0.7, source(1)), means, log_sigmas, noise, strict=True
+    ):
+        torch.testing.assert_close(drawn, mean + 0.7 * log_sigma.exp() * x)
+    # A source for each clip: the second clip gets what it gets alone.
+    both = sample_gaussians(means, log_sigmas, 0.7, [source(1), source(2)])
+    alone = sample_gaussians([m[1:] for m in means], [s[1:] for s in log_sigmas], 0.7, [source(2)])
+    assert all(torch.equal(level[1:], own) for level, own in zip(both, alone, strict=True))
+    assert not torch.equal(both[0][0] - means[0][0], both[0][1] - means[0][1])
+    untouched = source(3)
+    state = untouched.get_state()
+    assert all(map(torch.equal, sample_gaussians(means, log_sigmas, 0, untouched), means))
+    assert torch.equal(untouched.get_state(), state)
+
+
+def test_gaussian_log_prob_is_torchs() -> None:
+    z, mean, log_sigma = torch.randn(3, 2, 5, 7, dtype=torch.float64)
+    expected = torch.distributions.Normal(mean, log_sigma.exp()).log_prob(z).sum((1, 2))
+    torch.testing.assert_close(gaussian_log_prob(z, mean, log_sigma), expected)

@@ -163,7 +163,94 @@ def test_impossible_flows_are_refused(either_glow_config: GlowConfig) -> None:
         {"n_steps": 0},
         {"n_layers": 0},
         {"max_log_scale": 0.0},
+        {"max_log_scale": -1.0},
         {"decoder_width": -1},
+        {"decoder_blocks": -1},
     ):
         with pytest.raises(TimbreflowError, match=next(iter(change))):
             replace(either_glow_config, **change)
+
+
+def test_the_smallest_flow_is_a_flow(glow_config: GlowConfig, randomize: Callable[[nn.Module, float], None]) -> None:
+    torch.manual_seed(0)
+    smallest = replace(glow_config, n_levels=1, n_steps=1, n_layers=1, kernel=1, decoder_blocks=0, max_log_scale=0.01)
+    made = Glow(smallest).eval()
+    randomize(made, 0.1)
+    x, content, style = clips(2)
+    out = made(x, content, style)
+    assert [z.shape for z in out.likelihood.z] == [(2, 2 * M, 1)]
+    torch.testing.assert_close(made.flow.inverse(out.likelihood.z, out.conditions.contexts), x, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("frames", [1, 3, 4, 5, 8, 37])
+def test_each_level_has_conditions_for_its_frames(model: Glow, frames: int) -> None:
+    _, content, style = clips(frames)
+    found = model.condition(model.content_path(content).code, model.style_encoder(style), frames=frames)
+    padded = -(-frames // 4) * 4
+    assert found.frames == frames
+    assert [tuple(level.features.shape) for level in found.contexts] == [(2, 16, padded // 2), (2, 16, padded // 4)]
+    assert [tuple(level.style.shape) for level in found.contexts] == [(2, 16), (2, 16)]
+    shapes = [(2, M, padded // 2), (2, 2 * M, padded // 4)]
+    assert [tuple(mean.shape) for mean in found.means] == shapes
+    assert [tuple(log_sigma.shape) for log_sigma in found.log_sigmas] == shapes
+    assert all(log_sigma.abs().max() <= 2.0 for log_sigma in found.log_sigmas)
+
+
+def test_the_prior_follows_the_content_alone_and_the_layers_follow_both(model: Glow) -> None:
+    _, content, style = clips(16)
+    code, tokens = model.content_path(content).code, model.style_encoder(style)
+    own = model.condition(code, tokens, frames=16)
+    other_style = model.condition(code, tokens.flip(0), frames=16)
+    other_notes = model.condition(code.flip(0), tokens, frames=16)
+    for level in range(2):
+        assert torch.equal(own.means[level], other_style.means[level])
+        assert torch.equal(own.log_sigmas[level], other_style.log_sigmas[level])
+        assert not torch.allclose(own.means[level], other_notes.means[level])
+        for other in (other_style, other_notes):
+            assert not torch.allclose(own.contexts[level].features, other.contexts[level].features)
+        assert torch.equal(own.contexts[level].style, other_notes.contexts[level].style)
+        assert not torch.allclose(own.contexts[level].style, other_style.contexts[level].style)
+
+
+def test_a_prediction_conditions_the_layers_of_its_own_frames(
+    glow_config: GlowConfig, randomize: Callable[[nn.Module, float], None]
+) -> None:
+    torch.manual_seed(0)
+    made = Glow(replace(glow_config, decoder_width=24, decoder_blocks=1)).eval()
+    randomize(made, 0.1)
+    code, tokens = torch.randn(2, made.content_path.code_dim, 16), torch.randn(2, 2, 8)
+    first, second = torch.randn(2, M, 32), torch.randn(2, M, 32)
+    second[..., :16] = first[..., :16]
+    own, other = (
+        made.condition_network(code, tokens, frames=32, prediction=prediction) for prediction in (first, second)
+    )
+    for level in range(2):
+        assert torch.equal(own.means[level], other.means[level])
+        same = (own.contexts[level].features == other.contexts[level].features).all(1).all(0).tolist()
+        # A stride of 2 over 4 frames: one frame of the level looks over the edge.
+        n = 16 >> (level + 1)
+        assert same == [True] * (n - 1) + [False] * (n + 1)
+    assert other.prediction is second
+
+
+def test_conditions_of_the_first_frames_are_the_first_conditions(model: Glow) -> None:
+    _, content, style = clips(16)
+    whole = model.condition(model.content_path(content).code, model.style_encoder(style), frames=16)
+    cut = whole.first(8)
+    assert cut.frames == 8
+    for level, length in ((0, 4), (1, 2)):
+        assert torch.equal(cut.contexts[level].features, whole.contexts[level].features[..., :length])
+        assert torch.equal(cut.contexts[level].style, whole.contexts[level].style)
+        assert torch.equal(cut.means[level], whole.means[level][..., :length])
+        assert torch.equal(cut.log_sigmas[level], whole.log_sigmas[level][..., :length])
+    if whole.prediction is None:
+        assert cut.prediction is None
+    else:
+        assert cut.prediction is not None and torch.equal(cut.prediction, whole.prediction[..., :8])
+
+
+def test_a_new_prior_is_the_standard_normal(either_glow_config: GlowConfig) -> None:
+    new = Glow(either_glow_config)
+    _, content, style = clips(16)
+    found = new.condition(new.content_path(content).code, new.style_encoder(style), frames=16)
+    assert not any(value.any() for value in (*found.means, *found.log_sigmas))

@@ -101,7 +101,7 @@ def read_song(path: str | Path) -> Song:
         import symusic
 
         from timbreflow.notes.pieces import ReadLimits, Reject
-        from timbreflow.notes.readers.midi import read_midi
+        from timbreflow.notes.readers.midi import mended, read_midi
         from timbreflow.rendering.synthesizer import Event
     except ImportError as error:
         raise TimbreflowError(NEEDS.format(error.name)) from error
@@ -123,7 +123,7 @@ def read_song(path: str | Path) -> Song:
         )
         read_midi(data, limits)
         midi: Any = symusic.Score  # its types know only its generic base
-        score = midi.from_midi(data[max(0, data.find(b"MThd")) :]).to("second")
+        score = midi.from_midi(mended(data)).to("second")
     except (Reject, RuntimeError, ValueError, UnicodeDecodeError) as error:
         reason = error.detail if isinstance(error, Reject) else f"{error}."
         raise TimbreflowError(f"{path} cannot be played: {reason}") from error

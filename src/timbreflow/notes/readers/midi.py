@@ -67,6 +67,16 @@ def read_midi(data: bytes, limits: ReadLimits) -> Piece:
     return replace(piece, remark=remark) if remark else piece
 
 
+def mended(data: bytes) -> bytes:
+    """A file that `read_midi` takes, such that symusic reads all of its events.
+
+    Raises:
+        Reject: a track was cut, or notes stand where no reader would look for them.
+    """
+    data = _unwrap(data)
+    return _mended(data)[0] if data[:4] == b"MThd" and len(data) >= _HEADER_BYTES else data
+
+
 def _unwrap(data: bytes) -> bytes:
     """The standard MIDI file inside a RIFF "RMID" file; other bytes as they are."""
     start = data.find(b"MThd", 12) if data[:4] == b"RIFF" and data[8:12] == b"RMID" else 0
