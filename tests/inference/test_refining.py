@@ -78,13 +78,11 @@ def test_a_refiner_with_a_reader_takes_the_notes_that_it_reads_in_content_and_st
     synthesizer = session.synthesizer
     refiner = synthesizer.refiner
     assert refiner is not None
-    rolls: list[Tensor] = []
-    raws: list[Tensor] = []
-    refiner.register_forward_pre_hook(lambda _, given: (raws.extend(given[1:3]), rolls.extend(given[3:]))[:0])
+    seen: list[Tensor] = []
+    refiner.register_forward_pre_hook(lambda _, given: seen.extend(given))
     session.transfer(CONTENT, STYLE)
     notes = load_bundle(models / kind).model.content_path.pianoroll  # type: ignore[operator, union-attr]
-    assert len(rolls) == 2
-    for raw, roll in zip(raws, rolls, strict=True):
+    for raw, roll in zip(seen[1:3], seen[3:], strict=True):
         with torch.inference_mode():
             heard = notes(synthesizer.normalizer.normalize(raw))
             torch.testing.assert_close(roll, refiner.read(raw, heard), atol=1e-4, rtol=1e-4)
