@@ -23,8 +23,8 @@ from timbreflow.files import read_json, write_json
 from timbreflow.models.bundle import load_bundle, weights_sha256
 from timbreflow.models.content import ContentConfig
 from timbreflow.models.glow.model import GlowConfig
-from timbreflow.models.quantizer import QuantizerConfig
 from timbreflow.models.note_reader import NoteReaderConfig
+from timbreflow.models.quantizer import QuantizerConfig
 from timbreflow.models.refiner import RefinerConfig
 from timbreflow.models.style import StyleConfig
 from timbreflow.models.timbre_metric import TimbreEmbedder, TripletConfig, TripletNetwork

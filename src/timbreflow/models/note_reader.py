@@ -122,6 +122,8 @@ def gather_maps(*, n_bands: int, fmin: float, fmax: float) -> Tensor:
     maps = []
     for partial in PARTIALS:
         for fine in FINE:
-            place = band_of(partial * 440.0 * 2.0 ** ((pitches + fine - 69) / 12), n_bands=n_bands, fmin=fmin, fmax=fmax)
+            place = band_of(
+                partial * 440.0 * 2.0 ** ((pitches + fine - 69) / 12), n_bands=n_bands, fmin=fmin, fmax=fmax
+            )
             maps.append(np.maximum(0, 1 - np.abs(place[:, None] - np.arange(n_bands))))
     return torch.from_numpy(np.stack(maps).astype("f4"))

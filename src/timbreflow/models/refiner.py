@@ -126,9 +126,7 @@ class Refiner(nn.Module):
         heads = {"learned": config.heads, "hand_set": 1, "none": 0}[config.lookup]
         self.lookup = NoteLookup(self.transpose, partials[0], heads=heads) if config.lookup == "learned" else None
         self.note_reader = (
-            None
-            if config.note_reader is None
-            else NoteReader(config.note_reader, n_bands=bands, fmin=fmin, fmax=fmax)
+            None if config.note_reader is None else NoteReader(config.note_reader, n_bands=bands, fmin=fmin, fmax=fmax)
         )
         self.mean: Tensor
         self.std: Tensor
