@@ -44,7 +44,8 @@ def main() -> int:
         clips = min(options.clips, len(dataset))
         items = [number * len(dataset) // clips for number in range(clips)]
         for name in ("vqvae", "glow"):
-            figures = measure(load_bundle(options.models / name), refiner, dataset, items)
+            bundle = load_bundle(options.models / name)
+            figures = measure(bundle, refiner, dataset, items, own_threshold=options.own_threshold)
             print(json.dumps({"row": name, "triples": clips, **figures}), flush=True)
         for row, figure in alone(refiner, dataset, items).items():
             print(json.dumps({"row": row, "triples": clips, "l1": figure}), flush=True)
@@ -55,8 +56,10 @@ def main() -> int:
 
 
 @torch.inference_mode()
-def measure(bundle: ModelBundle, refiner: Refiner, dataset: TripleDataset, items: list[int]) -> dict[str, float]:
-    """Figures of one model on triples of these numbers."""
+def measure(
+    bundle: ModelBundle, refiner: Refiner, dataset: TripleDataset, items: list[int], *, own_threshold: float = THRESHOLD
+) -> dict[str, float]:
+    """Figures of one model on triples of these numbers; its own notes are those above `own_threshold`."""
     model, normalizer = bundle.model, bundle.normalizer
     if not isinstance(model, VQVAE | Glow) or normalizer is None:
         raise TimbreflowError(f"A model of kind {bundle.kind} has no refiner; name a vqvae or a glow.")
@@ -75,9 +78,9 @@ def measure(bundle: ModelBundle, refiner: Refiner, dataset: TripleDataset, items
             change = refiner(made, raw["content"], raw["style"], roll, read["style"])
             errors[row] += _error(unit, made + change, raw["target"])
         errors["unrefined"] += _error(unit, made, raw["target"])
-        for kind, rolls in (("own", own), ("read", read)):
+        for kind, rolls, threshold in (("own", own, own_threshold), ("read", read, THRESHOLD)):
             for name, roll in rolls.items():
-                counts = note_counts(roll > THRESHOLD, true[name])
+                counts = note_counts(roll > threshold, true[name])
                 scores[f"{kind}_{name}"] = scores.get(f"{kind}_{name}", torch.zeros(2, 4)) + counts
     means = {f"l1_{row}": float(np.mean(values)) for row, values in errors.items()}
     better = float(np.mean(np.array(errors["refined"]) < np.array(errors["unrefined"])))
@@ -158,6 +161,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--split", default="validation", help="validation or test")
     parser.add_argument("--models", type=Path, default=Path("released"), help="folder of vqvae, glow and refiner")
     parser.add_argument("--refiner", type=Path, default=None, help="folder of another refiner")
+    parser.add_argument("--own-threshold", type=float, default=THRESHOLD, help="of the models' own notes, to compare")
     parser.add_argument("--clips", type=int, default=48, help="triples, spread evenly")
     return parser.parse_args()
 
