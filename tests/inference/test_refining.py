@@ -19,6 +19,7 @@ from timbreflow.inference.transfer import TimbreTransfer
 from timbreflow.inference.vocoding import identity
 from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle
 from timbreflow.models.glow.model import Glow
+from timbreflow.models.note_reader import NoteReaderConfig
 from timbreflow.models.refiner import Refiner, RefinerConfig
 from timbreflow.models.vqvae import VQVAE
 from timbreflow.notes.tables import Notes
@@ -38,10 +39,13 @@ def save_models(folder: Path) -> None:
         save_bundle(folder / kind, ModelBundle(kind, model, FEATURES, normalizer))
 
 
-def save_refiner(folder: Path, *, trained: bool, fmax: float = FEATURES.fmax) -> None:
+def save_refiner(folder: Path, *, trained: bool, fmax: float = FEATURES.fmax, reads: bool = False) -> None:
     torch.manual_seed(3)
     style = dataclasses.replace(tiny.STYLE)
-    model = Refiner(RefinerConfig(40, FEATURES.fmin, fmax, FEATURES.floor, style, "learned", 2, (8,)))
+    reader = NoteReaderConfig(4, (1,)) if reads else None
+    model = Refiner(RefinerConfig(40, FEATURES.fmin, fmax, FEATURES.floor, style, "learned", 2, (8,), reader))
+    if model.note_reader is not None:
+        torch.nn.init.normal_(model.note_reader.out_proj.weight)
     if trained:
         torch.nn.init.normal_(model.network.out_proj.weight, std=0.1)  # type: ignore[union-attr, arg-type]
     features = dataclasses.replace(FEATURES, fmax=fmax)
@@ -65,6 +69,24 @@ def test_a_trained_refiner_is_heard_and_an_untrained_one_is_not(models: Path, ki
     np.testing.assert_array_equal(made(models / kind), alone)
     save_refiner(models, trained=True)
     assert np.abs(made(models / kind) - alone).max() > 0.01
+
+
+@pytest.mark.parametrize("kind", ["vqvae", "glow"])
+def test_a_refiner_with_a_reader_takes_the_notes_that_it_reads_in_content_and_style(models: Path, kind: str) -> None:
+    save_refiner(models, trained=True, reads=True)
+    session = TimbreTransfer.load(models / kind)
+    synthesizer = session.synthesizer
+    refiner = synthesizer.refiner
+    assert refiner is not None
+    seen: list[Tensor] = []
+    refiner.register_forward_pre_hook(lambda _, given: seen.extend(given))
+    session.transfer(CONTENT, STYLE)
+    notes = load_bundle(models / kind).model.content_path.pianoroll  # type: ignore[operator, union-attr]
+    for raw, roll in zip(seen[1:3], seen[3:], strict=True):
+        with torch.inference_mode():
+            heard = notes(synthesizer.normalizer.normalize(raw))
+            torch.testing.assert_close(roll, refiner.read(raw, heard), atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(roll, heard, atol=1e-2)
 
 
 def test_a_conversion_is_not_refined(models: Path) -> None:
@@ -116,13 +138,14 @@ def test_a_decoder_without_its_flow_is_refined_as_the_glow_is(models: Path) -> N
     assert not torch.allclose(refined, alone, atol=1e-3)
 
 
-def test_a_model_that_is_told_the_contents_notes_still_finds_those_of_the_style(models: Path) -> None:
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_model_that_is_told_the_contents_notes_still_finds_those_of_the_style(models: Path, reads: bool) -> None:
     bundle = load_bundle(models / "vqvae")
     assert isinstance(bundle.model, VQVAE)
     content = dataclasses.replace(bundle.model.config.content, pianoroll_channels=4)
     model = VQVAE(dataclasses.replace(bundle.model.config, content=content))
     save_bundle(models / "vqvae", dataclasses.replace(bundle, model=model))
-    save_refiner(models, trained=True)
+    save_refiner(models, trained=True, reads=reads)
     system = TrueRoll(context_of(models / "vqvae"), "vqvae")
     refiner = system._synthesizer.refiner
     assert refiner is not None
@@ -132,7 +155,9 @@ def test_a_model_that_is_told_the_contents_notes_still_finds_those_of_the_style(
     given, found = rolls
     assert set(given.round(decimals=3).unique().tolist()) == {0.0, 1.0}
     with torch.inference_mode():
-        style = load_bundle(models / "vqvae").model.content_path.pianoroll(system._synthesizer.features(sounds()[1]))  # type: ignore[operator, union-attr]
+        features = system._synthesizer.features(sounds()[1])
+        style = load_bundle(models / "vqvae").model.content_path.pianoroll(features)  # type: ignore[operator, union-attr]
+        style = refiner.read(system._synthesizer.normalizer.denormalize(features), style)
     torch.testing.assert_close(found, style)
 
 

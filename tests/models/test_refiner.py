@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from tests import small
 from timbreflow.audio.features import Normalizer
 from timbreflow.errors import TimbreflowError
+from timbreflow.files import read_json, write_json
 from timbreflow.models.bundle import ModelBundle, Storage, load_bundle, save_bundle
+from timbreflow.models.note_reader import TOO_SURE, NoteReaderConfig
 from timbreflow.models.refiner import Refiner, RefinerConfig
 from timbreflow.models.style import StyleConfig
 
@@ -25,6 +27,7 @@ CONFIG = RefinerConfig(
     heads=2,
     widths=(8, 12),
 )
+READER = NoteReaderConfig(4, (1,))
 VARIANTS = [{}, {"lookup": "hand_set"}, {"lookup": "none"}, {"widths": ()}, {"widths": (8,)}]
 
 
@@ -89,8 +92,40 @@ def test_the_look_up_decides_what_comes_out() -> None:
     )
 
 
-def test_a_bundle_gives_the_same_refiner_back_in_both_precisions(tmp_path: Path) -> None:
-    model = refiner().eval()
+def test_without_a_reader_the_models_notes_are_taken_as_they_are() -> None:
+    _, content, _, roll, _ = inputs()
+    assert refiner().read(content, roll) is roll
+
+
+def test_a_reader_hears_raw_features_by_the_refiners_statistics() -> None:
+    _, content, _, roll, _ = inputs()
+    model = refiner(note_reader=READER)
+    torch.testing.assert_close(model.read(content, roll), (roll.logit(eps=1e-4) - TOO_SURE).sigmoid())
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    assert model.note_reader is not None
+    expected = model.note_reader((content + 2.0) / 1.5, roll)
+    torch.testing.assert_close(model.note_logits(content, roll), expected)
+    torch.testing.assert_close(model.read(content, roll), expected.sigmoid())
+
+
+def test_gradients_reach_every_weight_of_the_reader() -> None:
+    _, content, _, roll, _ = inputs()
+    model = refiner(note_reader=READER)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model.read(content, roll).square().mean().backward()
+    assert model.note_reader is not None
+    for name, parameter in model.note_reader.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("reader", [None, READER])
+def test_a_bundle_gives_the_same_refiner_back_in_both_precisions(
+    tmp_path: Path, reader: NoteReaderConfig | None
+) -> None:
+    model = refiner(note_reader=reader).eval()
     torch.nn.init.normal_(model.network.out_proj.weight, std=0.3)  # type: ignore[union-attr, arg-type]
     bundle = ModelBundle("refiner", model, small.MELS, None)
     expected = model(*inputs())
@@ -101,6 +136,18 @@ def test_a_bundle_gives_the_same_refiner_back_in_both_precisions(tmp_path: Path)
         assert found.kind == "refiner"
         tolerance = 1e-6 if storage == "float32" else 0.02
         torch.testing.assert_close(found.model(*inputs()), expected, atol=tolerance, rtol=tolerance)
+        assert isinstance(found.model, Refiner)
+        assert found.model.config.note_reader == reader
+
+
+def test_a_bundle_of_before_the_reader_is_read(tmp_path: Path) -> None:
+    save_bundle(tmp_path / "refiner", ModelBundle("refiner", refiner(), small.MELS, None))
+    config = read_json(tmp_path / "refiner" / "config.json")
+    del config["model"]["note_reader"]
+    write_json(tmp_path / "refiner" / "config.json", config)
+    found = load_bundle(tmp_path / "refiner").model
+    assert isinstance(found, Refiner)
+    assert found.note_reader is None
 
 
 @pytest.mark.parametrize(

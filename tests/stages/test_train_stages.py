@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -22,6 +23,7 @@ from timbreflow.files import read_json, write_json
 from timbreflow.models.bundle import load_bundle, weights_sha256
 from timbreflow.models.content import ContentConfig
 from timbreflow.models.glow.model import GlowConfig
+from timbreflow.models.note_reader import NoteReaderConfig
 from timbreflow.models.quantizer import QuantizerConfig
 from timbreflow.models.refiner import RefinerConfig
 from timbreflow.models.style import StyleConfig
@@ -148,6 +150,7 @@ REFINER = RefinerTraining(
     temperature=0.25,
     true_steps=2,
     true_share=0.25,
+    note_steps=0,
     validation_triples=8,
     crop_frames=0,
     online_triples=0,
@@ -428,6 +431,39 @@ def test_the_refiner_lowers_the_error_of_both_models_and_leaves_them_as_they_are
         assert metrics[f"val_l1/{name}"] < 0.95 * metrics[f"val_unrefined/{name}"]
         assert weights_sha256(layout.model(name)) == before[name]
     assert load_bundle(layout.model("refiner")).training["models"] == before
+
+
+def reader_in(folder: Path) -> dict[str, torch.Tensor]:
+    model = load_bundle(folder).model
+    return {name: value for name, value in model.state_dict().items() if name.startswith("note_reader.")}
+
+
+def test_a_reader_is_trained_alone_and_then_stays_while_the_refiner_behind_it_learns(layout: Layout) -> None:
+    run_refiner(layout)
+    shutil.copytree(layout.model("refiner"), layout.root / "without")
+    model = dataclasses.replace(REFINER.model, note_reader=NoteReaderConfig(8, (1,)))
+    fit = dataclasses.replace(small.FIT, steps=60, learning_rate=1e-2, validate_every=10, checkpoint_every=60)
+    run_refiner(layout, model=model, init_from="without", note_steps=60, fit=fit)
+    curves = pd.read_csv(layout.results("train_refiner") / "curves.csv")
+    assert curves["train_loss"].iloc[-1] < 0.8 * curves["train_loss"].iloc[0]
+    for name in REFINER.models:
+        assert 0 <= curves[f"val_note_f1/{name}"].iloc[-1] <= 1
+    shutil.copytree(layout.model("refiner"), layout.root / "read")
+    earlier, read = (load_bundle(layout.root / name).model.state_dict() for name in ("without", "read"))
+    for name, value in earlier.items():
+        torch.testing.assert_close(read[name], value, msg=name)
+
+    run_refiner(layout, model=model, init_from="read", fit=dataclasses.replace(small.FIT, learning_rate=1e-2))
+    after = load_bundle(layout.model("refiner")).model.state_dict()
+    assert reader_in(layout.root / "read")
+    for name, value in reader_in(layout.root / "read").items():
+        torch.testing.assert_close(after[name], value, msg=name)
+    assert not torch.equal(after["network.out_proj.weight"], read["network.out_proj.weight"])
+
+
+def test_steps_of_a_reader_that_is_not_there_are_refused(layout: Layout) -> None:
+    with pytest.raises(TimbreflowError, match="note_steps is 5, but"):
+        run_refiner(layout, note_steps=5)
 
 
 def test_a_refiner_of_other_bands_or_behind_a_model_without_notes_is_refused(layout: Layout) -> None:

@@ -189,7 +189,13 @@ class TrueRoll(ModelSystem):
         if (refiner := self._synthesizer.refiner) is not None:
             # The notes that are given are the content's; those of the style, its last input, are still found.
             normalize = self._synthesizer.normalizer.normalize
-            refiner.register_forward_pre_hook(lambda _, given: (*given[:4], own.pianoroll(normalize(given[2]))))
+
+            def hear(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+                told = self._head.logits.sigmoid()
+                told = functional.interpolate(told, size=given[1].shape[-1])
+                return *given[:3], told, refiner.read(given[2], own.pianoroll(normalize(given[2])))
+
+            refiner.register_forward_pre_hook(hear)
 
     def transfer(
         self, content: Tensor, style: Tensor, target: Tensor, *, seed: int, notes: Sequence[Notes] = ()

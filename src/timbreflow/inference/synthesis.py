@@ -284,8 +284,9 @@ class Synthesizer:
     def _change(self, refiner: Refiner, made: Tensor, content: Tensor, style: Tensor) -> Tensor:
         """What the refiner adds to a prediction, in normalised units; arguments normalised."""
         notes = cast(VQVAE | Glow, self.model).content_path.pianoroll
-        raw = (self.normalizer.denormalize(x) for x in (made, content, style))
-        return refiner(*raw, notes(content), notes(style)) / self.normalizer.std.to(made)[:, None]
+        raw = [self.normalizer.denormalize(x) for x in (made, content, style)]
+        rolls = (refiner.read(x, notes(normalised)) for x, normalised in zip(raw[1:], (content, style), strict=True))
+        return refiner(*raw, *rolls) / self.normalizer.std.to(made)[:, None]
 
     def _decode(self, content: Tensor, request: DecodeRequest) -> Tensor:
         model, temperature, noise = self.model, request.temperature, request.noise

@@ -13,6 +13,7 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.models.blocks import full_precision
 from timbreflow.models.content import N_PITCHES
 from timbreflow.models.lookup import NoteLookup, Transposition, band_of, hand_set_skeleton
+from timbreflow.models.note_reader import NoteReader, NoteReaderConfig
 from timbreflow.models.style import StyleConfig, build_style_encoder
 
 N_PARTIALS = 10
@@ -34,6 +35,7 @@ class RefinerConfig:
         heads: learned look-ups.
         widths: channels of the 2-D network at M / 2 bands, M / 4 and so on; () for none, where each value of the
             result is a mix of the inputs at its own place.
+        note_reader: hears the notes of content and style better than the transfer models do; None takes theirs.
     """
 
     n_features: int
@@ -44,6 +46,7 @@ class RefinerConfig:
     lookup: Literal["learned", "hand_set", "none"]
     heads: int
     widths: tuple[int, ...]
+    note_reader: NoteReaderConfig | None = None
 
     def __post_init__(self) -> None:
         """Refuse bands that cannot be halved, and look-ups without a head."""
@@ -122,6 +125,9 @@ class Refiner(nn.Module):
         self.register_buffer("partials", partials, persistent=False)
         heads = {"learned": config.heads, "hand_set": 1, "none": 0}[config.lookup]
         self.lookup = NoteLookup(self.transpose, partials[0], heads=heads) if config.lookup == "learned" else None
+        self.note_reader = (
+            None if config.note_reader is None else NoteReader(config.note_reader, n_bands=bands, fmin=fmin, fmax=fmax)
+        )
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.zeros(config.n_features))
@@ -143,6 +149,24 @@ class Refiner(nn.Module):
         """Take the statistics that log-mels are normalised with inside the refiner."""
         self.mean.copy_(normalizer.mean)
         self.std.copy_(normalizer.std)
+
+    def read(self, features: Tensor, roll: Tensor) -> Tensor:
+        """The notes of a clip, as `forward` wants them.
+
+        Args:
+            features: [B, M, T] log-mels.
+            roll: [B, 128, T] probabilities by the transfer model, which a refiner without a reader takes as they are.
+
+        Returns:
+            [B, 128, T] probabilities.
+        """
+        return roll if self.note_reader is None else self.note_logits(features, roll).sigmoid()
+
+    def note_logits(self, features: Tensor, roll: Tensor) -> Tensor:
+        """Log-odds of `read`, for its loss; the refiner must have a reader."""
+        assert self.note_reader is not None
+        logits: Tensor = self.note_reader(self._normalised(features), roll)
+        return logits
 
     def forward(
         self, prediction: Tensor, content: Tensor, style: Tensor, content_roll: Tensor, style_roll: Tensor

@@ -67,6 +67,7 @@ def run(
         temperature=config.temperature,
         true_steps=config.true_steps,
         true_share=config.true_share,
+        note_steps=config.note_steps,
     )
 
     def summary(result: FitResult, metrics: Mapping[str, float]) -> str:

@@ -42,7 +42,7 @@ def begin_with(model: nn.Module, folder: Path, features: FeatureConfig) -> tuple
     """Load the weights of an earlier training into a model of the same shape, to train on from there.
 
     What has no weights, such as dropout, may differ. A Glow with a decoder may also begin with a VQ-VAE of the same
-    encoders and decoder: the flow is then as it was.
+    encoders and decoder: the flow is then as it was. A refiner with a note reader may begin with one without.
 
     Returns:
         sha256 of the weights file, and whether it had all weights of the model.
@@ -54,7 +54,8 @@ def begin_with(model: nn.Module, folder: Path, features: FeatureConfig) -> tuple
     stored = bundle.model.state_dict()
     found, wanted = ({name: x.shape for name, x in state.items()} for state in (stored, model.state_dict()))
     whole = found == wanted
-    lent = (bundle.kind, kind_of(model)) == ("vqvae", "glow") and found.items() <= wanted.items()
+    kinds = (bundle.kind, kind_of(model))
+    lent = kinds in {("vqvae", "glow"), ("refiner", "refiner")} and found.items() <= wanted.items()
     if bundle.features != features or not (whole or lent):
         raise TimbreflowError(
             f"{folder} holds a model of another shape or of other features than this training has; "

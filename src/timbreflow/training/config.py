@@ -226,6 +226,8 @@ class RefinerTraining(TripleTraining):
         true_steps: steps, from the first, that look up the content's true notes.
         true_share: share of the clips that have true notes after them; the others have those that the model
             predicts, as in use.
+        note_steps: steps, from the first, that train the note reader alone, on content and target; after them it
+            stays as it is.
     """
 
     section = "train_refiner"
@@ -234,15 +236,20 @@ class RefinerTraining(TripleTraining):
     temperature: float
     true_steps: int
     true_share: float
+    note_steps: int
 
     def __post_init__(self) -> None:
-        """Refuse a training without models, and shares outside 0..1."""
+        """Refuse a training without models, shares outside 0..1, and steps of no reader."""
         super().__post_init__()
         if not self.models:
             raise TimbreflowError("train_refiner.models is empty; name vqvae, glow or both.")
         if not 0 <= self.true_share <= 1:
             raise TimbreflowError(f"train_refiner.true_share is {self.true_share}; set it between 0 and 1.")
-        require_least(self.section, self, 0, "temperature", "true_steps")
+        require_least(self.section, self, 0, "temperature", "true_steps", "note_steps")
+        if self.note_steps and self.model.note_reader is None:
+            raise TimbreflowError(
+                f"train_refiner.note_steps is {self.note_steps}, but model.note_reader is null; set one of them."
+            )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from timbreflow.audio.features import FeatureConfig, FeatureExtractor, Normalize
 from timbreflow.data.triples import TripleBatch
 from timbreflow.models.blocks import full_precision
 from timbreflow.models.glow.model import Glow, GlowOutput
+from timbreflow.models.lookup import THRESHOLD
 from timbreflow.models.refiner import Refiner
 from timbreflow.models.timbre_metric import TripletNetwork
 from timbreflow.models.vqvae import VQVAE, VQVAEOutput
@@ -123,6 +124,8 @@ class RefinerObjective:
         temperature: of the models that sample.
         true_steps: steps that look up the content's true notes.
         true_share: share of the clips that have true notes after them; the others have predicted ones.
+        note_steps: steps, from the first, that train the note reader alone, by cross-entropy; it stays as it is after
+            them.
     """
 
     criterion = "l1"
@@ -135,43 +138,72 @@ class RefinerObjective:
         temperature: float,
         true_steps: int,
         true_share: float,
+        note_steps: int,
     ) -> None:
         self.models = models
         self.normalizer = normalizer
         self.temperature = temperature
         self.true_steps = true_steps
         self.true_share = true_share
+        self.note_steps = note_steps
 
     def __call__(self, model: Refiner, batch: TripleBatch, *, step: int) -> dict[str, Tensor]:
         """Terms of one training batch, of the model whose turn it is."""
         name = list(self.models)[step % len(self.models)]
+        if step < self.note_steps:
+            return {"loss": self._note_loss(model, batch, name)}
         share = 1.0 if step < self.true_steps else self.true_share
         true = draw(len(batch), lambda n: torch.rand(n, device=batch.target.device)) < share
-        refined, _ = self._refined(model, batch, name, true)
+        refined, _, _ = self._refined(model, batch, name, true)
         return {"loss": F.l1_loss(refined, batch.target)}
 
     def validate(self, model: Refiner, batch: TripleBatch) -> dict[str, Tensor]:
-        """With predicted notes alone: "l1" over all models, and for each model refined and unrefined."""
+        """With predicted notes alone: "l1" over all models, and for each model refined and unrefined.
+
+        "note_f1" is the F-score of pitches and frames that the look-up takes for sounding.
+        """
         terms = {}
         for name in self.models:
-            refined, predicted = self._refined(model, batch, name, torch.zeros_like(batch.timbre, dtype=torch.bool))
+            none = torch.zeros_like(batch.timbre, dtype=torch.bool)
+            refined, predicted, roll = self._refined(model, batch, name, none)
             terms[f"l1/{name}"] = F.l1_loss(refined, batch.target)
             terms[f"unrefined/{name}"] = F.l1_loss(predicted, batch.target)
+            heard = roll > THRESHOLD
+            right = (heard & batch.content_roll).sum()
+            terms[f"note_f1/{name}"] = 2 * right / (heard.sum() + batch.content_roll.sum()).clamp_min(1)
         l1 = torch.stack([terms[f"l1/{name}"] for name in self.models]).mean()
         return {"loss": l1, "l1": l1, **terms}
 
-    def _refined(self, model: Refiner, batch: TripleBatch, name: str, true: Tensor) -> tuple[Tensor, Tensor]:
-        """Predictions with and without the refiner, in the units of the batch; `true` [B] has the true notes."""
+    def _note_loss(self, model: Refiner, batch: TripleBatch, name: str) -> Tensor:
+        """Cross-entropy of the reader's notes in content and target, which play the same with two timbres."""
         base, normalizer = self.models[name]
+        raw = self.normalizer.denormalize(torch.cat([batch.content, batch.target]))
         with torch.no_grad():
-            raw_content, raw_style = (self.normalizer.denormalize(x) for x in (batch.content, batch.style))
+            roll = base.content_path.pianoroll(normalizer.normalize(raw))
+        true = batch.content_roll.repeat(2, 1, 1).to(roll.dtype)
+        return F.binary_cross_entropy_with_logits(model.note_logits(raw, roll), true)
+
+    @torch.no_grad()
+    def _rolls(self, model: Refiner, name: str, *clips: Tensor) -> list[Tensor]:
+        """Notes in raw log-mels, as they are heard in use."""
+        base, normalizer = self.models[name]
+        return [model.read(clip, base.content_path.pianoroll(normalizer.normalize(clip))) for clip in clips]
+
+    def _refined(self, model: Refiner, batch: TripleBatch, name: str, true: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Predictions with and without the refiner, in the units of the batch, and the content's roll.
+
+        `true` [B] has the true notes.
+        """
+        base, normalizer = self.models[name]
+        raw_content, raw_style = (self.normalizer.denormalize(x) for x in (batch.content, batch.style))
+        with torch.no_grad():
             content, style = normalizer.normalize(raw_content), normalizer.normalize(raw_style)
             made = full_precision(base.transfer(content, style, temperature=self.temperature))
             raw = normalizer.denormalize(made)
-            rolls = [base.content_path.pianoroll(x) for x in (content, style)]
-            rolls[0] = torch.where(true[:, None, None], batch.content_roll.to(rolls[0].dtype), rolls[0])
-        change = model(raw, raw_content, raw_style, *rolls)
-        return self.normalizer.normalize(raw + change), self.normalizer.normalize(raw)
+        roll, style_roll = self._rolls(model, name, raw_content, raw_style)
+        roll = torch.where(true[:, None, None], batch.content_roll.to(roll.dtype), roll)
+        change = model(raw, raw_content, raw_style, roll, style_roll)
+        return self.normalizer.normalize(raw + change), self.normalizer.normalize(raw), roll
 
 
 class TripletObjective:
