@@ -8,6 +8,7 @@ import pytest
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.config import CriterionConfig, GateConfig
 from timbreflow.evaluation.gate import Measured, decide, limits, measured, require_weights
+from timbreflow.metrics.statistics import bootstrap
 
 GATE = GateConfig(
     set="test",
