@@ -102,12 +102,12 @@ def remove_part_files(stage: str, variant: str = "") -> None:
                 shutil.rmtree(other, ignore_errors=True) if other.is_dir() else other.unlink(missing_ok=True)
 
 
-def ends_without_teardown() -> Callable[[], None]:
+def ends_without_teardown() -> Callable[..., None]:
     """Once what is returned has been called, the process ends with code 0 without taking down Python.
 
     A daemon thread of Prefect that is in pydantic's Rust code at that moment would abort the process now and then,
     though all work is done (https://github.com/PyO3/pyo3/pull/4874). Other threads, and what is registered with atexit
-    from now on, are waited for as ever.
+    from now on, are waited for as ever; called with `now=True`, nothing is.
     """
     done = threading.Event()
 
@@ -119,8 +119,13 @@ def ends_without_teardown() -> Callable[[], None]:
                     stream.flush()
             os._exit(0)
 
+    def end(*, now: bool = False) -> None:
+        done.set()
+        if now:
+            leave()
+
     atexit.register(leave)
-    return done.set
+    return end
 
 
 def mark_dead_runs() -> None:
@@ -278,6 +283,14 @@ def cancellable() -> Iterator[None]:
 def impatient() -> AbstractContextManager[Any]:
     """Inside, requests to Prefect are not repeated: telling must not hold up work."""
     return temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0})
+
+
+def patient() -> AbstractContextManager[Any]:
+    """Inside, a request to Prefect is repeated for half a minute; by default it would be for one.
+
+    Prefect makes two at the end of a run, so a server that has gone keeps a run from ending for a minute.
+    """
+    return temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 4})
 
 
 class Teller:

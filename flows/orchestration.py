@@ -236,7 +236,7 @@ def entry(flow: Flow[Any, Any], *arguments: Any, sharded: bool = False, shared: 
     parent = os.environ.get(PARENT_RUN)
     marks = [process_tag(), *([f"pipeline:{parent}"] if parent else [])]
     lifetime.end_with_parents()
-    all_went_well = lifetime.ends_without_teardown() if flow.fn.__module__ == "__main__" else lambda: None
+    end = lifetime.ends_without_teardown() if flow.fn.__module__ == "__main__" else lambda **_: None
     outcome = _noting_its_end(flow)
     try:
         if process_count() > 1 and not shared:
@@ -248,12 +248,12 @@ def entry(flow: Flow[Any, Any], *arguments: Any, sharded: bool = False, shared: 
         if sharded:
             chosen_runner()
         only = lifetime.alone("-".join([flow.name, *arguments]))
-        with lifetime.terminable(), only, lifetime.server(), tags(*marks):
+        with lifetime.terminable(), only, lifetime.server(), tags(*marks), lifetime.patient():
             lifetime.remove_part_files(flow.name, *arguments[:1])
             lifetime.mark_dead_runs()
             with _joined() if shared else nullcontext(), lifetime.cancellable():
                 flow(*arguments)
-        all_went_well()
+        end()
     except KeyboardInterrupt as interrupt:
         print("error: interrupted; run it again to go on: finished work is kept.", file=sys.stderr)
         sys.exit(143 if isinstance(interrupt, lifetime.Terminated) else 130)
@@ -262,6 +262,8 @@ def entry(flow: Flow[Any, Any], *arguments: Any, sharded: bool = False, shared: 
         gone = without_password(gone)
         if outcome == [None]:
             print(f"{gone}: the work is done, but Prefect shows this run without its end.", file=sys.stderr)
+            # Prefect's threads would try for two minutes more.
+            end(now=True)
             return
         # Prefect could not be told of the flow's own error, but the person at the shell can.
         own = [sentence for failure in outcome if (sentence := _sentence(failure))]

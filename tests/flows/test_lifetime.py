@@ -50,8 +50,8 @@ late = Late()
 done = lifetime.ends_without_teardown()
 atexit.register(print, "told at exit")
 print("worked")
-if sys.argv[1] == "well":
-    done()
+if sys.argv[1] != "badly":
+    done(now=sys.argv[1] == "now")
 """
 
 
