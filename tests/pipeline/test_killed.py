@@ -133,7 +133,7 @@ def last_checkpoint(checkout: Checkout) -> int:
 
 
 def wait_for_checkpoint(checkout: Checkout, dvc: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while last_checkpoint(checkout) < 3 * CHECKPOINT_EVERY:
         assert time.monotonic() < deadline
         assert dvc.poll() is None, dvc.stdout.read() if dvc.stdout else ""
@@ -158,7 +158,7 @@ def test_a_training_outlives_the_prefect_server(checkout: Checkout) -> None:
     dvc = checkout.start("dvc", "repro", "--force", "--single-item", "train_glow")
     wait_for_checkpoint(checkout, dvc)
     servers.stop(checkout.root, [servers.PREFECT])
-    output, _ = dvc.communicate(timeout=300)
+    output, _ = dvc.communicate(timeout=600)
     assert dvc.returncode == 0, output[-5000:]
     assert output.count("the work goes on without being shown") == 1
     assert output.count("the work is done") == 1
