@@ -120,6 +120,17 @@ def test_flow_inverse(n_levels: int, randomize: Randomize, dtype: torch.dtype, t
     assert (model.inverse(z, given) - x).norm() / x.norm() < tolerance
 
 
+def test_a_flow_wants_conditions_and_latents_for_each_level(randomize: Randomize) -> None:
+    model, given = flow(2, randomize, torch.float32), contexts(2, 16, torch.float32)
+    z, _ = model(torch.randn(2, 3, 16), given)
+    for wrong in (([z[0], *z], given), (z, given[:1])):
+        with pytest.raises(ValueError, match="zip"):
+            model.inverse(*wrong)
+    for count in (1, 3):
+        with pytest.raises(ValueError, match="zip"):
+            model(torch.randn(2, 3, 16), (given + given)[:count])
+
+
 @pytest.mark.parametrize("n_levels", [1, 2])
 def test_flow_log_det_is_the_jacobians(n_levels: int, randomize: Randomize) -> None:
     model = flow(n_levels, randomize, torch.float64)
