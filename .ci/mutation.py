@@ -76,7 +76,7 @@ def main(each: int) -> int:
 
     os.chdir(ROOT)
     shutil.rmtree("mutants", ignore_errors=True)  # which tests reach which function, as they were
-    plan = {path: found for path in sorted(walk_mutatable_files()) if (found := drawn(path, each))[0]}
+    plan = {path: tried for path in sorted(walk_mutatable_files()) if (tried := drawn(path, each))[0]}
     names = [name for chosen, _ in plan.values() for name in chosen]
     subprocess.run([*MUTMUT, "run", "--max-children", os.environ.get("JOBS", "1"), *names], check=True)
     lines = (ROOT / ".ci" / "equivalent.txt").read_text(encoding="utf-8").splitlines()
