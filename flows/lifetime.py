@@ -113,7 +113,6 @@ def ends_without_teardown() -> Callable[..., None]:
 
     def leave() -> None:
         if done.is_set():
-            logging.shutdown()
             for stream in (sys.stdout, sys.stderr):
                 with suppress(OSError):
                     stream.flush()
