@@ -339,7 +339,8 @@ def profiled_arguments() -> list[str]:
 
 def _one_sentence(record: logging.LogRecord) -> bool:
     """Log what becomes one sentence without the traceback that Prefect adds to every exception."""
-    if record.exc_info and (isinstance(record.exc_info[1], KeyboardInterrupt) or _sentence(record.exc_info[1])):
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, KeyboardInterrupt | httpx.HTTPError) or _sentence(error):
         record.exc_info = None
     return True
 

@@ -115,3 +115,15 @@ def test_the_flows_own_error_is_not_hidden_by_the_servers(capsys: pytest.Capture
     with pytest.raises(SystemExit):
         orchestration.entry(flow)
     assert capsys.readouterr().err == "error: the notes are missing; run collect_midi.\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [(httpx.ConnectError("refused"), False), (TimbreflowError("no"), False), (KeyError("a fault of the code"), True)],
+    ids=["server gone", "own error", "fault"],
+)
+def test_only_faults_of_the_code_are_logged_with_their_traceback(error: Exception, kept: bool) -> None:
+    record = logging.LogRecord("prefect.flow_runs", logging.ERROR, "", 0, "failed", None, (type(error), error, None))
+    for check in logging.getLogger("prefect.flow_runs").filters:
+        assert not callable(check) or check(record)
+    assert (record.exc_info is not None) is kept
