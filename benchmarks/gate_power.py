@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 
 from timbreflow.config import load_params
-from timbreflow.evaluation.config import GateConfig
 from timbreflow.evaluation.gate import Measured, decide
+from timbreflow.evaluation.gate_config import GateConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAMPION, CHALLENGER = "glow", "vqvae"

@@ -29,12 +29,15 @@ def test_what_a_signal_ends_has_its_exit_code(
 ) -> None:
     monkeypatch.setattr(house, "project_root", lambda: signal.raise_signal(number))
     monkeypatch.setattr(sys, "argv", ["timbreflow", "status"])
-    before = signal.getsignal(signal.SIGTERM)
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    # A shell has what it starts with & ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(SystemExit) as ended:
             cli.main()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
     assert ended.value.code == code
 
 

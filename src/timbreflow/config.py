@@ -15,7 +15,8 @@ from ruamel.yaml.error import YAMLError
 from timbreflow.audio.features import FeatureConfig
 from timbreflow.data.mels import ExtractConfig
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.config import EvaluationConfig, RegisterConfig
+from timbreflow.evaluation.config import EvaluationConfig
+from timbreflow.evaluation.gate_config import RegisterConfig
 from timbreflow.files import write_text
 from timbreflow.models.bundle import OLD_SETTINGS
 from timbreflow.models.catalogue import GATED

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.config import CriterionConfig, GateConfig
 from timbreflow.evaluation.gate import Measured, decide, limits, measured, require_weights
+from timbreflow.evaluation.gate_config import CriterionConfig, GateConfig
 from timbreflow.metrics.statistics import bootstrap
 
 GATE = GateConfig(

@@ -12,7 +12,7 @@ from prefect.logging.loggers import disable_run_logger
 from flows import orchestration, render_triples
 from flows.pictures import pictures
 from tests.stages.test_render_triples import write_notes
-from timbreflow.evaluation.config import CriterionConfig
+from timbreflow.evaluation.gate_config import CriterionConfig
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import StageResult
 from timbreflow.tracking.connection import connect

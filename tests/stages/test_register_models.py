@@ -13,8 +13,8 @@ import torch
 
 from tests.inference.tiny import FEATURES, save_bundles
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.config import CriterionConfig, GateConfig, RegisterConfig
 from timbreflow.evaluation.gate import Candidate
+from timbreflow.evaluation.gate_config import CriterionConfig, GateConfig, RegisterConfig
 from timbreflow.inference.vocoding import identity
 from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle, weights_sha256
 from timbreflow.models.catalogue import KnownModel

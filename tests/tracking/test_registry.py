@@ -29,8 +29,8 @@ from tests import small
 from tests.inference.tiny import FEATURES, melody
 from timbreflow.audio.features import Normalizer
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.config import CriterionConfig, GateConfig
 from timbreflow.evaluation.gate import Candidate, Measured
+from timbreflow.evaluation.gate_config import CriterionConfig, GateConfig
 from timbreflow.inference.transfer import TimbreTransfer
 from timbreflow.inference.vocoding import VERDICT, VocoderInverter, identity, vocoder_beside
 from timbreflow.models.bundle import ModelBundle, save_bundle, weights_sha256

@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.config import CriterionConfig, GateConfig
+from timbreflow.evaluation.gate_config import CriterionConfig, GateConfig
 from timbreflow.metrics.registry import BY_NAME, METRICS, OWN, Metric
 from timbreflow.metrics.statistics import Interval, bootstrap
 from timbreflow.models.catalogue import KnownModel

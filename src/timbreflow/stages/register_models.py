@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.config import RegisterConfig
 from timbreflow.evaluation.gate import Candidate, Evaluate, limits, measured, require_weights
+from timbreflow.evaluation.gate_config import RegisterConfig
 from timbreflow.evaluation.storage import read_table
 from timbreflow.files import read_json, sha256_file, write_json
 from timbreflow.models.catalogue import GATED, MODEL_FILES, is_bundle

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timbreflow.errors import TimbreflowError
-from timbreflow.evaluation.config import GateConfig
 from timbreflow.evaluation.gate import Decision, Evaluate, Measured, decide, measured, require_weights
+from timbreflow.evaluation.gate_config import GateConfig
 from timbreflow.files import write_text
 from timbreflow.inference.vocoding import identity, vocoder_beside
 from timbreflow.models.catalogue import GATED, KnownModel, is_bundle, known_model
