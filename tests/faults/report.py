@@ -1,4 +1,4 @@
-"""Runs the tests of the fault matrix and writes docs/faults.md: `python -m tests.faults.report`, some 15 minutes.
+"""Runs the tests of the fault matrix and writes docs/faults.md: `python -m tests.faults.report`, over an hour.
 
 python -m tests.faults.report --junit FILE ...    only reads what such runs have written
 """
@@ -19,7 +19,7 @@ PAGE = ROOT / "docs" / "faults.md"
 HEAD = """# When things go wrong
 
 What is promised for each fault in each part, and the test that shows it. The table is `tests/faults/matrix.py`; this
-page was written by `make fault-report`, which runs the tests.
+page is written by `tests/faults/report.py` from results of the tests, all of which `make fault-report` runs.
 
 """
 
