@@ -12,6 +12,7 @@ The last line is JSON. Build the sets first: `timbreflow testset build`.
 """
 
 import argparse
+import dataclasses
 import itertools
 import json
 import sys
@@ -80,6 +81,8 @@ def takes(testset: str, count: int) -> dict[str, Any]:
     session = TimbreTransfer.released("glow")
     orders: dict[str, Callable[[list[TakeFigures]], int]] = {
         "ranking": lambda figures: ranked(figures)[0],
+        "off_prediction": lambda figures: int(np.argmin([one.off_prediction for one in figures])),
+        "off_style": lambda figures: int(np.argmin([one.off_style for one in figures])),
         "bits_per_dim": lambda figures: int(np.argmin([one.bits_per_dim for one in figures])),
         "closeness": lambda figures: int(np.argmax([one.closeness for one in figures])),
         "notes_kept": lambda figures: int(np.argmax([one.notes_kept for one in figures])),
@@ -95,7 +98,7 @@ def takes(testset: str, count: int) -> dict[str, Any]:
             difference = distances[first(figures)] - distances.mean(0)
             gains[name].append((float(difference[0]), float(difference[1])))
         spreads.append(distances.std(0))
-        figures_of_all += [(one.bits_per_dim, one.closeness, one.notes_kept) for one in figures]
+        figures_of_all += [dataclasses.astuple(one) for one in figures]
         print(batch.triple_ids[0], np.round(gains["ranking"][-1], 4).tolist(), file=sys.stderr, flush=True)
     return {
         "pairs": len(spreads),
@@ -107,7 +110,7 @@ def takes(testset: str, count: int) -> dict[str, Any]:
         },
         "figures": {
             name: np.quantile([one[column] for one in figures_of_all], [0.1, 0.5, 0.9]).round(3).tolist()
-            for column, name in enumerate(("bits_per_dim", "closeness", "notes_kept"))
+            for column, name in enumerate(field.name for field in dataclasses.fields(TakeFigures))
         },
     }
 

@@ -1,5 +1,6 @@
 """Several takes, and their order."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -8,10 +9,14 @@ import pytest
 import soundfile
 import torch
 
-from tests.inference.tiny import melody
+from tests.inference.tiny import FEATURES, build, melody
+from timbreflow.audio.features import Normalizer
 from timbreflow.errors import TimbreflowError
-from timbreflow.inference.takes import TakeFigures, ranked
+from timbreflow.inference.synthesis import DecodeRequest
+from timbreflow.inference.takes import TakeFigures, TakeJudge, ranked
 from timbreflow.inference.transfer import TimbreTransfer
+from timbreflow.models.bundle import ModelBundle
+from timbreflow.models.glow.model import Glow
 
 RATE = 16000
 CONTENT, STYLE = melody(9.3, RATE, level=0.05), melody(2, RATE, seed=1)
@@ -23,10 +28,16 @@ def glow(bundles: dict[str, Path]) -> TimbreTransfer:
 
 
 def test_the_best_comes_first() -> None:
-    likely, close, clear = TakeFigures(3.0, 0.2, 0.5), TakeFigures(3.1, 0.6, 0.9), TakeFigures(3.9, 0.1, 0.4)
-    assert ranked([clear, likely, close]) == [2, 1, 0]
-    assert ranked([TakeFigures(math.nan, 0.1, 0.5), TakeFigures(math.nan, 0.3, 0.5)]) == [1, 0]
-    assert ranked([likely]) == [0]
+    far, near, nearest = (TakeFigures(off, style, 3.0, 0.5, 0.5) for off, style in ((0.9, 0.4), (0.7, 0.3), (0.6, 0.3)))
+    assert ranked([far, near, nearest]) == [2, 1, 0]
+    no_decoder = [TakeFigures(math.nan, off, 3.0, 0.5, 0.5) for off in (0.4, 0.3)]
+    assert ranked(no_decoder) == [1, 0]
+    assert ranked([far]) == [0]
+
+
+def test_only_distances_from_prediction_and_style_count() -> None:
+    likely, near = TakeFigures(0.9, 0.3, 2.0, 1.0, 1.0), TakeFigures(0.7, 0.3, 4.0, 0.0, 0.0)
+    assert ranked([likely, near]) == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -39,7 +50,7 @@ def test_the_best_comes_first() -> None:
     ],
 )
 def test_words(closeness: float, notes: float, words: str) -> None:
-    assert TakeFigures(3.0, closeness, notes).words == words
+    assert TakeFigures(0.5, 0.3, 3.0, closeness, notes).words == words
 
 
 def test_takes_are_the_transfers_of_their_seeds(glow: TimbreTransfer) -> None:
@@ -51,7 +62,8 @@ def test_takes_are_the_transfers_of_their_seeds(glow: TimbreTransfer) -> None:
     for take in takes:
         assert take.audio is not None
         np.testing.assert_array_equal(take.audio, glow.transfer(CONTENT, STYLE, seed=take.seed))
-        assert np.isfinite([take.figures.bits_per_dim, take.figures.closeness]).all()
+        figures = take.figures
+        assert np.isfinite([figures.off_style, figures.bits_per_dim, figures.closeness]).all()
     assert [take.seed for take in takes] == [5 + number for number in ranked(sorted_figures(takes))]
 
 
@@ -65,9 +77,28 @@ def test_a_take_that_is_the_style_is_close(glow: TimbreTransfer) -> None:
     content = glow.player._features(CONTENT[None, : 8 * RATE])
     judge.add(content, request.style, request)
     assert judge.figures.closeness == pytest.approx(1.0, abs=1e-4)
+    assert judge.figures.off_style == pytest.approx(0.0, abs=1e-6)
     stays = glow._judge()
     stays.add(content, content, request)
     assert stays.figures.closeness == pytest.approx(0.0, abs=1e-6)
+    assert stays.figures.off_style > 0.1
+
+
+def test_the_prediction_itself_is_at_no_distance_from_it() -> None:
+    torch.manual_seed(0)
+    untrained = build("glow")
+    assert isinstance(untrained, Glow)
+    model = Glow(dataclasses.replace(untrained.config, decoder_width=16, decoder_blocks=1)).eval()
+    normalizer = Normalizer(torch.full((40,), -1.0), torch.full((40,), 1.5))
+    bundle = ModelBundle("glow", model, FEATURES, normalizer, {"steps": 0})
+    content, style = torch.randn(2, 40, 64), torch.randn(2, 40, 48)
+    with torch.inference_mode():
+        conditions = model.condition(model.content_path(content).code, model.style_encoder(style), frames=64)
+    assert conditions.prediction is not None
+    for distance in (0.0, 0.5):
+        judge = TakeJudge(bundle, noise=0.1)
+        judge.add(content, conditions.prediction + distance, DecodeRequest(style, 0.25, 0, None))
+        assert judge.figures.off_prediction == pytest.approx(1.5 * distance, abs=1e-5)
 
 
 def test_takes_on_disk_are_numbered_from_the_best(glow: TimbreTransfer, tmp_path: Path) -> None:
