@@ -78,7 +78,11 @@ def main() -> int:
     if files is None:
         files = [ROOT / ".scratch" / "faults.xml"]
         tests = sorted({test for cell in cells().values() for test in cell.tests})
-        subprocess.run([sys.executable, "-m", "pytest", f"--junit-xml={files[0]}", *tests], cwd=ROOT, check=False)
+        # Each process has a house of its own; tests that share a checkout are one group.
+        shared = ["-n", "logical", "--maxprocesses", "4", "--dist", "loadgroup"]
+        subprocess.run(
+            [sys.executable, "-m", "pytest", f"--junit-xml={files[0]}", *shared, *tests], cwd=ROOT, check=False
+        )
     found = outcomes(files)
     write_text(arguments.out, page(found))
     states = [state(cell, found) for cell in cells().values() if cell.tests]

@@ -8,7 +8,7 @@ from checkout import Checkout
 
 from tests.small_disk import small_disk
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.xdist_group("full disk")]
 
 STAGES = {
     "collect_midi": ["flows.collect_midi"],

@@ -15,19 +15,21 @@ from checkout import Checkout
 from timbreflow.app import servers
 from timbreflow.files import read_json, sha256_file
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.xdist_group("killed")]
 
 CHECKPOINT_EVERY = 10
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+    """A checkout whose Glow is trained."""
     checkout = Checkout(tmp_path_factory.mktemp("killed") / "checkout")
     values = checkout.values()
     values["render_triples"]["triples"]["train"] = 360
     values["train_glow"]["fit"] |= {"steps": 150, "checkpoint_every": CHECKPOINT_EVERY, "validate_every": 50}
     checkout.write(values)
     assert checkout.run("timbreflow", "ui").returncode == 0
+    repro(checkout, "train_glow")
     yield checkout
     checkout.run("timbreflow", "stop")
 
@@ -75,7 +77,6 @@ def shard_hashes(checkout: Checkout) -> dict[str, str]:
 
 
 def test_a_killed_render_reuses_its_shards(checkout: Checkout) -> None:
-    repro(checkout, "render_triples")
     unbroken = shard_hashes(checkout)
     scratch = checkout.root / ".scratch" / "render_triples"
     for kind in ("flows.render_triples", "dvc"):
@@ -91,7 +92,6 @@ def test_a_killed_render_reuses_its_shards(checkout: Checkout) -> None:
 
 
 def test_a_killed_training_goes_on_from_its_checkpoint(checkout: Checkout) -> None:
-    repro(checkout, "train_glow")
     weights = checkout.root / "data" / "models" / "glow" / "weights.safetensors"
     unbroken = sha256_file(weights)
     for kind in ("flows.train_glow", "dvc"):
