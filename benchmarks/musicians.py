@@ -124,18 +124,18 @@ def familiarity(testset: str, count: int) -> dict[str, Any]:
         known = session.familiarity(style)
         made = session.transfer(content, style)
         before, after = mfcc_distance(content, target), mfcc_distance(made, target)
-        rows.append((known.rank, known.bits_per_dim, 1 - after / max(before, 1e-6), after))
+        rows.append((known.echo_rank, known.echo, known.bits_per_dim, 1 - after / max(before, 1e-6), after))
         print(batch.triple_ids[0], np.round(rows[-1], 3).tolist(), file=sys.stderr, flush=True)
-    rank, bits, closed, after = np.array(rows).T
+    rank, echo, bits, closed, after = np.array(rows).T
     found = {
-        name: [round(float(value), 3) for value in spearmanr(-bits, column)]
-        for name, column in (("gap_closed", closed), ("distance_to_target", after))
+        f"{name}/{against}": [round(float(value), 3) for value in spearmanr(-figure, column)]
+        for name, figure in (("echo", echo), ("bits_per_dim", bits))
+        for against, column in (("gap_closed", closed), ("distance_to_target", after))
     }
     return {
         "pairs": len(rows),
         "spearman_and_p": found,
         "mean_rank": round(float(rank.mean()), 3),
-        "median_bits_per_dim": round(float(np.median(bits)), 3),
         "share_above_all": round(float((rank == 0).mean()), 3),
     }
 

@@ -39,7 +39,7 @@ def test_a_flow_is_asked_about_content_and_style(tmp_path: Path) -> None:
         assert sample_rate == RATE
         if len(sound) == len(STYLE):
             raise TimbreflowError("too short")
-        return Familiarity(-0.5, 0.25)
+        return Familiarity(-0.5, 0.25, 0.2, 0.6)
 
     asked = partial(familiarity, sample_rate=RATE)
     Recorder(tmp_path).record(CONTENT, STYLE, CONTENT, RATE, model="glow", familiarity=asked, seconds=1.0)

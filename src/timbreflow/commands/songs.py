@@ -101,7 +101,7 @@ def _styles(given: tuple[str, ...]) -> dict[int, Path]:
     timbreflow familiarity --write data/testsets/seen"""
 )
 def familiarity(*style: Path, model: str = "glow", write: Path | None = None) -> None:
-    """Say how well a model knows STYLE: its likelihood, beside that of styles of the training.
+    """Say how well a model knows STYLE: how faithfully it plays STYLE's own notes, beside styles of the training.
 
     Args:
         style: recordings.
@@ -119,7 +119,7 @@ def familiarity(*style: Path, model: str = "glow", write: Path | None = None) ->
     session = TimbreTransfer.load(folder, device=resolve_device())
     for path in style:
         found = session.familiarity_of_file(path)
-        print(f"{path}: {found.words} ({found.bits_per_dim:.2f} bits per dimension)")
+        print(f"{path}: {found.words} ({found.echo:.2f} nats off; {found.bits_per_dim:.2f} bits per dimension)")
     if write is not None:
         say(f"wrote {_write_known(session, folder, write)}")
 
@@ -133,5 +133,5 @@ def _write_known(session: "TimbreTransfer", folder: Path, clips: Path) -> Path:
     rate = session.sample_rate
     batches = EvaluationClips(clips, clips.name, sample_rate=rate, max_triples=0).batches(8)
     sounds = (from_array(sound, rate, name="a style") for batch in batches for sound in batch.style)
-    bits = (session.bits_per_dim(session.styles.reference(sound).features) for sound in sounds)
-    return write_known_styles(folder, known_styles(bits, weights=weights_sha256(folder), source=clips.name))
+    figures = (session.style_figures(session.styles.reference(sound).features) for sound in sounds)
+    return write_known_styles(folder, known_styles(figures, weights=weights_sha256(folder), source=clips.name))

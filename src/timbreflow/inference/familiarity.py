@@ -1,10 +1,13 @@
-"""How well a flow knows a style: the likelihood of the reference, beside that of styles from its training.
+"""How well a flow knows a style, beside styles from its training.
+
+Two figures: what the model makes of the reference when it plays its own notes in its own timbre, which foretells how
+far a transfer will get (`docs/experiments.md`), and the likelihood of the reference, which monitoring watches.
 
 The distribution over such styles lies beside the weights as `familiarity.json`; `timbreflow familiarity --write` makes
 it from clips.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +17,8 @@ from torch import Tensor
 
 from timbreflow.errors import TimbreflowError
 from timbreflow.files import read_json, write_json
-from timbreflow.inference.style import LIKELIHOOD_DRAWS
+from timbreflow.inference.style import LIKELIHOOD_DRAWS, mean_spectrum
+from timbreflow.inference.synthesis import DecodeRequest, Synthesizer
 from timbreflow.models.glow.model import Glow
 
 FILE = "familiarity.json"
@@ -30,19 +34,24 @@ class Familiarity:
     Attributes:
         bits_per_dim: of the reference under its own notes and style tokens, at the noise of the training.
         rank: share of the training's styles that are less likely, 0 to 1.
+        echo: mean distance, in nats, between the coarse mean spectra of the reference and of what the model makes of
+            the reference's own notes in its timbre.
+        echo_rank: share of the training's styles that the model plays less faithfully, 0 to 1.
     """
 
     bits_per_dim: float
     rank: float
+    echo: float
+    echo_rank: float
 
     @property
     def words(self) -> str:
-        """The rank for a person."""
-        place = f"{self.rank:.0%} of the styles from the training are less likely"
-        if self.rank >= KNOWN:
+        """The echo's rank for a person."""
+        place = f"it plays {self.echo_rank:.0%} of the styles from its training less faithfully"
+        if self.echo_rank >= KNOWN:
             return f"The model knows such sounds well: {place}."
-        if self.rank >= UNUSUAL:
-            return f"The model knows such sounds little: only {place}."
+        if self.echo_rank >= UNUSUAL:
+            return f"The model knows such sounds little: {place}."
         return f"Such a sound is unlike those of the training ({place}); expect a weaker likeness."
 
 
@@ -55,17 +64,22 @@ class KnownStyles:
         source: where the styles are from.
         n_styles: how many.
         quantiles: [101] bits per dimension, rising, of the shares 0 to 1.
+        echoes: [101] the same of `Familiarity.echo`.
     """
 
     weights_sha256: str
     source: str
     n_styles: int
     quantiles: tuple[float, ...]
+    echoes: tuple[float, ...]
 
-    def place(self, bits_per_dim: float) -> Familiarity:
+    def place(self, bits_per_dim: float, echo: float) -> Familiarity:
         """A style among these."""
-        shares = np.linspace(0, 1, len(self.quantiles))
-        return Familiarity(bits_per_dim, float(1 - np.interp(bits_per_dim, self.quantiles, shares, left=0, right=1)))
+        return Familiarity(bits_per_dim, _above(self.quantiles, bits_per_dim), echo, _above(self.echoes, echo))
+
+
+def _above(quantiles: Sequence[float], value: float) -> float:
+    return float(1 - np.interp(value, quantiles, np.linspace(0, 1, len(quantiles)), left=0, right=1))
 
 
 def style_bits_per_dim(model: Glow, style: Tensor, *, noise: float) -> float:
@@ -78,19 +92,25 @@ def style_bits_per_dim(model: Glow, style: Tensor, *, noise: float) -> float:
     return sum(bits) / len(bits)
 
 
-def known_styles(bits: Iterable[float], *, weights: str, source: str) -> KnownStyles:
-    """The distribution of figures of styles from the training."""
-    values = np.fromiter(bits, dtype=np.float64)
-    if len(values) < 20:
-        raise TimbreflowError(f"{source} has {len(values)} styles; give 20 or more.")
-    return KnownStyles(
-        weights, source, len(values), tuple(np.quantile(values, np.linspace(0, 1, N_QUANTILES)).round(4).tolist())
-    )
+def style_echo(synthesizer: Synthesizer, style: Tensor) -> float:
+    """`Familiarity.echo` of a style's normalised features [1, M, S]."""
+    made = synthesizer.predict(style, DecodeRequest(style, 0.0, 0, None))
+    played, given = (mean_spectrum(synthesizer.normalizer.denormalize(x)) for x in (made, style))
+    return float((played - given).abs().mean())
+
+
+def known_styles(figures: Iterable[tuple[float, float]], *, weights: str, source: str) -> KnownStyles:
+    """The distribution of bits per dimension and echo of styles from the training."""
+    table = np.array(list(figures))
+    if len(table) < 20:
+        raise TimbreflowError(f"{source} has {len(table)} styles; give 20 or more.")
+    quantiles, echoes = np.quantile(table, np.linspace(0, 1, N_QUANTILES), axis=0).round(4).T.tolist()
+    return KnownStyles(weights, source, len(table), tuple(quantiles), tuple(echoes))
 
 
 def write_known_styles(folder: Path, known: KnownStyles) -> Path:
     """Write a distribution beside the weights in `folder`."""
-    write_json(folder / FILE, {**vars(known), "quantiles": list(known.quantiles)})
+    write_json(folder / FILE, {**vars(known), "quantiles": list(known.quantiles), "echoes": list(known.echoes)})
     return folder / FILE
 
 
@@ -100,7 +120,9 @@ def read_known_styles(folder: Path, *, weights: str) -> KnownStyles | None:
         return None
     try:
         fields = read_json(folder / FILE)
-        known = KnownStyles(**{**fields, "quantiles": tuple(fields["quantiles"])})
+        if "quantiles" in fields and "echoes" not in fields:  # of a release that did not measure them
+            return None
+        known = KnownStyles(**{**fields, **{name: tuple(fields[name]) for name in ("quantiles", "echoes")}})
     except (TypeError, KeyError, ValueError) as error:
         raise TimbreflowError(f"{folder / FILE} is damaged; make it again with `timbreflow familiarity`.") from error
     return known if known.weights_sha256 == weights else None

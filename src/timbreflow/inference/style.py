@@ -14,6 +14,7 @@ from typing import TypeVar, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Generator, Tensor
 
@@ -36,6 +37,8 @@ PULL = 1e-3
 """Weight of the mean squared distance to the encoder's tokens, in nats a dimension: a Gaussian prior around them."""
 MAX_DISTANCE = 1.0
 """Largest root mean square distance from the encoder's tokens. Farther away no token was decoded in training."""
+QUIET, BANDS_TOGETHER = -7.0, 4
+"""Log-mels below the first are no part of a timbre; so many bands are one in a coarse spectrum."""
 LIKELIHOOD_DRAWS = 4
 """Draws of the noise over which the likelihood before and after is averaged, the same draws for both."""
 
@@ -120,6 +123,12 @@ def blend(references: Sequence[Reference], weights: Sequence[float] = ()) -> Sty
     kept = [(reference, weight) for reference, weight in zip(references, given, strict=True) if weight > 0]
     total = sum(given)
     return StyleBlend(tuple(reference for reference, _ in kept), tuple(weight / total for _, weight in kept))
+
+
+def mean_spectrum(raw: Tensor) -> Tensor:
+    """Mean over the frames of raw log-mels [B, M, T], coarse and without its level: [B, M / 4]."""
+    mean = F.avg_pool1d(raw.clamp_min(QUIET).mean(-1)[:, None], BANDS_TOGETHER)[:, 0]
+    return mean - mean.mean(1, keepdim=True)
 
 
 def moved(own: Tensor, style: Tensor, strength: float) -> Tensor:

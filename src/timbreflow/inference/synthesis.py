@@ -272,6 +272,16 @@ class Synthesizer:
         Raises:
             TimbreflowError: tokens or an own style, and the model takes none.
         """
+        made = self.normalizer.denormalize(self.predict(content, request))
+        return to_sound(made, self.config, self.invert, seed=request.seed)
+
+    @torch.inference_mode()
+    def predict(self, content: Tensor, request: DecodeRequest) -> Tensor:
+        """Normalised features of contents [B, M, T] -> those of the transferred sound.
+
+        Raises:
+            TimbreflowError: as `__call__`.
+        """
         made = self._decode(content, request)
         scale = 1.0
         # A conversion returns the detail and the variance of its source: nothing to refine or to scale.
@@ -279,7 +289,7 @@ class Synthesizer:
             scale = self.variance_scale
             if self.refiner is not None:
                 made = made + self._change(self.refiner, made, content, request.style)
-        return to_sound(self.normalizer.denormalize(scale * made), self.config, self.invert, seed=request.seed)
+        return scale * made
 
     def _change(self, refiner: Refiner, made: Tensor, content: Tensor, style: Tensor) -> Tensor:
         """What the refiner adds to a prediction, in normalised units; arguments normalised."""

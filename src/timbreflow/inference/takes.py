@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from timbreflow.inference.playing import Decode, TransferResult
+from timbreflow.inference.style import mean_spectrum
 from timbreflow.inference.synthesis import DecodeRequest, Synthesizer, encoding
 from timbreflow.models.bundle import ModelBundle
 from timbreflow.models.glow.model import Glow
@@ -26,9 +26,6 @@ CLOSE, NEARER = 0.5, 0.25
 """Share of the way from the content's tokens to the style's, from which a take is called close, or on the way."""
 CLEAR, KEPT = 0.75, 0.55
 """Agreement of the piano rolls from which notes are called clear, or mostly kept."""
-
-QUIET, BANDS_TOGETHER = -7.0, 4
-"""Log-mels below the first are no part of a timbre; so many bands are one in a mean spectrum."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +139,7 @@ class TakeJudge:
             self._sums["same"] += 2 * float(torch.minimum(wanted, found).sum())
             self._sums["all"] += float(wanted.sum() + found.sum())
         raw = self._raw(made)
-        self._sums["style"] += float((_envelope(raw) - _envelope(self._raw(request.style))).abs().mean(1).sum())
+        self._sums["style"] += float((mean_spectrum(raw) - mean_spectrum(self._raw(request.style))).abs().mean(1).sum())
         if isinstance(model, Glow):
             conditions = model.condition(notes.code, style, frames=content.shape[-1])
             draw = torch.randn(made.shape, generator=torch.Generator().manual_seed(0)).to(made)
@@ -178,9 +175,3 @@ class TakeJudge:
             1 - sums["out"] / sums["own"] if sums["own"] > 0 else 0.0,
             sums["same"] / sums["all"] if sums["all"] > 0 else math.nan,
         )
-
-
-def _envelope(raw: Tensor) -> Tensor:
-    """Mean over the frames of log-mels [B, M, T], coarse and without its level: [B, M / 4]."""
-    mean = F.avg_pool1d(raw.clamp_min(QUIET).mean(-1)[:, None], BANDS_TOGETHER)[:, 0]
-    return mean - mean.mean(1, keepdim=True)

@@ -19,7 +19,13 @@ from torch import Tensor
 from timbreflow.audio.inversion import GriffinLimInverter
 from timbreflow.errors import TimbreflowError
 from timbreflow.inference import live
-from timbreflow.inference.familiarity import Familiarity, KnownStyles, read_known_styles, style_bits_per_dim
+from timbreflow.inference.familiarity import (
+    Familiarity,
+    KnownStyles,
+    read_known_styles,
+    style_bits_per_dim,
+    style_echo,
+)
 from timbreflow.inference.pairs import read_pairs
 from timbreflow.inference.pianoroll import HeardNote, heard_roll, notes_of, write_midi
 from timbreflow.inference.playing import BATCH_SIZE, FileTransfer, Levels, Player, TransferResult
@@ -317,20 +323,21 @@ class TimbreTransfer:
         rate = self.sample_rate if sample_rate is None else sample_rate
         known = self._known()
         styles = self.styles.given(style, rate).references
-        return min((known.place(self.bits_per_dim(one.features)) for one in styles), key=lambda found: found.rank)
+        placed = (known.place(*self.style_figures(one.features)) for one in styles)
+        return min(placed, key=lambda found: found.echo_rank)
 
     def familiarity_of_file(self, style_path: str | Path) -> Familiarity:
         """As `familiarity`, of a sound file."""
         known = self._known()
-        return known.place(self.bits_per_dim(self.styles.read(Path(style_path)).features))
+        return known.place(*self.style_figures(self.styles.read(Path(style_path)).features))
 
-    def bits_per_dim(self, style: Tensor) -> float:
-        """Bits per dimension of a style's features, [1, M, S], under its own notes and tokens.
+    def style_figures(self, style: Tensor) -> tuple[float, float]:
+        """Bits per dimension and echo of a style's features [1, M, S], as `Familiarity` explains them.
 
         Raises:
             TimbreflowError: the model has no likelihood.
         """
-        return style_bits_per_dim(self._flow(), style, noise=self._noise)
+        return style_bits_per_dim(self._flow(), style, noise=self._noise), style_echo(self.synthesizer, style)
 
     def active_part(self, style_path: str | Path) -> tuple[float, float]:
         """Start and end, in s, of the part of a style file that is used: its most active 16 s."""
