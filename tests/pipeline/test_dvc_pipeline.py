@@ -123,12 +123,7 @@ def test_the_pipeline_flow_is_the_parent_of_what_it_runs(checkout: Checkout) -> 
 
 
 def test_an_experiment_runs_in_a_copy_and_is_seen_in_the_checkouts_servers(checkout: Checkout) -> None:
-    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
-    (checkout.root / ".gitignore").write_text(
-        ".dvc/tmp\n.dvc/cache\n/data\n/.venv\n/.scratch\n/.run\n/.prefect\n/.mlflow\n"
-    )
-    for command in (["add", "-A"], ["commit", "-q", "-m", "x"]):
-        subprocess.run([*git, *command], cwd=checkout.root, check=True)
+    commit(checkout)
     before = len(checkout.flow_runs())
     result = checkout.run("dvc", "exp", "run", "--temp", "-S", "register_models.gate.criteria.lsd.limit=700")
     assert result.returncode == 0, result.stdout[-5000:]
@@ -136,3 +131,20 @@ def test_an_experiment_runs_in_a_copy_and_is_seen_in_the_checkouts_servers(check
     shown = checkout.run("dvc", "exp", "show", "--csv", "--only-changed").stdout
     assert len(shown.splitlines()[0].split(",")) < 25, shown
     assert len(checkout.run("dvc", "metrics", "show").stdout.splitlines()[0]) < 200
+
+
+def test_a_version_of_the_registry_is_made_again_from_its_commit(checkout: Checkout) -> None:
+    commit(checkout)
+    result = checkout.run("timbreflow", "reproduce", "models:/timbreflow-glow/1", "--run")
+    assert result.returncode == 0, result.stdout[-5000:]
+    assert "timbreflow-glow version 1 was made again: sha256" in result.stdout
+    assert "step" in result.stdout.partition("Running stage 'train_glow'")[2], "it was not trained"
+
+
+def commit(checkout: Checkout) -> None:
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    (checkout.root / ".gitignore").write_text(
+        ".dvc/tmp\n.dvc/cache\n/data\n/.venv\n/.scratch\n/.run\n/.prefect\n/.mlflow\n"
+    )
+    for command in (["add", "-A"], ["commit", "-q", "--allow-empty", "-m", "x"]):
+        subprocess.run([*git, *command], cwd=checkout.root, check=True)

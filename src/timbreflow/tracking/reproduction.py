@@ -110,7 +110,7 @@ def recipe(origin: Origin, *, root: Path) -> tuple[Path, list[list[str]]]:
     commands = [
         ["ln", "-sfn", str(root / ".venv"), str(place / ".venv")],
         [*dvc, "cache", "dir", "--local", str(root / ".dvc" / "cache")],
-        [*dvc, "repro", "--pull", "--allow-missing", origin.stage],
+        [*dvc, "repro", "--pull", origin.stage],
         [*dvc, "repro", "--force", "--single-item", "--no-run-cache", origin.stage],
     ]
     if not place.exists():
