@@ -143,3 +143,11 @@ def test_what_is_no_table_is_one_sentence(tmp_path: Path) -> None:
     table_file(tmp_path / "notes", "notes", 0).write_bytes(b"PAR1")
     with pytest.raises(TimbreflowError, match="cannot be read as a table of notes"):
         check(tmp_path)
+
+
+def test_a_file_of_notes_that_is_missing_is_named(tmp_path: Path) -> None:
+    write_notes(tmp_path / "notes")
+    missing = table_file(tmp_path / "notes", "notes", 0)
+    missing.unlink()
+    with pytest.raises(TimbreflowError, match=rf"{re.escape(str(missing))} cannot be read .*collect them again"):
+        check(tmp_path)

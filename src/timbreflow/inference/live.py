@@ -45,6 +45,7 @@ def streamed(
         [n] float32 blocks, in all as many samples as came.
     """
     n_samples = 0
+    dynamics = levels.dynamics if levels is not None and options.expression == "on" else None
 
     def counted() -> Iterator[np.ndarray]:
         nonlocal n_samples
@@ -71,8 +72,12 @@ def streamed(
         return max(1, round(n_samples * own_rate / rate))
 
     content = resampled((block * np.float32(into) for block in coming), rate, own_rate)
+    if dynamics is not None:
+        content = dynamics.taken_out(content, own_rate)
     stream = TransferStream(cut(content, player.plan), player.request(style, options, tokens=tokens))
     made = overlap_add(StreamBatches(player.decode, batch_size=1).run(stream), player.plan, generated)
+    if dynamics is not None:
+        made = dynamics.put_back(made, own_rate)
     for part in exactly(resampled(made, own_rate, rate), lambda: n_samples):
         if out is None and known is not None and len(part):
             rms = math.sqrt(square_sum(part) / len(part))

@@ -53,15 +53,17 @@ Decode = Callable[[Sequence[np.ndarray], Sequence[DecodeRequest]], list[np.ndarr
 
 @dataclass(frozen=True)
 class Levels:
-    """What a transfer must know of a whole recording, as two factors.
+    """What a transfer must know of a whole recording.
 
     Attributes:
-        into: brings the content to the level of the training clips.
-        out: brings the result to its own level.
+        into: factor that brings the content to the level of the training clips.
+        out: factor that brings the result to its own level.
+        dynamics: the content's; None leaves them to the model.
     """
 
     into: float
     out: float
+    dynamics: Dynamics | None = None
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,8 @@ class Player:
                     f"The style's likelihood went from {fitted.bits_per_dim_before:.3f} to "
                     f"{fitted.bits_per_dim_after:.3f} bits per dimension."
                 )
-        levels = Levels(transfer.lanes[0].content.gain, wets[0].gain)
+        lane = transfer.lanes[0]
+        levels = Levels(lane.content.gain, wets[0].gain, dynamics_of(lane.content, lane.stream.request))
         return TransferResult(out, content.seconds, content.sample_rate, content.channels, tuple(notes), levels)
 
     def request(
@@ -298,8 +301,8 @@ class Player:
             own_style=self.styles.features_of(content) if options.mode == "convert" else None,
         )
         blocks = content.mono(self.sample_rate)
-        if request.expression == "on":
-            blocks = Dynamics(content.frame_powers).taken_out(blocks, self.sample_rate)
+        if (dynamics := dynamics_of(content, request)) is not None:
+            blocks = dynamics.taken_out(blocks, self.sample_rate)
         return cut(blocks, self.plan), request
 
     def _samples(
@@ -325,9 +328,14 @@ class Player:
                 yield part
 
         parts = generate()
-        if stream.request is not None and stream.request.expression == "on":
-            parts = Dynamics(content.frame_powers).put_back(parts, self.sample_rate)
+        if (dynamics := dynamics_of(content, stream.request)) is not None:
+            parts = dynamics.put_back(parts, self.sample_rate)
         return exactly(resampled(parts, self.sample_rate, content.sample_rate), content.n_samples)
+
+
+def dynamics_of(content: Recording, request: DecodeRequest | None) -> Dynamics | None:
+    """What is taken out of a content before the model and put back after it, if anything."""
+    return Dynamics(content.frame_powers) if request is not None and request.expression == "on" else None
 
 
 def square_sum(audio: np.ndarray) -> float:

@@ -279,7 +279,8 @@ class TimbreTransfer:
     ) -> Iterator[np.ndarray]:
         """As `transfer`, for a mono content that comes in pieces; sample n leaves when n + `latency` has come.
 
-        Expression is kept but for dynamics, which are known only of a whole content and are left to the model.
+        Expression is kept but for dynamics, which are known only of a whole content: `levels` bring them, else they are
+        left to the model.
 
         Args:
             blocks: [n] float32 in [-1, 1] each, of any lengths.
@@ -324,7 +325,7 @@ class TimbreTransfer:
         known = self._known()
         styles = self.styles.given(style, rate).references
         placed = (known.place(*self.style_figures(one.features)) for one in styles)
-        return min(placed, key=lambda found: found.echo_rank)
+        return min(placed, key=lambda found: found.known)
 
     def familiarity_of_file(self, style_path: str | Path) -> Familiarity:
         """As `familiarity`, of a sound file."""

@@ -74,7 +74,8 @@ def notes_tables(folder: Path) -> dict[str, pd.DataFrame]:
     tracks = tracks.assign(known_piece=tracks["piece_id"].isin(pieces["piece_id"]))
     seconds = pieces.drop_duplicates("piece_id").set_index("piece_id")["duration"]
     files, pitches, durations = [], np.zeros(256, np.int64), []
-    for path in sorted(folder.glob("notes-?????.parquet")):
+    for other in sorted(folder.glob("tracks-?????.parquet")):
+        path = other.with_name(other.name.replace("tracks-", "notes-"))
         row, of_pitch, lengths = _file_row(path, seconds)
         files.append(row)
         pitches += of_pitch
