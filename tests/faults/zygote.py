@@ -129,6 +129,8 @@ def happen(fault: dict[str, Any]) -> None:
         with open("/proc/self/status") as status:
             used = next(int(line.split()[1]) for line in status if line.startswith("VmData")) * 1024
         resource.setrlimit(resource.RLIMIT_DATA, (used + fault["memory"], resource.RLIM_INFINITY))
+    if "allocation" in fault:
+        raise MemoryError("cannot allocate memory")
     if "nan" in fault:
         poison()
     if "signal" in fault:
