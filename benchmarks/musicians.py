@@ -124,12 +124,12 @@ def familiarity(testset: str, count: int) -> dict[str, Any]:
         known = session.familiarity(style)
         made = session.transfer(content, style)
         before, after = mfcc_distance(content, target), mfcc_distance(made, target)
-        rows.append((known.known, known.echo, known.bits_per_dim, 1 - after / max(before, 1e-6), after))
+        rows.append((known.echo_rank, known.echo, known.bits_per_dim, 1 - after / max(before, 1e-6), after))
         print(batch.triple_ids[0], np.round(rows[-1], 3).tolist(), file=sys.stderr, flush=True)
     rank, echo, bits, closed, after = np.array(rows).T
     found = {
         f"{name}/{against}": [round(float(value), 3) for value in spearmanr(-figure, column)]
-        for name, figure in (("known", -rank), ("echo", echo), ("bits_per_dim", bits))
+        for name, figure in (("echo", echo), ("bits_per_dim", bits))
         for against, column in (("gap_closed", closed), ("distance_to_target", after))
     }
     return {

@@ -45,17 +45,12 @@ class Familiarity:
     echo_rank: float
 
     @property
-    def known(self) -> float:
-        """The smaller of both ranks: noise is played faithfully and is unlikely."""
-        return min(self.rank, self.echo_rank)
-
-    @property
     def words(self) -> str:
-        """The same for a person."""
-        place = f"it knows {self.known:.0%} of the styles from its training less well"
-        if self.known >= KNOWN:
+        """The echo's rank for a person."""
+        place = f"it plays {self.echo_rank:.0%} of the styles from its training less faithfully"
+        if self.echo_rank >= KNOWN:
             return f"The model knows such sounds well: {place}."
-        if self.known >= UNUSUAL:
+        if self.echo_rank >= UNUSUAL:
             return f"The model knows such sounds little: {place}."
         return f"Such a sound is unlike those of the training ({place}); expect a weaker likeness."
 

@@ -325,7 +325,7 @@ class TimbreTransfer:
         known = self._known()
         styles = self.styles.given(style, rate).references
         placed = (known.place(*self.style_figures(one.features)) for one in styles)
-        return min(placed, key=lambda found: found.known)
+        return min(placed, key=lambda found: found.echo_rank)
 
     def familiarity_of_file(self, style_path: str | Path) -> Familiarity:
         """As `familiarity`, of a sound file."""
