@@ -119,7 +119,13 @@ def test_a_soundfont_cannot_name_its_sound_again_and_again(tmp_path: Path) -> No
     path.write_bytes(turned)
     with pytest.raises(TimbreflowError, match="out of order"):
         played_samples(path)
-    # A chunk that says that it is longer than the file.
+    # Chunks that say that they are longer than the file: the sound, and a table.
+    sound = data.index(b"smpl") + 4
+    long = struct.pack("<20sIIIIIBbHH", b"s0", 0, 2**31 - 1, 0, 0, 16000, 60, 0, 0, 1)
+    at = data.index(b"shdr") + 8
+    path.write_bytes(data[:sound] + struct.pack("<I", 2**32 - 1) + data[sound + 4 : at] + long + data[at + 46 :])
+    with within(5, 200), pytest.raises(TimbreflowError):
+        played_samples(path)
     place = data.index(b"shdr") + 4
     path.write_bytes(data[:place] + struct.pack("<I", 46 * 90_000_000) + data[place + 4 :])
     with within(5, 200), pytest.raises(TimbreflowError, match="no usable chunk"):

@@ -168,6 +168,8 @@ def played_samples(path: Path) -> dict[tuple[int, int], frozenset[str]]:
         of_instrument = _named([row[1] for row in instruments], _zones(file, places, b"i"), _SAMPLE)
         samples = _read(file, places, b"shdr", _SAMPLE_HEADER)
         start, size = places[b"smpl"]
+        if start + size > file.seek(0, 2):
+            raise ValueError("its sound is cut short")
         hashes, left = {}, _OVERLAP * size
         for number in sorted(set().union(*of_instrument)):
             _, first, end, *_, kind = samples[number]
