@@ -12,6 +12,7 @@ import pytest
 from timbreflow.errors import TimbreflowError
 from timbreflow.notes.collect import (
     CollectConfig,
+    ShardPlan,
     Totals,
     collect_shard,
     fingerprint,
@@ -214,3 +215,22 @@ def test_a_sample_of_the_music21_corpus(tmp_path: Path, config: Config) -> None:
     assert tables.tracks.groupby("piece_id").size().min() >= 4
     assert tables.tracks["mean_pitch"].between(30, 90).all()
     assert tables.tracks["voices"].between(1, 4).all()
+
+
+@pytest.mark.parametrize("table", ["pieces", "notes", "rejects"])
+def test_a_table_of_a_shard_that_is_cut_off_is_named(
+    tmp_path: Path, song: Song, config: Config, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.mid").write_bytes(song(1))
+
+    whole = collect_shard
+
+    def cut_off(shard: ShardPlan, folder: Path, settings: CollectConfig) -> None:
+        whole(shard, folder, settings)
+        for path in folder.rglob(f"{table}-*.parquet"):
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    monkeypatch.setitem(gather.__globals__, "collect_shard", cut_off)
+    with pytest.raises(TimbreflowError, match=rf"{table}-00000\.parquet is damaged .*delete the folder .* start again"):
+        gather(config("in"), tmp_path)

@@ -6,9 +6,10 @@ read by several processes and kept when a run is killed (`notes/parts.py`).
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -181,7 +182,7 @@ def merge_shards(shards: Sequence[ShardPlan], folders: Sequence[Path], out: Path
         config: for the names of the sources, when there is nothing in them.
 
     Raises:
-        TimbreflowError: no piece is left; the message counts the reasons.
+        TimbreflowError: no piece is left; the message counts the reasons. Or a table of a shard is damaged.
     """
     first_file: dict[int, str] = {}
     rejects: Counter[str] = Counter()
@@ -190,15 +191,14 @@ def merge_shards(shards: Sequence[ShardPlan], folders: Sequence[Path], out: Path
     with TableWriter(out) as writer:
         for shard, folder in zip(shards, folders, strict=True):
             for part in part_folders(folder):
-                files = {name: parquet_source(table_file(part, name, 0)) for name in SCHEMAS}
-                pieces = pq.read_table(files["pieces"])
+                pieces = _unfinished(part, "pieces")
                 duplicates = _duplicates(pieces, first_file)
                 if shard.is_tar and not len(duplicates):
+                    tables = {name: _unfinished(part, name) for name in ("tracks", "rejects")}
+                    n_notes += _unfinished(part, "notes", pq.read_metadata).num_rows
                     writer.adopt(part)
-                    tables = {name: pq.read_table(files[name]) for name in ("tracks", "rejects")}
-                    n_notes += pq.read_metadata(files["notes"]).num_rows
                 else:
-                    others = {name: pq.read_table(file) for name, file in files.items() if name != "pieces"}
+                    others = {name: _unfinished(part, name) for name in SCHEMAS if name != "pieces"}
                     tables = _without({"pieces": pieces, **others}, duplicates)
                     writer.add(tables)
                     pieces = tables["pieces"]
@@ -213,6 +213,15 @@ def merge_shards(shards: Sequence[ShardPlan], folders: Sequence[Path], out: Path
         reasons = ", ".join(f"{count} {reason}" for reason, count in rejects.most_common()) or "no music file in them"
         raise TimbreflowError(f"no usable piece in {', '.join(config.sources)}: {reasons}; name other sources.")
     return Totals(len(first_file), n_tracks, n_notes, seconds / 3600, dict(sorted(rejects.items())), examples)
+
+
+def _unfinished(part: Path, name: str, read: Callable[[Any], Any] = pq.read_table) -> Any:
+    """A table that a shard left, or what `read` tells of it; the power may have gone while it was written."""
+    path = table_file(part, name, 0)
+    try:
+        return read(parquet_source(path))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise TimbreflowError(f"{path} is damaged ({error}); delete the folder {part} and start again.") from error
 
 
 def _duplicates(pieces: pa.Table, first_file: dict[int, str]) -> pa.Table:
