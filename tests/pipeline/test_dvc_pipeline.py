@@ -92,6 +92,7 @@ def test_a_wrong_parameter_stops_with_one_sentence_and_keeps_the_models(checkout
 
 
 def test_without_a_server_a_stage_still_runs_and_is_seen_later(checkout: Checkout) -> None:
+    checkout.reproduce()
     before = len(checkout.flow_runs())
     checkout.run("timbreflow", "stop")
     began = time.monotonic()
