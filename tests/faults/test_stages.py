@@ -218,6 +218,9 @@ def test_two_at_once(house: House, stage: str) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_odd_environment(house: House, elsewhere: House, stage: str) -> None:
     """No HOME, LC_ALL=C, a path with blanks and umlauts, dead proxies, and another project's profile of Prefect."""
+    if stage == "report":  # it tells how long each system took, in each house another time
+        timing = "results/evaluate/timing.json"
+        shutil.copy(house.root / timing, elsewhere.root / timing)
     ended = elsewhere.stage(stage)
     assert ended.code == 0, ended.text[-3000:]
     assert elsewhere.digests(stage) == house.unbroken[stage]
