@@ -9,7 +9,7 @@ from timbreflow.audio.files import read_audio
 from timbreflow.inference.transfer import TimbreTransfer
 from timbreflow.metrics.timbre import mfcc_distance
 
-pytestmark = [pytest.mark.released, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 SOUNDS = Path(__file__).resolve().parents[2] / "docs" / "sounds"
 RATE = 16000
