@@ -74,7 +74,8 @@ def measure(
         """A pair, cut somewhere else each time."""
         content, style = PAIRS[number % len(PAIRS)]
         audio, rate = sounds[content]
-        start = number * 1009 % max(1, audio.shape[1] - round(length * rate))
+        end = np.flatnonzero(np.abs(audio[0]) > 0.01)[-1]  # what is silent is refused
+        start = number * 1009 % max(1, end - round(length * rate))
         cut = np.resize(audio[0, start:], round(length * rate))
         return {"content": encode_flac(cut, rate), "style": encode_flac(sounds[style][0][0], sounds[style][1])}
 

@@ -124,7 +124,7 @@ def test_the_request_after_the_last_place_is_told_when_to_come_again(
         ThreadPoolExecutor(3) as pool,
     ):
         waiting = [pool.submit(run.post) for _ in range(3)]
-        run.until(lambda: run.server.workers.taken == 3)
+        run.until(lambda: run.server.workers.taken == 3 and gate.began == 1)
         refused = run.post()
         assert refused.status_code == 503 and "All 3 places are taken" in refused.json()["error"]
         assert int(refused.headers["retry-after"]) >= 1

@@ -38,6 +38,7 @@ from timbreflow.errors import Cancelled, TimbreflowError
 from timbreflow.inference.running import Cancel
 from timbreflow.inference.transfer import TimbreTransfer
 from timbreflow.models.devices import resolve_device
+from timbreflow.processes import few_arenas
 
 if TYPE_CHECKING:
     from timbreflow.monitoring.recorder import Recorder
@@ -286,6 +287,7 @@ def serve(
     def stop(*_: int | FrameType | None) -> None:
         server.should_exit = True
 
+    few_arenas()
     with listen(host, port) as bound, TemporaryDirectory(prefix="timbreflow-serve-") as files:
         transfers = TransferServer(
             load,
