@@ -303,7 +303,7 @@ FAULTS: dict[str, Fault] = {
         reason="trains nothing",
     ),
     "out of memory": Fault(
-        "exit code 2, one sentence; the old outputs stay, and with memory again the stage goes on",
+        "a MemoryError that is raised: exit code 2, one sentence; old outputs stay; the next start works",
         (_STAGE + "test_memory_that_ends[{stage}]",),
         {
             "render_triples": Cell(

@@ -99,6 +99,11 @@ def style_echo(synthesizer: Synthesizer, style: Tensor) -> float:
     return float((played - given).abs().mean())
 
 
+def style_figures(model: Glow, synthesizer: Synthesizer, style: Tensor, *, noise: float) -> tuple[float, float]:
+    """Bits per dimension and echo of a style's normalised features [1, M, S]."""
+    return style_bits_per_dim(model, style, noise=noise), style_echo(synthesizer, style)
+
+
 def known_styles(figures: Iterable[tuple[float, float]], *, weights: str, source: str) -> KnownStyles:
     """The distribution of bits per dimension and echo of styles from the training."""
     table = np.array(list(figures))

@@ -1,9 +1,9 @@
 """Several takes of one transfer, ranked by the model's own judgement.
 
 What a model made is analysed again. The order is by two distances: from the model's own prediction, that is its
-decoder's, which is drawn from nothing; and from the style, between their mean spectra. On 80 triples of the set
-artificial this order finds takes that are nearer to the target; the flow's exact likelihood, the style tokens and the
-piano roll that the model hears do not (`benchmarks/musicians.py`), and only describe a take.
+decoder's, which is drawn from nothing; and from the style, between their mean spectra. That finds takes that are a
+little nearer to the target; orders by the flow's exact likelihood, the style tokens or the piano roll that the model
+hears do not (`benchmarks/musicians.py`), and these only describe a take.
 """
 
 import math

@@ -19,13 +19,7 @@ from torch import Tensor
 from timbreflow.audio.inversion import GriffinLimInverter
 from timbreflow.errors import TimbreflowError
 from timbreflow.inference import live
-from timbreflow.inference.familiarity import (
-    Familiarity,
-    KnownStyles,
-    read_known_styles,
-    style_bits_per_dim,
-    style_echo,
-)
+from timbreflow.inference.familiarity import Familiarity, KnownStyles, read_known_styles, style_figures
 from timbreflow.inference.pairs import read_pairs
 from timbreflow.inference.pianoroll import HeardNote, heard_roll, notes_of, write_midi
 from timbreflow.inference.playing import BATCH_SIZE, FileTransfer, Levels, Player, TransferResult
@@ -338,7 +332,7 @@ class TimbreTransfer:
         Raises:
             TimbreflowError: the model has no likelihood.
         """
-        return style_bits_per_dim(self._flow(), style, noise=self._noise), style_echo(self.synthesizer, style)
+        return style_figures(self._flow(), self.synthesizer, style, noise=self._noise)
 
     def active_part(self, style_path: str | Path) -> tuple[float, float]:
         """Start and end, in s, of the part of a style file that is used: its most active 16 s."""

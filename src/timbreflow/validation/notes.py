@@ -74,9 +74,8 @@ def notes_tables(folder: Path) -> dict[str, pd.DataFrame]:
     tracks = tracks.assign(known_piece=tracks["piece_id"].isin(pieces["piece_id"]))
     seconds = pieces.drop_duplicates("piece_id").set_index("piece_id")["duration"]
     files, pitches, durations = [], np.zeros(256, np.int64), []
-    for other in sorted(folder.glob("tracks-?????.parquet")):
-        path = other.with_name(other.name.replace("tracks-", "notes-"))
-        row, of_pitch, lengths = _file_row(path, seconds)
+    for promised in sorted(folder.glob("tracks-?????.parquet")):  # so that a file of notes that is missing is noticed
+        row, of_pitch, lengths = _file_row(promised, seconds)
         files.append(row)
         pitches += of_pitch
         durations.append(lengths)
@@ -126,11 +125,12 @@ def notes_suites() -> "dict[str, ExpectationSuite]":
     return {name: gx.ExpectationSuite(name=name, expectations=list(suite)) for name, suite in suites.items()}
 
 
-def _file_row(path: Path, seconds: "pd.Series[float]") -> tuple[dict[str, object], np.ndarray, np.ndarray]:
-    """What a file of notes holds, its notes by pitch [256], and the lengths of every hundredth note, in s."""
+def _file_row(tracks: Path, seconds: "pd.Series[float]") -> tuple[dict[str, object], np.ndarray, np.ndarray]:
+    """What the notes beside `tracks` are, how many a pitch [256], and the lengths of every hundredth one, in s."""
+    path = tracks.with_name(tracks.name.replace("tracks-", "notes-"))
     try:
         table = pq.ParquetFile(parquet_source(path)).read(columns=NOTES.names)
-        promised = pq.read_table(parquet_source(path.with_name(path.name.replace("notes-", "tracks-"))))["n_notes"]
+        promised = pq.read_table(parquet_source(tracks))["n_notes"]
     except (OSError, pa.ArrowInvalid, pa.ArrowKeyError) as error:
         raise TimbreflowError(f"{path} cannot be read as a table of notes ({error}); collect them again.") from error
     onset, duration = (table[name].to_numpy().astype(np.float64) for name in ("onset", "duration"))
