@@ -13,11 +13,6 @@ from timbreflow.inference.songs import PEAK, SAMPLE_RATE, read_song, reinstrumen
 from timbreflow.inference.transfer import TimbreTransfer
 
 
-@pytest.fixture(scope="module")
-def vqvae(bundles: dict[str, Path]) -> TimbreTransfer:
-    return TimbreTransfer.load(bundles["vqvae"])
-
-
 @pytest.fixture
 def style(tmp_path: Path) -> Path:
     soundfile.write(tmp_path / "style.wav", melody(2, 16000, seed=1), 16000)

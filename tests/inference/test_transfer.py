@@ -25,11 +25,6 @@ RATE = 16000
 
 
 @pytest.fixture(scope="module")
-def vqvae(bundles: dict[str, Path]) -> TimbreTransfer:
-    return TimbreTransfer.load(bundles["vqvae"])
-
-
-@pytest.fixture(scope="module")
 def glow(bundles: dict[str, Path]) -> TimbreTransfer:
     return TimbreTransfer.load(bundles["glow"])
 

@@ -44,6 +44,7 @@ def transfer(
     mode: Literal["sample", "convert"] = "sample",
     fit_style: int = 0,
     expression: Literal["on", "off"] = "on",
+    band: Literal["full", "model"] = "full",
     blend: str = "",
     strength: float = 1.0,
     transpose: float = 0.0,
@@ -56,7 +57,7 @@ def transfer(
     """Play the notes of CONTENT with the sound of STYLE.
 
     Sound files may be wav, flac, ogg or mp3, of any rate, channels and length. The result has the content's length,
-    rate, channels and bits (in wav and flac); its band ends at 8 kHz. A .mid file as CONTENT is played plainly first.
+    rate, channels and bits (in wav and flac). A .mid file as CONTENT is played plainly first.
 
     Args:
         content: recording whose notes are kept, or a .mid file.
@@ -72,6 +73,7 @@ def transfer(
         fit_style: glow only: gradient steps that fit the style tokens to STYLE before the transfer, 30 to 100; 0 is
             none.
         expression: on keeps tuning, vibrato, glides and dynamics of CONTENT; off leaves them to the model.
+        band: full adds what STYLE has above 8 kHz, where the models end; model adds nothing there.
         blend: weight of each style, such as 0.7,0.3; equal ones by default.
         strength: from the content's own timbre (0) to the style's (1) and beyond (at most 1.5).
         transpose: semitones by which the content is played higher; the length stays.
@@ -101,6 +103,7 @@ def transfer(
         mode=mode,
         fit_style=fit_style,
         expression=expression,
+        band=band,
         blend=_weights(blend),
         strength=strength,
         transpose=transpose,

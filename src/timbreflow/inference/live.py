@@ -15,11 +15,13 @@ from timbreflow.inference.synthesis import TransferOptions
 
 RESAMPLER_SECONDS = 0.25
 """That two resamplers of soxr hold back at most; measured at rates from 8 to 96 kHz: .07 to .22 s."""
+BAND_SECONDS = 0.04
+"""That `band` holds back at most."""
 
 
 def latency(player: Player, rate: int) -> int:
-    """Samples at a rate, in Hz, by which a stream is behind its content at most: a chunk, and two resamplers."""
-    return math.ceil((player.plan.length / player.sample_rate + RESAMPLER_SECONDS) * rate)
+    """Samples at a rate, in Hz, by which a stream is behind its content at most: a chunk, resamplers and band."""
+    return math.ceil((player.plan.length / player.sample_rate + RESAMPLER_SECONDS + BAND_SECONDS) * rate)
 
 
 def streamed(
@@ -78,7 +80,10 @@ def streamed(
     made = overlap_add(StreamBatches(player.decode, batch_size=1).run(stream), player.plan, generated)
     if dynamics is not None:
         made = dynamics.put_back(made, own_rate)
-    for part in exactly(resampled(made, own_rate, rate), lambda: n_samples):
+    made = resampled(made, own_rate, rate)
+    if options.band == "full" and style.band is not None:
+        made = style.band.extended(made, rate)
+    for part in exactly(made, lambda: n_samples):
         if out is None and known is not None and len(part):
             rms = math.sqrt(square_sum(part) / len(part))
             out = known.rms / rms if rms > 1e-9 else 1.0

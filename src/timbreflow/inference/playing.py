@@ -2,7 +2,7 @@
 
 content -> mono at the feature rate, level of the training clips -> dynamics taken out (see `expression`) ->
 overlapping chunks -> `synthesis` -> joined (see `streaming.chunks`) -> dynamics put back -> the content's rate ->
-the content's level -> file or array.
+the band above (see `band`) -> the content's level -> file or array.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from timbreflow.audio.files import AudioWriter
+from timbreflow.inference.band import BandAbove
 from timbreflow.inference.expression import Dynamics
 from timbreflow.inference.refining import open_refiner
 from timbreflow.inference.running import Cancel, Progress, ask, share
@@ -95,11 +96,13 @@ class Lane:
         content: what is transferred, with the level that it is to get.
         channels: of the result that it is heard in.
         stream: its chunks.
+        band: what is added above the models' reach, if anything.
     """
 
     content: Recording
     channels: Sequence[int]
     stream: TransferStream
+    band: BandAbove | None
 
 
 @dataclass(eq=False, kw_only=True)
@@ -179,7 +182,7 @@ class Player:
         wets = []
         for number, lane in enumerate(lanes):
             shown = share(progress, number, len(lanes))
-            samples = self._samples(lane.content, streams, lane.stream, progress=shown, cancel=cancel)
+            samples = self._samples(lane, streams, lane.stream, progress=shown, cancel=cancel)
             audio = np.concatenate(list(samples))
             wets.append(Wet([audio], self._gain(lane, style, options, square_sum(audio)), lane.channels))
         side = self._side(content, style, options)
@@ -205,7 +208,7 @@ class Player:
                 waiting = scratch.enter_context(scratch_beside(out))
                 squares = 0.0
                 shown = share(progress, number, len(transfer.lanes))
-                for part in self._samples(lane.content, streams, stream, progress=shown, cancel=cancel):
+                for part in self._samples(lane, streams, stream, progress=shown, cancel=cancel):
                     squares += square_sum(part)
                     waiting.write(np.ascontiguousarray(part, dtype=np.float32).data)
                 wets.append(Wet(read_back(waiting), self._gain(lane, style, options, squares), lane.channels))
@@ -272,7 +275,21 @@ class Player:
             parts = [(replace(content, rms=content.mono_rms), everywhere)]
         else:
             parts = [(content, everywhere)]
-        return [Lane(part, channels, TransferStream(*self._asked(part, style, options))) for part, channels in parts]
+        return [self._lane(part, channels, style, options) for part, channels in parts]
+
+    def _lane(self, content: Recording, channels: Sequence[int], style: StyleBlend, options: TransferOptions) -> Lane:
+        weakened = self.styles.weakened(content, style, options)
+        request = self.request(
+            weakened,
+            options,
+            tokens=self.styles.tokens(content, style, options),
+            own_style=self.styles.features_of(content) if options.mode == "convert" else None,
+        )
+        blocks = content.mono(self.sample_rate)
+        if (dynamics := dynamics_of(content, request)) is not None:
+            blocks = dynamics.taken_out(blocks, self.sample_rate)
+        stream = TransferStream(cut(blocks, self.plan), request)
+        return Lane(content, channels, stream, weakened.band if options.band == "full" else None)
 
     def _gain(self, lane: Lane, style: StyleBlend, options: TransferOptions, square_sum: float) -> float:
         """Factor that brings what the model made of a lane to its level."""
@@ -290,24 +307,9 @@ class Player:
         """[B, N] sound at the feature rate -> [B, M, T] normalised features on the device."""
         return self.synthesizer.features(torch.from_numpy(np.ascontiguousarray(audio, np.float32)).to(self.device))
 
-    def _asked(
-        self, content: Recording, style: StyleBlend, options: TransferOptions
-    ) -> tuple[Iterator[np.ndarray], DecodeRequest]:
-        """Chunks of a content, and how they are to sound: the first two fields of a `TransferStream`."""
-        request = self.request(
-            self.styles.weakened(content, style, options),
-            options,
-            tokens=self.styles.tokens(content, style, options),
-            own_style=self.styles.features_of(content) if options.mode == "convert" else None,
-        )
-        blocks = content.mono(self.sample_rate)
-        if (dynamics := dynamics_of(content, request)) is not None:
-            blocks = dynamics.taken_out(blocks, self.sample_rate)
-        return cut(blocks, self.plan), request
-
     def _samples(
         self,
-        content: Recording,
+        lane: Lane,
         streams: StreamBatches,
         stream: TransferStream,
         *,
@@ -315,6 +317,7 @@ class Player:
         cancel: Cancel | None = None,
     ) -> Iterator[np.ndarray]:
         """[n] samples at the content's rate, as many as it has, not yet at its level."""
+        content = lane.content
         n_samples = max(1, round(content.n_samples * self.sample_rate / content.sample_rate))
 
         def generate() -> Iterator[np.ndarray]:
@@ -330,7 +333,10 @@ class Player:
         parts = generate()
         if (dynamics := dynamics_of(content, stream.request)) is not None:
             parts = dynamics.put_back(parts, self.sample_rate)
-        return exactly(resampled(parts, self.sample_rate, content.sample_rate), content.n_samples)
+        parts = resampled(parts, self.sample_rate, content.sample_rate)
+        if lane.band is not None:
+            parts = lane.band.extended(parts, content.sample_rate)
+        return exactly(parts, content.n_samples)
 
 
 def dynamics_of(content: Recording, request: DecodeRequest | None) -> Dynamics | None:

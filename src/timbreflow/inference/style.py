@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 from torch import Generator, Tensor
 
 from timbreflow.errors import TimbreflowError
+from timbreflow.inference.band import BandAbove, BandTable
 from timbreflow.inference.expression import rise_seconds
 from timbreflow.inference.streaming.recordings import Recording, from_array, open_recording
 from timbreflow.inference.synthesis import TransferOptions, encoding
@@ -56,12 +57,14 @@ class Reference:
         features: [1, M, S] normalised features of its most active part.
         level: RMS of its audible part.
         rise: seconds from 10 to 90 % of its attacks; infinite where none is sharp.
+        band: what it has above the models' reach, if anything.
         notes: sentences on what of it is not taken as it is.
     """
 
     features: Tensor
     level: float
     rise: float = math.inf
+    band: BandTable | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -98,6 +101,11 @@ class StyleBlend:
     def rise(self) -> float:
         """That of the heaviest reference: a mean with one that has no sharp attacks would have none."""
         return max(zip(self.weights, self.references, strict=True), key=lambda each: each[0])[1].rise
+
+    @property
+    def band(self) -> BandAbove | None:
+        """What the references have above the models' reach, if any has anything."""
+        return BandAbove.blended((reference.band for reference in self.references), self.weights)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -195,7 +203,9 @@ class Styles:
         """A recording as a style."""
         audio = self._active(style)
         rise = rise_seconds(audio, self._bundle.features.sample_rate)
-        return Reference(self._filled(audio), style.level, rise, style.notes)
+        whole = style.excerpt(style.sample_rate, seconds=LONGEST_STYLE_SECONDS)
+        band = BandTable.of(whole, style.sample_rate)
+        return Reference(self._filled(audio), style.level, rise, band, style.notes)
 
     def features_of(self, recording: Recording) -> Tensor:
         """[1, M, S] normalised features of the most active 16 s of a recording."""

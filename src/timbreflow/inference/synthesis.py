@@ -35,6 +35,8 @@ TransferMode = Literal["sample", "convert"]
 """sample: draw from the prior of the content. convert: encode the content under its own style, decode under the new."""
 Expression = Literal["on", "off"]
 """on: tuning, vibrato, glides and dynamics are the content's (see `expression`). off: what the model makes of them."""
+Band = Literal["full", "model"]
+"""full: above the models' reach, 8 kHz, what the style has there (see `band`). model: nothing."""
 Loudness = Literal["keep", "match"]
 Stereo = Literal["mono", "mid", "channels"]
 STRONGEST = 1.5
@@ -49,6 +51,7 @@ class TransferArguments(TypedDict, total=False):
     mode: TransferMode
     fit_style: int
     expression: Expression
+    band: Band
     blend: Sequence[float]
     strength: float
     transpose: float
@@ -68,6 +71,8 @@ class TransferOptions:
         fit_style: gradient steps that fit the style tokens to the reference (see `style`); 0 for none. Needs a flow.
         expression: "on" keeps tuning, vibrato, glides and dynamics of the content; "off" leaves them to the model,
             which loses most of them. A conversion re-encodes them and takes no notice.
+        band: "full" adds what the style has above 8 kHz, where content and style were recorded at rates that hold it;
+            "model" ends there.
         blend: weight of each style, in any unit; empty for equal ones.
         strength: how far from the content's own timbre (0) to the style's (1), or beyond it (at most 1.5).
         transpose: semitones by which the content is played higher; its length stays.
@@ -85,6 +90,7 @@ class TransferOptions:
     mode: TransferMode = "sample"
     fit_style: int = 0
     expression: Expression = "on"
+    band: Band = "full"
     blend: Sequence[float] = ()
     strength: float = 1.0
     transpose: float = 0.0
@@ -100,6 +106,7 @@ class TransferOptions:
         for name, value, kind in (
             ("mode", self.mode, TransferMode),
             ("expression", self.expression, Expression),
+            ("band", self.band, Band),
             ("loudness", self.loudness, Loudness),
             ("stereo", self.stereo, Stereo),
         ):

@@ -69,8 +69,15 @@ def known_model(name: str, among: tuple[KnownModel, ...] = CATALOGUE) -> KnownMo
 
 
 def trained_by(section: str) -> KnownModel:
-    """The model that a section of params.yaml, such as "train_vqvae.base", trains."""
-    return next(model for model in CATALOGUE if model.section == section)
+    """The model that a section of params.yaml, such as "train_vqvae.base", trains.
+
+    Raises:
+        TimbreflowError: none is entered in `CATALOGUE`.
+    """
+    for model in CATALOGUE:
+        if model.section == section:
+            return model
+    raise TimbreflowError(f"No model is trained by the section {section!r}; enter it in CATALOGUE of {__name__}.")
 
 
 def is_bundle(folder: Path) -> bool:

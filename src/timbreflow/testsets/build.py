@@ -89,16 +89,18 @@ def build(names: Sequence[str], *, layout: Layout, released: Path, out: Path, sa
 
 
 def render_clips(
-    released: ReleasedSet, clip_ids: Sequence[str], paths: Mapping[str, Path]
+    released: ReleasedSet, clip_ids: Sequence[str], paths: Mapping[str, Path], *, sample_rate: int = SAMPLE_RATE
 ) -> dict[str, tuple[RenderedClip, bytes]]:
     """Render clips of a released set: clip_id to the clip and its FLAC. `paths` are its SoundFonts and recordings.
+
+    At another rate than SAMPLE_RATE, in Hz, the notes and timbres are the same, and the sound is no part of the set.
 
     Raises:
         TimbreflowError: a clip comes out silent.
     """
     notes = released.notes()
     rows = released.manifest.set_index("clip_id", drop=False)
-    players = Players(paths, sample_rate=SAMPLE_RATE)
+    players = Players(paths, sample_rate=sample_rate)
     made = {}
     for clip_id in clip_ids:
         recipe = ClipRecipe.from_row({str(key): value for key, value in rows.loc[clip_id].items()})
@@ -108,7 +110,7 @@ def render_clips(
                 f"clip {clip_id} of the test set {released.name} is silent with FluidSynth {fluidsynth_version()}; "
                 f"use version {released.checksums.fluidsynth}."
             )
-        made[clip_id] = clip, encode_flac(clip.audio, SAMPLE_RATE)
+        made[clip_id] = clip, encode_flac(clip.audio, sample_rate)
     players.close()
     return made
 
