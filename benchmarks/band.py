@@ -58,13 +58,13 @@ def triples(name: str, count: int, layout: Layout) -> Iterator[Triple]:
     """Triples of a frozen set, evenly from it, rendered at 48 kHz."""
     released = read_released(layout.root / "released" / "testsets", name)
     paths = check_sources(released.checksums.sources, layout, say=print)
-    clips = {triple: rows.set_index("role") for triple, rows in released.manifest.groupby("triple_id")}
+    clips = {str(triple): rows.set_index("role") for triple, rows in released.manifest.groupby("triple_id")}
     ids = sorted(clips)[:: max(1, len(clips) // count)][:count]
     wanted = [str(clips[one].loc[role, "clip_id"]) for one in ids for role in ("content", "style", "target")]
     made = render_clips(released, wanted, paths, sample_rate=SAMPLE_RATE)
     for number, one in enumerate(ids):
         sounds = [made[clip][0].audio for clip in wanted[3 * number : 3 * number + 3]]
-        layer = Timbre.from_text(clips[one].loc["target", "timbre"]).layers[0]
+        layer = Timbre.from_text(str(clips[one].loc["target", "timbre"])).layers[0]
         yield Triple(f"{layer.soundfont}/{layer.bank}/{layer.program}", *sounds)
 
 
@@ -147,7 +147,7 @@ def main() -> int:
         models = {name: TimbreTransfer.released(name) for name in options.models}
         figures: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
         clusters: dict[str, list[str]] = {}
-        panels = []
+        panels: list[tuple[str, dict[str, Sound]]] = []
         for name in options.testsets:
             rows, instruments = figures.setdefault(name, {}), clusters.setdefault(name, [])
             for number, triple in enumerate(triples(name, options.clips, Layout(options.root))):

@@ -9,6 +9,7 @@ import torch
 
 from timbreflow.audio.features import FeatureConfig, FeatureExtractor
 from timbreflow.models.lookup import (
+    OLDEST_FRAMES,
     TAIL_FRAMES,
     THRESHOLD,
     NoteLookup,
@@ -124,6 +125,24 @@ def test_times_of_notes() -> None:
     assert (times.released[0, 60, :2] > TAIL_FRAMES).all()
 
 
+def test_a_note_at_the_start_of_a_continued_clip_began_long_ago() -> None:
+    sounding = torch.zeros(2, 128, 10, dtype=torch.bool)
+    sounding[:, 60, :4] = sounding[:, 60, 6:9] = True
+    times = NoteTimes.of(sounding, torch.tensor([False, True]))
+    assert times.age[0, 60].tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2, 3]
+    assert (times.age[1, 60, :6] > 10**6).all()
+    assert times.age[1, 60, 6:].tolist() == [0, 1, 2, 3]  # struck again inside the clip
+    assert times.released[1].tolist() == times.released[0].tolist()
+
+
+@pytest.mark.parametrize(("held", "oldest"), [(20, OLDEST_FRAMES), (90, 89)])
+def test_no_age_is_beyond_what_the_style_shows(held: int, oldest: int) -> None:
+    probabilities = torch.zeros(1, 128, 100)
+    probabilities[0, 60, :held] = 0.9
+    times = NoteTimes.of(torch.ones(1, 128, 200, dtype=torch.bool)).limited(StyleFrames.of(probabilities))
+    assert times.age[0, 5].tolist() == [min(age, oldest) for age in range(200)]
+
+
 def test_a_frame_of_the_style_belongs_to_its_most_salient_pitch_and_then_to_the_last_one_that_ended() -> None:
     probabilities = torch.zeros(1, 128, 40)
     probabilities[0, 60, 0:6], probabilities[0, 64, 2:5] = 0.6, 0.9
@@ -152,6 +171,18 @@ def test_the_learned_look_up_copies_a_note_that_the_style_plays_and_its_tail() -
         alike = torch.corrcoef(torch.cat([sharpest[:, frame][None], floored.T]))[0, 1:]
         assert abs(int(alike.argmax()) - (frame - 2)) <= 1
     assert float(found[..., :2].max()) == pytest.approx(math.log(FLOOR), abs=1e-5)
+
+
+def test_held_notes_get_the_styles_oldest_frames_and_so_do_those_of_a_continued_clip() -> None:
+    content_roll, style_roll = torch.zeros(2, 128, 120), torch.zeros(2, 128, 60)
+    content_roll[:, 60], style_roll[:, 60] = 0.9, 0.9
+    style = spectra(1, 60, seed=5).repeat(2, 1, 1)
+    found = lookup()(
+        content_roll, torch.zeros(2, 128, 120), style_roll, style, continued=torch.tensor([False, True])
+    )[:, 2]
+    torch.testing.assert_close(found[0, :, 59:], found[0, :, 59:60].expand(-1, 61))
+    torch.testing.assert_close(found[1], found[0, :, 59:60].expand(-1, 120))
+    assert (found[0, :, 0] - found[1, :, 0]).abs().max() > 0.1
 
 
 def test_gradients_reach_every_weight_of_the_look_up() -> None:

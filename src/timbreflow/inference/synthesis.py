@@ -138,6 +138,7 @@ class DecodeRequest:
         transpose: semitones by which the contents are analysed higher.
         expression: whether the contents' pitch is made flat before the model and restored after it.
         rises: [B] s of the styles' attacks, which the contents' onsets get; empty leaves those of the model.
+        continued: [B] whether a content begins in the middle of its recording; empty is never.
     """
 
     style: Tensor
@@ -149,6 +150,7 @@ class DecodeRequest:
     transpose: float = 0.0
     expression: Expression = "on"
     rises: tuple[float, ...] = ()
+    continued: tuple[bool, ...] = ()
 
     def part(self, chosen: list[int]) -> "DecodeRequest":
         """The request of some contents of a batch."""
@@ -159,6 +161,7 @@ class DecodeRequest:
             tokens=None if self.tokens is None else self.tokens[chosen],
             own_style=None if self.own_style is None else self.own_style[chosen],
             rises=tuple(self.rises[index] for index in chosen) if self.rises else (),
+            continued=tuple(self.continued[index] for index in chosen) if self.continued else (),
         )
 
     def joins(self, other: "DecodeRequest") -> bool:
@@ -194,6 +197,7 @@ class DecodeRequest:
             first.transpose,
             first.expression,
             tuple(rise for request in requests for rise in request.rises),
+            tuple(one for request in requests for one in request.continued or (False,)),
         )
 
 
@@ -295,15 +299,17 @@ class Synthesizer:
         if request.own_style is None:
             scale = self.variance_scale
             if self.refiner is not None:
-                made = made + self._change(self.refiner, made, content, request.style)
+                made = made + self._change(self.refiner, made, content, request)
         return scale * made
 
-    def _change(self, refiner: Refiner, made: Tensor, content: Tensor, style: Tensor) -> Tensor:
+    def _change(self, refiner: Refiner, made: Tensor, content: Tensor, request: DecodeRequest) -> Tensor:
         """What the refiner adds to a prediction, in normalised units; arguments normalised."""
         notes = cast(VQVAE | Glow, self.model).content_path.pianoroll
-        raw = [self.normalizer.denormalize(x) for x in (made, content, style)]
-        rolls = (refiner.read(x, notes(normalised)) for x, normalised in zip(raw[1:], (content, style), strict=True))
-        return refiner(*raw, *rolls) / self.normalizer.std.to(made)[:, None]
+        given = (content, request.style)
+        raw = [self.normalizer.denormalize(x) for x in (made, *given)]
+        rolls = (refiner.read(x, notes(normalised)) for x, normalised in zip(raw[1:], given, strict=True))
+        continued = torch.tensor(request.continued, device=made.device) if any(request.continued) else None
+        return refiner(*raw, *rolls, continued=continued) / self.normalizer.std.to(made)[:, None]
 
     def _decode(self, content: Tensor, request: DecodeRequest) -> Tensor:
         model, temperature, noise = self.model, request.temperature, request.noise

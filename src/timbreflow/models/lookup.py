@@ -8,7 +8,7 @@ the transfer, needs no training (`hand_set_skeleton`); `NoteLookup` learns which
 Log-mels here are raw, that is natural logarithms of magnitudes. Ages are frames since a note's onset.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ TAIL_FRAMES = 24
 BLOCK_FRAMES = 32
 """Frames of one pitch that are looked up together."""
 BLOCKS_AT_ONCE = 8
+OLDEST_FRAMES = 48
+"""1.5 s at the usual hop: notes that are older are looked up as if they were as old as the style's oldest note, if that
+is older than this. Without a limit, a note that is held for longer than any of the style fell by 3 dB."""
 LONG_AGO = 1 << 30
 """Frames since what has not been yet."""
 NEVER = -1e4
@@ -96,16 +99,27 @@ class NoteTimes:
     released: Tensor
 
     @staticmethod
-    def of(sounding: Tensor) -> "NoteTimes":
-        """Times in a piano roll [B, 128, T] bool."""
+    def of(sounding: Tensor, continued: Tensor | None = None) -> "NoteTimes":
+        """Times in a piano roll [B, 128, T] bool.
+
+        Notes that sound in the first frame begin there, but not in the clips that are `continued` [B] bool, which are
+        cut out of the middle of a recording: they began `LONG_AGO`.
+        """
         time = torch.arange(sounding.shape[-1], device=sounding.device)
         onset = sounding.clone()
         onset[..., 1:] &= ~sounding[..., :-1]
+        if continued is not None:
+            onset[..., 0] &= ~continued[:, None]
 
         def since(event: Tensor) -> Tensor:
             return time - torch.where(event, time, -LONG_AGO).cummax(-1).values
 
         return NoteTimes(sounding, since(onset), since(sounding))
+
+    def limited(self, style: "StyleFrames") -> "NoteTimes":
+        """With ages that the style's notes reach, or `OLDEST_FRAMES`."""
+        oldest = torch.where(style.valid & (style.released == 0), style.age, 0).amax(1).clamp_min(OLDEST_FRAMES)
+        return replace(self, age=torch.minimum(self.age, oldest[:, None, None]))
 
 
 @dataclass(frozen=True)
@@ -277,7 +291,14 @@ class NoteLookup(nn.Module):
         nn.init.zeros_(self.key[-1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.key[-1].bias)  # type: ignore[arg-type]
 
-    def forward(self, content_roll: Tensor, content: Tensor, style_roll: Tensor, style: Tensor) -> Tensor:
+    def forward(
+        self,
+        content_roll: Tensor,
+        content: Tensor,
+        style_roll: Tensor,
+        style: Tensor,
+        continued: Tensor | None = None,
+    ) -> Tensor:
         """Look the content's notes up.
 
         Args:
@@ -285,11 +306,13 @@ class NoteLookup(nn.Module):
             content: [B, M, T] log-mels.
             style_roll: [B, 128, S] probabilities.
             style: [B, M, S] log-mels.
+            continued: [B] bool, whether a content begins in the middle of its recording; None is never.
 
         Returns:
             [B, H, M, T] log-mels, one skeleton a head.
         """
-        times, keys = NoteTimes.of(content_roll > THRESHOLD), StyleFrames.of(style_roll)
+        keys = StyleFrames.of(style_roll)
+        times = NoteTimes.of(content_roll > THRESHOLD, continued).limited(keys)
         blocks = Blocks.of(times.released <= TAIL_FRAMES)
         others = (times.sounding.sum(1) - 1).clamp_min(0)
         level, key_level = self._levels(content), self._levels(style)

@@ -169,7 +169,14 @@ class Refiner(nn.Module):
         return logits
 
     def forward(
-        self, prediction: Tensor, content: Tensor, style: Tensor, content_roll: Tensor, style_roll: Tensor
+        self,
+        prediction: Tensor,
+        content: Tensor,
+        style: Tensor,
+        content_roll: Tensor,
+        style_roll: Tensor,
+        *,
+        continued: Tensor | None = None,
     ) -> Tensor:
         """What is to be added to the prediction, in raw units.
 
@@ -179,11 +186,12 @@ class Refiner(nn.Module):
             style: [B, M, S] log-mels.
             content_roll: [B, 128, T] probabilities of the content's notes.
             style_roll: [B, 128, S] probabilities of the style's notes.
+            continued: [B] bool, whether a content begins in the middle of its recording; None is never.
 
         Returns:
             [B, M, T] float32.
         """
-        found = self.skeletons(content, style, content_roll, style_roll)
+        found = self._skeletons(content, style, content_roll, style_roll, continued)
         predicted, normalised, reference = (self._normalised(x) for x in (prediction, content, style))
         skeletons = (found - self.mean[:, None]) / self.std[:, None]
         mean = reference.mean(-1, keepdim=True).expand_as(predicted)
@@ -194,10 +202,12 @@ class Refiner(nn.Module):
         change = made[:, 0] + (made[:, 1:] * (skeletons - predicted[:, None])).sum(1)
         return change * self.std[:, None]
 
-    def skeletons(self, content: Tensor, style: Tensor, content_roll: Tensor, style_roll: Tensor) -> Tensor:
+    def _skeletons(
+        self, content: Tensor, style: Tensor, content_roll: Tensor, style_roll: Tensor, continued: Tensor | None
+    ) -> Tensor:
         """The look-ups, [B, H, M, T] raw log-mels; arguments as in `forward`."""
         if self.lookup is not None:
-            found: Tensor = self.lookup(content_roll, content, style_roll, style)
+            found: Tensor = self.lookup(content_roll, content, style_roll, style, continued)
             return found
         if self.config.lookup == "hand_set":
             return hand_set_skeleton(content_roll, style_roll, style, self.transpose)[:, None]

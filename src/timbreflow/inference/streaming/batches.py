@@ -6,7 +6,7 @@ the transfers behind it. Many short recordings are so decoded several at a time;
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class TransferStream:
     made: deque[np.ndarray] = field(default_factory=deque)
     failed: TimbreflowError | None = None
     _next: np.ndarray | None = None
+    _begun: bool = False
 
     def peek(self) -> np.ndarray | None:
         """The next chunk, which stays; None behind the last, or where the content cannot be read on."""
@@ -40,11 +41,13 @@ class TransferStream:
                 self.failed = error
         return self._next
 
-    def take(self) -> np.ndarray:
-        """The chunk that `peek` showed."""
+    def take(self) -> tuple[np.ndarray, DecodeRequest]:
+        """The chunk that `peek` showed, and how it is to sound."""
         chunk, self._next = self._next, None
         assert chunk is not None
-        return chunk
+        assert self.request is not None
+        request, self._begun = replace(self.request, continued=(self._begun,)), True
+        return chunk, request
 
 
 class StreamBatches:
@@ -92,7 +95,7 @@ class StreamBatches:
 
     def _fill(self, first: TransferStream) -> bool:
         """Decode a batch that begins with chunks of one stream; whether there were any."""
-        batch = [(first, first.take()) for _ in range(self._batch_size) if first.peek() is not None]
+        batch = [(first, *first.take()) for _ in range(self._batch_size) if first.peek() is not None]
         if not batch:
             return False
         place = 0
@@ -104,18 +107,18 @@ class StreamBatches:
             elif len(chunk) != len(batch[0][1]) or first.request is None or not stream.request.joins(first.request):
                 break
             else:
-                batch.append((stream, stream.take()))
+                batch.append((stream, *stream.take()))
         try:
             self._make(batch)
         except TimbreflowError:
-            for stream in dict.fromkeys(stream for stream, _ in batch):  # only what is at fault may fail
+            for stream in dict.fromkeys(stream for stream, *_ in batch):  # only what is at fault may fail
                 try:
-                    self._make([(one, chunk) for one, chunk in batch if one is stream])
+                    self._make([each for each in batch if each[0] is stream])
                 except TimbreflowError as error:
                     stream.failed = error
         return bool(first.made)
 
-    def _make(self, batch: list[tuple[TransferStream, np.ndarray]]) -> None:
-        requests = [stream.request for stream, _ in batch if stream.request is not None]
-        for (stream, _), sound in zip(batch, self._decode([chunk for _, chunk in batch], requests), strict=True):
+    def _make(self, batch: list[tuple[TransferStream, np.ndarray, DecodeRequest]]) -> None:
+        streams, chunks, requests = zip(*batch, strict=True)
+        for stream, sound in zip(streams, self._decode(chunks, requests), strict=True):
             stream.made.append(sound)
