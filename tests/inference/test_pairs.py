@@ -185,6 +185,23 @@ def test_a_content_that_breaks_in_the_middle_fails_alone() -> None:
     assert heard == [1, "the file ends too early.", 9]
 
 
+def test_all_chunks_but_the_first_are_known_to_continue_their_recording() -> None:
+    seen: list[tuple[float, tuple[bool, ...]]] = []
+
+    def decode(chunks: Sequence[np.ndarray], requests: Sequence[DecodeRequest]) -> list[np.ndarray]:
+        seen.extend(zip([float(chunk[0]) for chunk in chunks], [one.continued for one in requests], strict=True))
+        assert DecodeRequest.joined(requests).continued == tuple(one.continued[0] for one in requests)
+        return list(chunks)
+
+    request = DecodeRequest(torch.zeros(1, 2, 3), 0.0, 0, torch.Generator())
+    first, second = (
+        TransferStream(iter(np.full((count, 4), value, np.float32)), request) for count, value in ((5, 1.0), (2, 2.0))
+    )
+    for one in (streams := StreamBatches(decode, batch_size=4, coming=[first, second])):
+        list(streams.run(one))
+    assert seen == [(1.0, (False,))] + 4 * [(1.0, (True,))] + [(2.0, (False,)), (2.0, (True,))]
+
+
 def test_what_cannot_be_decoded_fails_alone_and_not_in_silence() -> None:
     def decode(chunks: Sequence[np.ndarray], _: object) -> list[np.ndarray]:
         if any(np.isnan(chunk).any() for chunk in chunks):

@@ -177,9 +177,9 @@ def test_held_notes_get_the_styles_oldest_frames_and_so_do_those_of_a_continued_
     content_roll, style_roll = torch.zeros(2, 128, 120), torch.zeros(2, 128, 60)
     content_roll[:, 60], style_roll[:, 60] = 0.9, 0.9
     style = spectra(1, 60, seed=5).repeat(2, 1, 1)
-    found = lookup()(
-        content_roll, torch.zeros(2, 128, 120), style_roll, style, continued=torch.tensor([False, True])
-    )[:, 2]
+    found = lookup()(content_roll, torch.zeros(2, 128, 120), style_roll, style, continued=torch.tensor([False, True]))[
+        :, 2
+    ]
     torch.testing.assert_close(found[0, :, 59:], found[0, :, 59:60].expand(-1, 61))
     torch.testing.assert_close(found[1], found[0, :, 59:60].expand(-1, 120))
     assert (found[0, :, 0] - found[1, :, 0]).abs().max() > 0.1

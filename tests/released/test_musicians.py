@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import expression
 from timbreflow.audio.files import read_audio
 from timbreflow.inference.transfer import TimbreTransfer
+from timbreflow.metrics.expression import level_swing
 from timbreflow.metrics.timbre import mfcc_distance
 
 pytestmark = pytest.mark.timeout(900)
@@ -44,6 +46,13 @@ def test_a_stream_equals_the_whole(glow: TimbreTransfer, tmp_path: Path) -> None
     pieces = (content[0, start : start + 5000] for start in range(0, content.shape[1], 5000))
     made = glow.stream(pieces, style, sample_rate=rate, style_sample_rate=style_rate, levels=result.levels)
     np.testing.assert_allclose(np.concatenate(list(made)), whole, atol=1e-4)
+
+
+def test_a_held_note_keeps_its_level_where_chunks_meet() -> None:
+    (drone,) = (case for case in expression.cases(expression.synthetic()) if "drone" in case.name)
+    made = TimbreTransfer.released("vqvae").transfer(drone.content, drone.style)
+    low, high = level_swing(made)
+    assert -1 < low < high < 1  # -.8 and 3.0 when each chunk struck the note again
 
 
 def test_the_first_take_is_close_and_clear(glow: TimbreTransfer) -> None:

@@ -12,8 +12,9 @@ from timbreflow.metrics.transcription import network_file
 
 METRIC_VERSION = 1
 """Raised with every change of a metric that moves its figures; a metric that is added moves none."""
-MODEL_PATH_VERSION = 2
-"""Raised with every change of the path of models from sound to sound: baselines do not take it. 2 keeps expression."""
+MODEL_PATH_VERSION = 3
+"""Raised with every change of the path of models from sound to sound: baselines do not take it. 2 keeps expression, 3
+ends ages in the look-up where the style's do."""
 MOVING = ("temperature", "variance_scale", "seed", "batch_size", "griffin_lim_iterations", "griffin_lim_momentum")
 """Settings of `EvaluationConfig` that move figures: what is drawn and how it is inverted (noise goes by batches)."""
 OF_MODELS = ("temperature", "variance_scale")
