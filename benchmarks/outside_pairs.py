@@ -1,9 +1,12 @@
 """Transfers between instruments from outside the project, of which nobody here chose or heard a recording.
 
-Recordings of seven instruments (npm packages `tonejs-instrument-*-mp3`, which no training and no test set uses) play
-notes of the frozen test sets through the sampler. A pair is content and style; the target, the content's notes by the
-style's instrument, is known and not given to anybody. Half of the contents are clips of the set artificial, the other
-half are played by another of the seven. All pairs go through `timbreflow transfer --pairs`, as a user would send them.
+`--from recorded`: recordings of seven instruments (npm packages `tonejs-instrument-*-mp3`) play notes of the frozen
+test sets through the sampler. `--from sonivox`: the pitched programs of the SoundFont of Sonivox EAS (Sonic Network,
+2006, in the npm package `@coderline/alphatab`) play them. No training and no test set uses either.
+
+A pair is content and style; the target, the content's notes by the style's instrument, is known and not given to
+anybody. Half of the contents are clips of the set artificial, the others are played by another of these instruments.
+All pairs go through `timbreflow transfer --pairs`, as a user would send them.
 
 The last lines are JSON, one a model: the share of pairs whose output is nearer to the style than the content was (MFCC
 cosine distance), the chroma similarity to the target, and the LSD to the target over that of the content copied.
@@ -17,6 +20,8 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +36,11 @@ from timbreflow.files import atomic_directory
 from timbreflow.metrics.lsd import lsd
 from timbreflow.metrics.timbre import mfcc_distance
 from timbreflow.notes.tables import Notes
-from timbreflow.rendering.clips import RMS_DBFS
+from timbreflow.rendering.clips import RMS_DBFS, is_silent
+from timbreflow.rendering.programs import PITCHED_PROGRAMS
 from timbreflow.rendering.sampler import Instrument, Sampler
+from timbreflow.rendering.synthesizer import Synthesizer
+from timbreflow.rendering.timbres import Layer
 from timbreflow.testsets.frozen import SAMPLE_RATE, read_released
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,7 +57,22 @@ OUTSIDE = {
 VERSION = "1.1.2"
 VERSIONS = dict.fromkeys(("harp", "harmonium", "guitar-electric"), "1.1.1")
 """Of npm packages that are not of `VERSION`."""
+SONIVOX = ("@coderline/alphatab@1.6.0", "dist/soundfont/sonivox.sf2")
+"""npm package, and the SoundFont in it (Apache 2.0)."""
 Sound = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Instruments:
+    """Where pairs come from.
+
+    Args:
+        names: of the instruments.
+        play: notes by one of them, [N] at the level of the test sets' clips; None where it cannot play them.
+    """
+
+    names: Sequence[str]
+    play: Callable[[str, Notes], Sound | None]
 
 
 def main() -> int:
@@ -58,12 +81,8 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
-            sampler = Sampler(
-                {name: fetch(name, options.recordings) for name in OUTSIDE},
-                sample_rate=SAMPLE_RATE,
-                instruments=OUTSIDE,
-            )
-            pairs = draw(sampler, options.root, options.pairs, np.random.default_rng(options.seed))
+            instruments = (sonivox if options.source == "sonivox" else recorded)(options.recordings)
+            pairs = draw(instruments, options.root, options.pairs, np.random.default_rng(options.seed))
             with open(folder / "pairs.csv", "w", newline="", encoding="utf-8") as file:
                 writer = csv.writer(file)
                 writer.writerow(["id", "content", "style"])
@@ -85,11 +104,36 @@ def main() -> int:
     return 0
 
 
+def recorded(root: Path) -> Instruments:
+    """The recorded instruments, got by npm where they are not in a folder yet."""
+    folders = {name: fetch(name, root) for name in OUTSIDE}
+    sampler = Sampler(folders, sample_rate=SAMPLE_RATE, instruments=OUTSIDE)
+    return Instruments(list(OUTSIDE), lambda name, notes: play(sampler, name, notes, chords=OUTSIDE[name].chords))
+
+
+def sonivox(root: Path) -> Instruments:
+    """The programs of Sonivox's SoundFont, got by npm where it is not in a folder yet."""
+    synthesizer = Synthesizer({"sonivox": packed(SONIVOX[0], root / "sonivox") / SONIVOX[1]}, sample_rate=SAMPLE_RATE)
+
+    def play_program(name: str, notes: Notes) -> Sound | None:
+        layer = Layer("sonivox", 0, int(name), 0.0)
+        if not len(notes) or not all(synthesizer.reaches(layer, int(pitch)) for pitch in set(notes.pitch)):
+            return None
+        sound = synthesizer.play(notes, [layer], None, seconds=SECONDS)
+        return None if is_silent(sound) else levelled(sound)
+
+    return Instruments([str(program) for program in PITCHED_PROGRAMS], play_program)
+
+
 def fetch(instrument: str, root: Path) -> Path:
     """The folder of an instrument's recordings, got by `npm pack` where it is not here yet."""
-    place = root / instrument
+    package = f"tonejs-instrument-{instrument}-mp3@{VERSIONS.get(instrument, VERSION)}"
+    return packed(package, root / instrument)
+
+
+def packed(package: str, place: Path) -> Path:
+    """The files of an npm package, NAME@VERSION, unpacked in a folder."""
     if not (place / "package").is_dir():
-        package = f"tonejs-instrument-{instrument}-mp3@{VERSIONS.get(instrument, VERSION)}"
         with tempfile.TemporaryDirectory() as downloads:
             command = ["npm", "pack", "--silent", package]
             try:
@@ -106,7 +150,7 @@ def fetch(instrument: str, root: Path) -> Path:
     return place / "package"
 
 
-def draw(sampler: Sampler, root: Path, count: int, rng: np.random.Generator) -> list[dict[str, Sound]]:
+def draw(instruments: Instruments, root: Path, count: int, rng: np.random.Generator) -> list[dict[str, Sound]]:
     """Content, style and target of each pair, [N] float32 of one level."""
     released = read_released(root / "released" / "testsets", "artificial")
     built = root / "data" / "testsets" / "artificial"
@@ -118,19 +162,21 @@ def draw(sampler: Sampler, root: Path, count: int, rng: np.random.Generator) -> 
     clips = clips[clips["clip_id"].isin(list(notes))]
     contents = clips[clips["role"] == "content"].to_dict("records")
     others = clips[clips["role"] == "style"].to_dict("records")
-    names = list(OUTSIDE)
+    names = list(instruments.names)
+    if len(names) > count:
+        names = [names[place] for place in rng.permutation(len(names))]
     pairs: list[dict[str, Sound]] = []
     while len(pairs) < count:
         number = len(pairs)
         name = names[number % len(names)]
         content, style = contents[rng.integers(len(contents))], others[rng.integers(len(others))]
-        target = play(sampler, name, notes[content["clip_id"]], chords=OUTSIDE[name].chords)
+        target = instruments.play(name, notes[content["clip_id"]])
         example = None
         if style["piece_id"] != content["piece_id"]:
-            example = play(sampler, name, notes[style["clip_id"]], chords=OUTSIDE[name].chords)
+            example = instruments.play(name, notes[style["clip_id"]])
         if number % 2:
             other = names[(number + 1 + rng.integers(len(names) - 1)) % len(names)]
-            source = play(sampler, other, notes[content["clip_id"]], chords=OUTSIDE[other].chords)
+            source = instruments.play(other, notes[content["clip_id"]])
         else:
             source = audio.read(content["shard"], content["offset"], content["nbytes"])
         if target is not None and example is not None and source is not None:
@@ -144,7 +190,11 @@ def play(sampler: Sampler, name: str, notes: Notes, *, chords: bool) -> Sound | 
     several = bool((np.sort(sounding[0])[1:] < np.sort(sounding[1])[:-1] - 0.05).any())
     if (several and not chords) or not all(sampler.reaches(name, int(p)) for p in set(notes.pitch)):
         return None
-    sound = sampler.play(notes, name, seconds=SECONDS)
+    return levelled(sampler.play(notes, name, seconds=SECONDS))
+
+
+def levelled(sound: Sound) -> Sound:
+    """A sound at the level of the test sets' clips."""
     gain = min(10 ** (RMS_DBFS / 20) / np.sqrt(np.mean(np.square(sound))), 0.99 / np.abs(sound).max())
     return np.asarray(sound * gain, dtype=np.float32)
 
@@ -170,6 +220,7 @@ def figures(pairs: list[dict[str, Sound]], made: Path) -> dict[str, float]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Transfer between instruments from outside the project.")
+    parser.add_argument("--from", dest="source", choices=["recorded", "sonivox"], default="recorded")
     parser.add_argument("--pairs", type=int, default=40, help="how many (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the drawing (%(default)s)")
     parser.add_argument("--models", nargs="+", default=["vqvae", "glow"], help="for `transfer --model`")

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from benchmarks.outside_pairs import OUTSIDE, SECONDS, draw, figures, play
+from benchmarks.outside_pairs import OUTSIDE, SECONDS, SONIVOX, Instruments, draw, figures, play, sonivox
 from timbreflow.errors import TimbreflowError
 from timbreflow.notes.tables import Notes
 from timbreflow.rendering.clips import RMS_DBFS
 from timbreflow.rendering.sampler import Sampler
+from timbreflow.rendering.soundfonts import bundled_soundfont
 from timbreflow.testsets.frozen import SAMPLE_RATE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,4 +63,20 @@ def test_figures_of_perfect_and_of_idle_transfers(sampler: Sampler, tmp_path: Pa
 def test_without_the_test_set_it_says_what_to_do(sampler: Sampler, tmp_path: Path) -> None:
     (tmp_path / "released").symlink_to(ROOT / "released")
     with pytest.raises(TimbreflowError, match="testset build artificial"):
-        draw(sampler, tmp_path, 1, np.random.default_rng(0))
+        instruments = Instruments(["harp"], lambda name, notes: play(sampler, name, notes, chords=True))
+        draw(instruments, tmp_path, 1, np.random.default_rng(0))
+
+
+def test_programs_of_a_soundfont_play_too(tmp_path: Path) -> None:
+    place = tmp_path / "sonivox" / "package" / SONIVOX[1]
+    place.parent.mkdir(parents=True)
+    place.symlink_to(bundled_soundfont())
+    instruments = sonivox(tmp_path)
+    assert "0" in instruments.names
+    notes = Notes.of([0.0, 2.0], [2.0, 5.0], [60, 67], [100, 60])
+    organ, piano = (instruments.play(name, notes) for name in ("16", "0"))
+    assert organ is not None
+    assert piano is not None
+    assert 20 * np.log10(np.sqrt(np.mean(organ**2))) == pytest.approx(RMS_DBFS, abs=0.1)
+    assert np.abs(organ - piano).max() > 0.01
+    assert instruments.play("0", Notes.of([], [], [], [])) is None
