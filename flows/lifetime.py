@@ -209,7 +209,9 @@ def _interrupt(reason: str, ended: threading.Event | None = None) -> None:
         reason: printed.
         ended: set where the main thread has stopped in time, and may go on; None: the process ends in any case.
     """
-    logger.warning("%s; this run ends", reason)
+    # Rich, which prints it, leaves by SystemExit where nobody reads any more; this thread must go on.
+    with suppress(SystemExit):
+        logger.warning("%s; this run ends", reason)
     os.kill(os.getpid(), signal.SIGUSR1)
     if ended is None:
         time.sleep(GRACE_SECONDS)

@@ -1,6 +1,7 @@
 """Killed processes leave nothing at work and nothing that looks alive."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -261,3 +262,18 @@ def test_a_server_that_is_not_there_is_one_sentence(address: str, monkeypatch: p
         lifetime.server(),
     ):
         pass
+
+
+def test_a_watcher_whose_words_nobody_reads_still_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rich leaves by SystemExit on a broken pipe, which ended the thread that was to end the process."""
+
+    def leave(*_: object) -> None:
+        raise SystemExit(1)
+
+    killed: list[tuple[int, int]] = []
+    ended = threading.Event()
+    ended.set()
+    monkeypatch.setattr(lifetime.logger, "warning", leave)
+    monkeypatch.setattr(lifetime.os, "kill", lambda *sent: killed.append(sent))
+    lifetime._interrupt("flows.pipeline was killed", ended)
+    assert killed == [(os.getpid(), signal.SIGUSR1)]
