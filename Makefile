@@ -166,7 +166,7 @@ release: ## what a release consists of, for TAG=vX.Y.Z
 MADE := .venv .tools mutants dist .scratch .run .prefect .mlflow .dvc/cache .dvc/tmp data/notes data/audio data/mels data/models \
   .mypy_cache .ruff_cache .pytest_cache .hypothesis .grimp_cache .import_linter_cache
 # As in .gitignore, for checkouts without git.
-KEPT := */metrics.json testsets/*/table.md ablations/*.json ablations/table.md ablations/per_clip/*.csv expression/*
+KEPT := */metrics.json testsets/*/table.md ablations/*.json ablations/table.md ablations/per_clip/*.csv expression/* band/*
 
 clean: ## remove what was made; downloads (data/soundfonts, data/corpora) and what git has stay
 	@$(MAKE) --no-print-directory stop || echo "the servers could not be stopped" >&2
