@@ -177,7 +177,7 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure what transfers have above 8 kHz.")
     parser.add_argument("--testsets", nargs="+", choices=TEST_SETS, default=["artificial", "real"])
-    parser.add_argument("--clips", type=int, default=48, help="triples of each set (%(default)s)")
+    parser.add_argument("--clips", type=int, default=36, help="triples of each set (%(default)s)")
     parser.add_argument("--models", nargs="+", default=["vqvae", "glow"], help="released models (%(default)s)")
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout (%(default)s)")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "band", help="folder (%(default)s)")

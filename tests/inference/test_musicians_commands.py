@@ -57,6 +57,25 @@ def test_every_command_of_the_page_runs(line: str, studio: Path, capsys: pytest.
         assert named or capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("transfer melody.wav cello.wav -o out.wav --midi melody.wav", r"melody\.wav is an input"),
+        ("transfer song.mid cello.wav -o out.wav --midi song.mid", r"song\.mid is an input"),
+        ("transfer melody.wav cello.wav -o out.wav --midi out.wav", r"out\.wav is named for two outputs"),
+        (
+            "transfer melody.wav cello.wav -o out.wav --model glow --takes 2 --midi out-2.wav",
+            r"out-2\.wav is named for two",
+        ),
+    ],
+)
+def test_notes_that_would_replace_a_sound_are_refused_before_any_work(line: str, message: str, studio: Path) -> None:
+    before = {path: path.read_bytes() for path in studio.iterdir() if path.is_file()}
+    with pytest.raises(TimbreflowError, match=message):
+        run(line)
+    assert {path: path.read_bytes() for path in studio.iterdir() if path.is_file()} == before
+
+
 def test_the_page_shows_every_option() -> None:
     assert len(COMMANDS) >= 12
     for option in ("blend", "strength", "transpose", "mix", "loudness", "stereo", "takes", "midi", "style", "others"):

@@ -89,6 +89,12 @@ def transfer(
     if not one and not many:
         raise TimbreflowError("Give CONTENT and STYLE, or --pairs PAIRS.csv alone; see `timbreflow transfer --help`.")
 
+    if content is not None and midi is not None:
+        from timbreflow.inference.streaming.writing import require_no_inputs
+        from timbreflow.inference.takes import take_paths
+
+        require_no_inputs([*(take_paths(out, takes) if takes > 1 else [out]), midi], [content, *style])
+
     folder, description = find_model(model)
     say(f"model: {description}")
 

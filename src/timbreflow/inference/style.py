@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Generator, Tensor
 
+from timbreflow.audio.files import resample
 from timbreflow.errors import TimbreflowError
 from timbreflow.inference.band import BandAbove, BandTable
 from timbreflow.inference.expression import rise_seconds
@@ -201,15 +202,18 @@ class Styles:
 
     def reference(self, style: Recording) -> Reference:
         """A recording as a style."""
-        audio = self._active(style)
-        rise = rise_seconds(audio, self._bundle.features.sample_rate)
-        whole = style.excerpt(style.sample_rate, seconds=LONGEST_STYLE_SECONDS)
-        band = BandTable.of(whole, style.sample_rate)
+        whole, own_rate = (
+            style.excerpt(style.sample_rate, seconds=LONGEST_STYLE_SECONDS),
+            self._bundle.features.sample_rate,
+        )
+        audio = resample(whole, style.sample_rate, own_rate)
+        rise, band = rise_seconds(audio, own_rate), BandTable.of(whole, style.sample_rate)
         return Reference(self._filled(audio), style.level, rise, band, style.notes)
 
     def features_of(self, recording: Recording) -> Tensor:
         """[1, M, S] normalised features of the most active 16 s of a recording."""
-        return self._filled(self._active(recording))
+        rate = self._bundle.features.sample_rate
+        return self._filled(recording.excerpt(rate, seconds=LONGEST_STYLE_SECONDS))
 
     def tokens(self, content: Recording | None, style: StyleBlend, options: TransferOptions) -> Tensor | None:
         """[1, K, D] tokens where they are not simply the encoder's of one reference; else None.
@@ -244,9 +248,6 @@ class Styles:
     def _encoded(self, features: Tensor) -> Tensor:
         tokens: Tensor = encoding(self._bundle.model).style_encoder(features)
         return tokens.float()
-
-    def _active(self, recording: Recording) -> np.ndarray:
-        return recording.excerpt(self._bundle.features.sample_rate, seconds=LONGEST_STYLE_SECONDS)
 
     @torch.inference_mode()
     def _filled(self, audio: np.ndarray) -> Tensor:

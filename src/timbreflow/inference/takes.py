@@ -89,6 +89,11 @@ class Take:
         return replace(self, result=replace(written, path=path, notes=notes))
 
 
+def take_paths(out: Path, n: int) -> list[Path]:
+    """The files of n takes: OUT-1.wav, OUT-2.wav and so on."""
+    return [out.with_name(f"{out.stem}-{number + 1}{out.suffix}") for number in range(n)]
+
+
 def ranked(figures: Sequence[TakeFigures]) -> list[int]:
     """Numbers of the takes, best first: by the sum of both distances, each in its deviations over the takes."""
     table = np.array([[one.off_prediction, one.off_style] for one in figures])

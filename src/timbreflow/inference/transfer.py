@@ -32,7 +32,7 @@ from timbreflow.inference.streaming.recordings import Recording, from_array, ope
 from timbreflow.inference.streaming.writing import folder_beside, require_no_inputs, require_writable
 from timbreflow.inference.style import DEFAULT_NOISE, LONGEST_STYLE_SECONDS, StyleBlend, Styled
 from timbreflow.inference.synthesis import TransferArguments, TransferOptions
-from timbreflow.inference.takes import MOST_TAKES, Take, TakeJudge, best_first
+from timbreflow.inference.takes import MOST_TAKES, Take, TakeJudge, best_first, take_paths
 from timbreflow.inference.vocoding import vocoder_beside
 from timbreflow.models.bundle import ModelBundle, load_bundle, weights_sha256
 from timbreflow.models.glow.model import Glow
@@ -247,7 +247,7 @@ class TimbreTransfer:
         """
         asked, styles, out = self._options(options), _paths(style_path), Path(out_path)
         self._require_variety(asked, n)
-        names = [out.with_name(f"{out.stem}-{number + 1}{out.suffix}") for number in range(n)]
+        names = take_paths(out, n)
         require_no_inputs(names, [Path(content_path), *styles])
         with self._opened(Path(content_path), out) as content, folder_beside(out) as folder:
             for name in names:

@@ -54,12 +54,16 @@ def require_no_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     taken = {key: path for path in inputs for key in _identities(path)}
     written: dict[Hashable, Path] = {}
     for path in outputs:
-        for key in _identities(path):
+        own = _identities(path)
+        for key in own:
             if key in taken:
                 same = "" if taken[key] == path else f" (the same file as {taken[key]})"
                 raise TimbreflowError(f"{path} is an input{same} and would be overwritten; name another output file.")
-            if written.setdefault(key, path) != path:
+            if written.get(key) == path:
+                raise TimbreflowError(f"{path} is named for two outputs; give one of them another name.")
+            if key in written:
                 raise TimbreflowError(f"{path} and {written[key]} are the same file; remove one of the links.")
+        written |= dict.fromkeys(own, path)
 
 
 def _identities(path: Path) -> list[Hashable]:
