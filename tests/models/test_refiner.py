@@ -34,17 +34,18 @@ VARIANTS = [{}, {"lookup": "hand_set"}, {"lookup": "none"}, {"widths": ()}, {"wi
 def refiner(**changes: object) -> Refiner:
     torch.manual_seed(1)
     model = Refiner(dataclasses.replace(CONFIG, **changes))  # type: ignore[arg-type]
-    model.use_statistics(Normalizer(torch.full((24,), -2.0), torch.full((24,), 1.5)))
+    bands = model.config.n_features
+    model.use_statistics(Normalizer(torch.full((bands,), -2.0), torch.full((bands,), 1.5)))
     return model
 
 
-def inputs(clips: int = 2, frames: int = 20, reference: int = 28) -> tuple[torch.Tensor, ...]:
+def inputs(clips: int = 2, frames: int = 20, reference: int = 28, bands: int = 24) -> tuple[torch.Tensor, ...]:
     """Prediction, content, style, and piano rolls with a note in each clip."""
     random = torch.Generator().manual_seed(3)
     rolls = [torch.rand(clips, 128, length, generator=random) * 0.3 for length in (frames, reference)]
     for number in range(clips):
         rolls[0][number, 60 + number, 3:9] = rolls[1][number, 57, 2:12] = 0.9
-    spectra = (torch.randn(clips, 24, length, generator=random) - 2 for length in (frames, frames, reference))
+    spectra = (torch.randn(clips, bands, length, generator=random) - 2 for length in (frames, frames, reference))
     return (*spectra, *rolls)
 
 
@@ -90,6 +91,23 @@ def test_the_look_up_decides_what_comes_out() -> None:
     assert not torch.allclose(
         model(*spectra, content_roll, style_roll), model(*spectra, transposed, style_roll), atol=1e-3
     )
+
+
+@pytest.mark.parametrize("widths", [(8, 12, 16), (8, 12, 16, 20)])
+def test_a_refiner_with_more_levels_begins_as_the_earlier_one(widths: tuple[int, ...]) -> None:
+    earlier, deeper = refiner(widths=(8, 12), n_features=48).eval(), refiner(widths=widths, n_features=48).eval()
+    for parameter in earlier.parameters():  # untrained, both change nothing
+        torch.nn.init.normal_(parameter, std=0.1)
+    deeper.load_state_dict(deeper.weights_of(earlier), strict=False)
+    clips = inputs(bands=48)
+    torch.testing.assert_close(deeper(*clips), earlier(*clips))
+    deeper(*clips).square().sum().backward()
+    assert deeper.network.ups[1].weight.grad.abs().sum() > 0  # the new levels learn
+
+
+def test_a_refiner_of_other_widths_gives_its_weights_as_they_are() -> None:
+    other = refiner(widths=(8, 16))
+    assert refiner(widths=(8, 12, 16)).weights_of(other).keys() == other.state_dict().keys()
 
 
 def test_without_a_reader_the_models_notes_are_taken_as_they_are() -> None:

@@ -461,6 +461,17 @@ def test_a_reader_is_trained_alone_and_then_stays_while_the_refiner_behind_it_le
     assert not torch.equal(after["network.out_proj.weight"], read["network.out_proj.weight"])
 
 
+def test_a_refiner_goes_on_with_one_more_level(layout: Layout) -> None:
+    fit = dataclasses.replace(small.FIT, steps=10, learning_rate=1e-2, validate_every=10, checkpoint_every=10)
+    before = run_refiner(layout, fit=fit).metrics
+    shutil.copytree(layout.model("refiner"), layout.root / "earlier")
+    model = dataclasses.replace(REFINER.model, widths=(*REFINER.model.widths, 16))
+    unmoved = dataclasses.replace(fit, learning_rate=1e-9)
+    after = run_refiner(layout, model=model, init_from="earlier", fit=unmoved).metrics
+    assert before["val_l1/vqvae"] < before["val_unrefined/vqvae"]
+    assert after["val_l1"] == pytest.approx(before["val_l1"], rel=1e-4)
+
+
 def test_steps_of_a_reader_that_is_not_there_are_refused(layout: Layout) -> None:
     with pytest.raises(TimbreflowError, match="note_steps is 5, but"):
         run_refiner(layout, note_steps=5)

@@ -94,7 +94,9 @@ class _Network(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)
         levels: list[Tensor] = []
         for down, encoder in zip(self.downs, self.encoders, strict=True):
-            x = down(F.relu(x)) if levels else down(x) + self.bands.to(x.dtype)
+            x = down(F.relu(x) if levels else x)
+            if not levels:
+                x = x + self.bands.to(x.dtype)  # in float32 they would take the whole level there
             x = encoder(x, style)
             levels.append(x)
         x = self.middle(levels.pop(), style)
@@ -149,6 +151,18 @@ class Refiner(nn.Module):
         """Take the statistics that log-mels are normalised with inside the refiner."""
         self.mean.copy_(normalizer.mean)
         self.std.copy_(normalizer.std)
+
+    def weights_of(self, earlier: "Refiner") -> dict[str, Tensor]:
+        """Weights of a refiner with fewer levels, by their names in this one, which then computes the same.
+
+        The block in the middle becomes the one that follows the way up from the next level, whose share begins at 0.
+        """
+        weights, depth = earlier.state_dict(), len(earlier.config.widths)
+        if not 0 < depth < len(self.config.widths) or self.config.widths[:depth] != earlier.config.widths:
+            return weights
+        moved = {key.replace("network.middle.", f"network.decoders.{depth - 1}."): x for key, x in weights.items()}
+        way_up = f"network.ups.{depth - 1}."
+        return moved | {key: torch.zeros_like(x) for key, x in self.state_dict().items() if key.startswith(way_up)}
 
     def read(self, features: Tensor, roll: Tensor) -> Tensor:
         """The notes of a clip, as `forward` wants them.

@@ -17,6 +17,7 @@ from timbreflow.files import atomic_file, read_json, stable_hash, write_json
 from timbreflow.models.bundle import ModelBundle, kind_of, load_bundle, save_bundle, weights_sha256
 from timbreflow.models.catalogue import trained_by
 from timbreflow.models.devices import resolve_device
+from timbreflow.models.refiner import Refiner
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import MetricLogger, Resumable, StageResult
 from timbreflow.training.data import TrainingData
@@ -42,7 +43,8 @@ def begin_with(model: nn.Module, folder: Path, features: FeatureConfig) -> tuple
     """Load the weights of an earlier training into a model of the same shape, to train on from there.
 
     What has no weights, such as dropout, may differ. A Glow with a decoder may also begin with a VQ-VAE of the same
-    encoders and decoder: the flow is then as it was. A refiner with a note reader may begin with one without.
+    encoders and decoder: the flow is then as it was. A refiner with a note reader may begin with one without, and one
+    with more levels with one with fewer.
 
     Returns:
         sha256 of the weights file, and whether it had all weights of the model.
@@ -52,6 +54,8 @@ def begin_with(model: nn.Module, folder: Path, features: FeatureConfig) -> tuple
     """
     bundle = load_bundle(folder)
     stored = bundle.model.state_dict()
+    if isinstance(bundle.model, Refiner) and isinstance(model, Refiner):
+        stored = model.weights_of(bundle.model)
     found, wanted = ({name: x.shape for name, x in state.items()} for state in (stored, model.state_dict()))
     whole = found == wanted
     kinds = (bundle.kind, kind_of(model))
