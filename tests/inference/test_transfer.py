@@ -326,6 +326,15 @@ def test_absurd_samples_are_refused(vqvae: TimbreTransfer, tmp_path: Path, peak:
     assert not (tmp_path / "out.wav").exists()
 
 
+def test_a_click_beside_which_all_is_silent_does_not_make_integers_of_the_rest(
+    vqvae: TimbreTransfer, tmp_path: Path
+) -> None:
+    content = _write(tmp_path / "click.wav", np.where(np.arange(RATE) == 77, 1e6, melody(1, RATE)).astype(np.float32))
+    with pytest.raises(TimbreflowError, match=r"click\.wav holds a click of 1e\+06"):
+        vqvae.transfer_file(content, _write(tmp_path / "style.wav", melody(1, RATE)), tmp_path / "out.wav")
+    assert not (tmp_path / "out.wav").exists()
+
+
 def test_silence_with_an_offset_is_silence(vqvae: TimbreTransfer, tmp_path: Path) -> None:
     content = _write(tmp_path / "still.wav", np.full(RATE, 0.3, np.float32))
     with pytest.raises(TimbreflowError, match=r"still\.wav is silent"):

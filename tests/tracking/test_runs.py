@@ -304,3 +304,12 @@ def test_a_locked_database_is_one_sentence() -> None:
     for call in (locked, passed_on):
         with pytest.raises(TimbreflowError, match="database is locked.*make stop"):
             call()
+
+
+def test_wrong_credentials_are_named_where_a_server_refuses_later() -> None:
+    @clear_errors
+    def refused() -> None:
+        raise MlflowException("API request to endpoint /api/2.0/mlflow/runs/create failed with error code 401 != 200.")
+
+    with pytest.raises(TimbreflowError, match="refused: wrong credentials: set MLFLOW_TRACKING_USERNAME"):
+        refused()

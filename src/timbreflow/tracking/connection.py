@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 EXPERIMENT = "timbreflow"
 KIND = ("mlflow.experimentKind", "custom_model_development")
 """Has MLflow's page open the experiment on its runs; without it, it opens as a GenAI application's."""
+REFUSED = re.compile(r"\berror code 40[13]\b")
+WRONG_CREDENTIALS = "wrong credentials: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 DATABASE_TROUBLE = ("sqlite3.", "psycopg2.", "sqlalchemy.exc.")
 """MLflow repeats some errors of its database as text of its own errors."""
 
@@ -137,8 +139,8 @@ def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, TimeoutError) or "timed out" in text:
         return f"no answer in {ANSWER_SECONDS} s"
-    if "401" in text or "403" in text:
-        return "wrong credentials: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    if REFUSED.search(text):
+        return WRONG_CREDENTIALS
     if reason := re.search(
         r"Connection refused|Name or service not known|Failed to resolve|No module named [\w']+", text
     ):
@@ -188,6 +190,7 @@ def clear_errors(function: Callable[P, R]) -> Callable[P, R]:
                     "move the file away and register the models again with `timbreflow register`."
                 ) from error
             if ("mlflow", "MlflowException") in families:
+                reason = WRONG_CREDENTIALS if REFUSED.search(reason) else reason
                 raise TimbreflowError(
                     f"MLflow at {store} refused: {without_password(reason.rstrip('.'))}; look at it with `make ui`."
                 ) from error

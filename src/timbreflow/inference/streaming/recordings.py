@@ -22,6 +22,8 @@ AUDIBLE_RANGE_DB = 40.0
 MOST_OVER = 64.0
 """Floating-point samples up to here (36 dB over full scale) are a recording that is too loud; larger ones are integers
 that a program stored as they were, in 16, 24 or 32 bits."""
+SHORTEST_SOUND = 0.1
+"""Seconds that must be audible when samples are taken as integers; a single click is not the recording."""
 LOUDEST_PEAK = 0.99
 INTEGERS = {"int16": (0, 2**15), "int32": (0, 2**31), "uint8": (128, 2**7)}
 """Middle and full scale of the integers that sound is stored as."""
@@ -203,6 +205,11 @@ def measure(blocks: Blocks, sample_rate: int, *, name: str, minimum_seconds: flo
         blocks = _scaled(blocks, scale)
     power = scale**2 * sums.power(offsets)
     frame_powers = scale**2 * sums.frame_powers(offsets)
+    if scale < 1 / MOST_OVER and FRAME_SECONDS * np.sum(frame_powers > _power(SILENCE_DBFS)) < SHORTEST_SOUND:
+        raise TimbreflowError(
+            f"{name} holds a click of {max(peaks):.3g}, where full scale is 1, beside which all else is silent; "
+            "remove it, or export the recording again from its source."
+        )
     if frame_powers.max() < _power(SILENCE_DBFS):
         if power > _power(SILENCE_DBFS) or (scale**2 * sums.loudest_block > _power(SILENCE_DBFS) and not offsets.any()):
             raise TimbreflowError(f"The channels of {name} cancel when mixed to mono; give one of its channels alone.")
