@@ -49,6 +49,12 @@ def test_every_row_changes_a_setting_of_the_preset_and_nothing_else(command: Mod
     assert not row.reference or ablation.ROWS[row.reference].system == row.system
 
 
+def test_few_steps_of_a_refiner_reach_those_with_predicted_notes(command: ModuleType) -> None:
+    section = ablation.changed(command._params(None), ablation.short_training("train_refiner", 600)).train_refiner
+    assert section.note_steps == 0 and section.model.note_reader is None
+    assert section.true_steps < section.fit.steps == 600
+
+
 def test_arms_of_other_data_or_steps_are_not_compared() -> None:
     same = dict.fromkeys(("steps", "evaluation_digest", "data", "data_digest"), "")
     assert comparable(same, same)
