@@ -6,8 +6,9 @@
 
 The GPU machine needs Python 3.12, PyTorch 2.11 or newer with CUDA, torchaudio, SciPy, pandas, pyarrow and numba; it
 needs no FluidSynth, no root and no network. `run` renders the squares of the preset on all cores, keeps their features
-in the memory of the GPU and trains VQ-VAE and Glow at the same time, in two processes, for as many steps as fit. Now
-and then it writes what both have to OUT: half-precision bundles, as .tar.xz in parts of at most 16 MiB, with a log.
+in the memory of the GPU, trains VQ-VAE and Glow at the same time, in two processes, for as many steps as fit, and then
+the refiner behind them. Now and then it writes what there is to OUT: half-precision bundles, as .tar.xz in parts of at
+most 16 MiB, with a log.
 """
 
 import argparse
@@ -36,7 +37,10 @@ if TYPE_CHECKING:  # `run` begins where timbreflow is not installed
 
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE.parent / ".scratch" / "gpu-short"
-MODELS = ("vqvae", "glow")
+TRANSFER_MODELS = ("vqvae", "glow")
+MODELS = (*TRANSFER_MODELS, "refiner")
+REFINER_SHARE = 0.2
+"""Of the time that is left once the data is there."""
 WHEELS = (
     "annotated-types", "cffi", "einops", "einx", "frozendict", "isal", "loguru", "platformdirs", "pycparser",
     "pydantic", "pydantic-core", "pyfluidsynth", "pySmartDL", "ruamel.yaml", "safetensors", "soundfile", "soxr",
@@ -214,12 +218,8 @@ def run(folder: Path, out: Path, *, deadline: float) -> None:
     Raises:
         TimbreflowError: a model could not be trained.
     """
-    from safetensors import SafetensorError
-
     from timbreflow.config import load_params
-    from timbreflow.errors import TimbreflowError
     from timbreflow.stages.layout import Layout
-    from timbreflow.training.fit import STOP_FILE
 
     out.mkdir(parents=True, exist_ok=True)
     _log_to(out)
@@ -227,11 +227,36 @@ def run(folder: Path, out: Path, *, deadline: float) -> None:
     began = time.monotonic()
     _make_data(params, layout)
     logger.info("data ready after %.0f s", time.monotonic() - began)
-    for earlier in [layout.root / "data" / "models", *(layout.root / ".scratch").glob("train_*")]:
+    for earlier in [layout.root / "data" / "models", layout.scratch("out"), *layout.root.glob(".scratch/train_*")]:
         shutil.rmtree(earlier, ignore_errors=True)
+    now = time.time()
+    _train_together(TRANSFER_MODELS, params, layout, out, deadline=deadline - REFINER_SHARE * max(0.0, deadline - now))
+    for name in TRANSFER_MODELS:
+        stored = _stored(layout, name)
+        if stored.is_dir() and not layout.model(name).is_dir():  # it did not come to its end
+            shutil.copytree(stored, layout.model(name))
+    if all(layout.model(name).is_dir() for name in TRANSFER_MODELS):
+        _train_together(("refiner",), params, layout, out, deadline=deadline)
+    else:
+        logger.info("no refiner: it needs both models")
+
+
+def _train_together(names: tuple[str, ...], params: "Params", layout: "Layout", out: Path, *, deadline: float) -> None:
+    """Train models at the same time, each in a process of its own, and write what there is now and then.
+
+    Raises:
+        TimbreflowError: one could not be trained.
+    """
+    from safetensors import SafetensorError
+
+    from timbreflow.errors import TimbreflowError
+    from timbreflow.training.fit import STOP_FILE
+
+    began = time.monotonic()
     context = get_context("spawn")
-    barrier = context.Barrier(len(MODELS))
-    trainings = {name: context.Process(target=_train, args=(name, folder, deadline, out, barrier)) for name in MODELS}
+    barrier = context.Barrier(len(names))
+    arguments = (layout.root, deadline, out, barrier)
+    trainings = {name: context.Process(target=_train, args=(name, *arguments)) for name in names}
     for process in trainings.values():
         process.start()
     late = set()
@@ -240,11 +265,11 @@ def run(folder: Path, out: Path, *, deadline: float) -> None:
         if time.monotonic() - began > SECONDS_BETWEEN_PARTS:
             began = time.monotonic()
             try:
-                bring(params, layout, out)
+                bring(params, layout, out, names)
             except (OSError, SafetensorError) as error:  # a checkpoint that was replaced while it was read
                 logger.info("the weights were not written this time (%s)", error)
         if time.time() > deadline - STOP_BEFORE:
-            for workdir in (folder / ".scratch").glob("train_*/*"):
+            for workdir in (layout.root / ".scratch").glob("train_*/*"):
                 with suppress(OSError):  # a training that has just finished removes its folder
                     (workdir / STOP_FILE).touch()
         if time.time() > deadline:
@@ -253,7 +278,7 @@ def run(folder: Path, out: Path, *, deadline: float) -> None:
             for name in alive:
                 trainings[name].terminate()
                 trainings[name].join()
-    bring(params, layout, out)
+    bring(params, layout, out, names)
     failed = [name for name, process in trainings.items() if process.exitcode and name not in late]
     if failed:
         raise TimbreflowError(f"{' and '.join(failed)} could not be trained; {out / 'log.txt'} says why.")
@@ -302,11 +327,11 @@ def _train(name: str, folder: Path, deadline: float, out: Path, barrier: "Barrie
     """Measure a step while the other model does so too, choose the number of steps, train."""
     import dataclasses
 
-    from train_step import measure
+    from train_step import measure, section_of
 
     from timbreflow.config import load_params
     from timbreflow.models.devices import resolve_device
-    from timbreflow.stages import train_glow, train_vqvae
+    from timbreflow.stages import train_glow, train_refiner, train_vqvae
     from timbreflow.stages.layout import Layout
     from timbreflow.stages.result import ignore_metrics
 
@@ -315,25 +340,33 @@ def _train(name: str, folder: Path, deadline: float, out: Path, barrier: "Barrie
     barrier.wait(timeout=120.0)  # the other training may have failed
     device = resolve_device()
     counts = argparse.Namespace(steps=30 if device.type == "cuda" else 2, repeats=3)
+    if name == "refiner":
+        counts.steps = 2  # of hundreds, not of thousands
     measured = measure(name, params, layout, device, counts)
     pace = 1 / measured["steps_per_second"]["with_loading"]
-    section: Any = params.train_glow if name == "glow" else params.train_vqvae.base
+    section: Any = section_of(name, params)
     steps = max(section.fit.warmup_steps, int((deadline - time.time() - RESERVE) / (pace * MARGIN)))
+    steps = min(steps, section.fit.steps)
     logger.info("%s: %.1f ms a step in %s, so %d steps", name, 1000 * pace, measured["precision"], steps)
-    section = dataclasses.replace(section, fit=dataclasses.replace(section.fit, steps=min(steps, section.fit.steps)))
+    section = dataclasses.replace(section, fit=dataclasses.replace(section.fit, steps=steps))
     arguments: dict[str, Any] = {"layout": layout, "log": ignore_metrics}
-    if name == "glow":
-        report = train_glow.run(section, params.audio, params.render_triples, **arguments)
+    sections = (section, params.audio, params.render_triples)
+    if name == "refiner":  # most steps are as in use, with notes that are heard
+        notes, true = min(section.note_steps, steps // 6), min(section.true_steps, steps // 3)
+        section = dataclasses.replace(section, note_steps=notes, true_steps=true)
+        report = train_refiner.run(section, *sections[1:], **arguments)
+    elif name == "glow":
+        report = train_glow.run(*sections, **arguments)
     else:
-        report = train_vqvae.run("base", section, params.audio, params.render_triples, **arguments)
+        report = train_vqvae.run("base", *sections, **arguments)
     logger.info(report.summary)
 
 
-def bring(params: "Params", layout: "Layout", out: Path) -> None:
+def bring(params: "Params", layout: "Layout", out: Path, names: tuple[str, ...]) -> None:
     """Write each model to `out`: as it was trained to the end, else the best weights of its newest checkpoint."""
-    for name in MODELS:
-        scratch = layout.root / ".scratch" / "out"
-        half = scratch / name
+    for name in names:
+        half = _stored(layout, name)
+        scratch = half.parent
         if not _halve(name, params, layout, half):
             continue
         archive = scratch / f"{name}.tar.xz"
@@ -350,36 +383,42 @@ def bring(params: "Params", layout: "Layout", out: Path) -> None:
         logger.info("wrote %s: %.1f MiB in %d parts", name, len(data) / 2**20, len(parts))
 
 
+def _stored(layout: "Layout", name: str) -> Path:
+    return layout.scratch("out", name)
+
+
 def _halve(name: str, params: "Params", layout: "Layout", folder: Path) -> bool:
     """Store a model in half precision; False where there is nothing yet."""
     import dataclasses
 
     from safetensors.torch import load_file
+    from train_step import section_of
 
     from timbreflow.data.mels import read_statistics
     from timbreflow.models.bundle import ModelBundle, load_bundle, save_bundle
     from timbreflow.models.glow.model import Glow
+    from timbreflow.models.refiner import Refiner
     from timbreflow.models.vqvae import VQVAE
 
-    stage = "train_glow" if name == "glow" else "train_vqvae"
     if layout.model(name).is_dir():
         bundle = load_bundle(layout.model(name))
     else:
-        best = sorted((layout.root / ".scratch" / stage).glob("*/step-*/best.safetensors"))
+        best = sorted((layout.root / ".scratch" / f"train_{name}").glob("*/step-*/best.safetensors"))
         if not best:
             return False
-        section = params.train_glow if name == "glow" else params.train_vqvae.base
-        model = Glow(params.train_glow.model) if name == "glow" else VQVAE(params.train_vqvae.base.model)
+        section = section_of(name, params)
+        kinds: dict[str, Any] = {"vqvae": VQVAE, "glow": Glow, "refiner": Refiner}
+        model = kinds[name](section.model)
         model.load_state_dict(load_file(best[-1]))
         normalizer, features = read_statistics(layout.mels)
         record = {"section": dataclasses.asdict(section), "checkpoint": best[-1].parent.name}
-        bundle = ModelBundle(name, model, features, normalizer, record)
+        bundle = ModelBundle(name, model, features, None if name == "refiner" else normalizer, record)
     save_bundle(folder, bundle, storage="float16")
     return True
 
 
 def join(out: Path, models: Path) -> None:
-    """Make the models' folders, `models`/vqvae and `models`/glow, from the parts in `out`.
+    """Make the models' folders, `models`/vqvae, glow and refiner, from the parts in `out`.
 
     Raises:
         TimbreflowError: there are no parts, or they do not fit together.
@@ -422,7 +461,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     train.add_argument("--minutes", type=float, default=9.0, help="for everything (%(default)s)")
     whole = commands.add_parser("join", help="make model folders from the parts")
     whole.add_argument("out", type=Path, help="folder of the parts")
-    whole.add_argument("models", type=Path, help="folder that gets vqvae and glow, such as data/models")
+    whole.add_argument("models", type=Path, help="folder that gets vqvae, glow and refiner, such as data/models")
     return parser.parse_args(arguments)
 
 

@@ -25,7 +25,9 @@ from timbreflow.config import Params
 from timbreflow.data.triples import TripleBatch
 from timbreflow.models.devices import resolve_device
 from timbreflow.models.glow.model import Glow
+from timbreflow.models.refiner import Refiner
 from timbreflow.models.vqvae import VQVAE
+from timbreflow.stages import train_refiner
 from timbreflow.stages.layout import Layout
 from timbreflow.training.data import open_triples
 from timbreflow.training.device import choose_precision, place_batch, place_model
@@ -71,17 +73,24 @@ def measure(
     """Medians of one model.
 
     Args:
-        name: vqvae or glow.
+        name: vqvae, glow, or refiner, which needs both of them below data/models; its steps are those with predicted
+            notes.
         params: settings of the model, and of the data.
         layout: the data.
         device: where to train.
         options: of the command line.
     """
-    section: Any = params.train_vqvae.base if name == "vqvae" else params.train_glow
+    section: Any = section_of(name, params)
     config = dataclasses.replace(section.fit, precision=choose_precision(section.fit.precision, device))
     source = open_triples(layout.mels, layout.audio, params.audio, section, kind="log_mel", device=device)
     seed_everything(section.fit.seed, "model")
-    model, objective = _model(name, section)
+    if name == "refiner":
+        model: Any = Refiner(section.model)
+        models = train_refiner.frozen_models(section, params.audio, layout=layout, device=device)
+        assert source.normalizer is not None
+        objective: Any = train_refiner.refiner_objective(section, models, source.normalizer)
+    else:
+        model, objective = _model(name, section)
     place_model(model, config.precision, device)
     batches = iter(source.batches(0))
     here = place_batch(next(batches), config.precision, device)
@@ -91,7 +100,7 @@ def measure(
     ways: dict[str, Iterator[TripleBatch]] = {"in_place": repeat(here), "with_loading": batches}
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     watch = Stopwatch(device)
-    done = 0
+    done = max(section.note_steps, section.true_steps) if name == "refiner" else 0
 
     def steps(data: Iterator[TripleBatch], n: int) -> None:
         nonlocal done
@@ -120,6 +129,11 @@ def measure(
         "ratio_to_in_place": round(median["in_place"] / median["with_loading"], 3),
         "peak_memory_mb": _peak_memory(device),
     }
+
+
+def section_of(name: str, params: Params) -> Any:
+    """The section of params.yaml that trains vqvae, glow or refiner."""
+    return {"vqvae": params.train_vqvae.base, "glow": params.train_glow, "refiner": params.train_refiner}[name]
 
 
 def _model(name: str, section: Any) -> tuple[Any, Any]:

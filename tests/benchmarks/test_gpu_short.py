@@ -16,6 +16,7 @@ from tests.tiny_params import dump, tiny
 from timbreflow.config import parse_params, preset_text
 from timbreflow.models.bundle import load_bundle
 from timbreflow.models.glow.model import Glow
+from timbreflow.models.refiner import Refiner
 from timbreflow.models.vqvae import VQVAE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,23 +84,27 @@ def test_prepare_run_and_join(tmp_path: Path) -> None:
     done = command(folder / "benchmarks" / "gpu_short.py", "run", "--out", out, "--minutes", "30")
     assert done.returncode == 0, done.stderr[-3000:]
     log = (out / "log.txt").read_text()
-    assert log.count("all training triples are in the memory of cpu") == 4  # to measure and to train, of two models
-    assert len(re.findall(r"(?:vqvae|glow): [\d.]+ ms a step in (?:bfloat16|float32), so \d+ steps", log)) == 2
+    assert log.count("all training triples are in the memory of cpu") == 6  # to measure and to train, of three models
+    assert len(re.findall(r"(?:vqvae|glow|refiner): [\d.]+ ms a step in (?:bfloat16|float32), so \d+ steps", log)) == 3
     assert sorted(path.name for path in out.iterdir()) == [
         "glow.tar.xz.00",
         "glow.tar.xz.01",
         "log.txt",
+        "refiner.tar.xz.00",
         "vqvae.tar.xz.00",
     ]
 
     done = command(SCRIPT, "join", out, tmp_path / "models")
     assert done.returncode == 0, done.stderr
     assert load_bundle(tmp_path / "models" / "glow").training["steps"] == 4
+    refiner = load_bundle(tmp_path / "models" / "refiner")
+    assert isinstance(refiner.model, Refiner) and set(refiner.training["models"]) == {"vqvae", "glow"}
     assert load_bundle(tmp_path / "models" / "vqvae").training["steps"] == 4
 
     done = command(folder / "benchmarks" / "gpu_short.py", "run", "--out", tmp_path / "late", "--minutes", "0")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "stopping vqvae and glow" in (tmp_path / "late" / "log.txt").read_text()
+    late = (tmp_path / "late" / "log.txt").read_text()
+    assert "stopping vqvae and glow" in late and "no refiner" in late
 
     (out / "glow.tar.xz.00").write_bytes((out / "glow.tar.xz.00").read_bytes()[:-1000])
     done = command(SCRIPT, "join", out, tmp_path / "again")
@@ -112,7 +117,11 @@ def test_the_weights_of_the_preset_come_home_in_what_a_command_may_bring() -> No
     params = parse_params(YAML(typ="safe").load(preset_text("gpu-short")), source="gpu-short")
     numbers = sum(
         tensor.numel()
-        for model in (VQVAE(params.train_vqvae.base.model), Glow(params.train_glow.model))
+        for model in (
+            VQVAE(params.train_vqvae.base.model),
+            Glow(params.train_glow.model),
+            Refiner(params.train_refiner.model),
+        )
         for tensor in model.state_dict().values()
     )
     # Half precision, of which .xz leaves 88 % (measured on the released weights), with a log: 64 MiB.

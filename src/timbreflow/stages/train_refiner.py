@@ -3,7 +3,9 @@
 import dataclasses
 from collections.abc import Mapping
 
-from timbreflow.audio.features import FeatureConfig
+import torch
+
+from timbreflow.audio.features import FeatureConfig, Normalizer
 from timbreflow.data.renderer import RenderInputs
 from timbreflow.errors import TimbreflowError
 from timbreflow.models.bundle import load_bundle, weights_sha256
@@ -50,25 +52,12 @@ def run(
     inputs = RenderInputs(rendering, layout.notes, layout.soundfonts) if rendering else None
     data = open_triples(layout.mels, layout.audio, features, config, kind=features.kind, device=place, rendering=inputs)
     assert data.normalizer is not None
-    models = {}
-    for name in config.models:
-        folder = layout.model(name)
-        bundle = load_bundle(folder)
-        if bundle.features != features or bundle.normalizer is None or not isinstance(bundle.model, VQVAE | Glow):
-            raise TimbreflowError(f"{folder} is no transfer model of these features; train it again.")
-        models[name] = (place_model(bundle.model.requires_grad_(False), config.fit.precision, place), bundle.normalizer)
+    models = frozen_models(config, features, layout=layout, device=place)
     seed_everything(config.fit.seed, "model")
     model = Refiner(config.model)
     model.use_statistics(data.normalizer)
     training.begin(model, data.features, models={name: weights_sha256(layout.model(name)) for name in models})
-    objective = RefinerObjective(
-        models,
-        data.normalizer,
-        temperature=config.temperature,
-        true_steps=config.true_steps,
-        true_share=config.true_share,
-        note_steps=config.note_steps,
-    )
+    objective = refiner_objective(config, models, data.normalizer)
 
     def summary(result: FitResult, metrics: Mapping[str, float]) -> str:
         changes = ", ".join(f"{n} {metrics[f'val_unrefined/{n}']:.4f} -> {metrics[f'val_l1/{n}']:.4f}" for n in models)
@@ -79,3 +68,36 @@ def run(
 
     # The refiner takes raw features, so its bundle holds no statistics.
     return training.run(model, objective, dataclasses.replace(data, normalizer=None), summary=summary)
+
+
+def frozen_models(
+    config: RefinerTraining, features: FeatureConfig, *, layout: Layout, device: torch.device
+) -> dict[str, tuple[VQVAE | Glow, Normalizer]]:
+    """The transfer models that a refiner is trained behind, by name, each with its statistics.
+
+    Raises:
+        TimbreflowError: one is missing or unusable, or takes other features.
+    """
+    models = {}
+    for name in config.models:
+        folder = layout.model(name)
+        bundle = load_bundle(folder)
+        if bundle.features != features or bundle.normalizer is None or not isinstance(bundle.model, VQVAE | Glow):
+            raise TimbreflowError(f"{folder} is no transfer model of these features; train it again.")
+        model = place_model(bundle.model.requires_grad_(False), config.fit.precision, device)
+        models[name] = (model, bundle.normalizer)
+    return models
+
+
+def refiner_objective(
+    config: RefinerTraining, models: Mapping[str, tuple[VQVAE | Glow, Normalizer]], normalizer: Normalizer
+) -> RefinerObjective:
+    """What the section trains a refiner for, behind the models and on batches of these statistics."""
+    return RefinerObjective(
+        models,
+        normalizer,
+        temperature=config.temperature,
+        true_steps=config.true_steps,
+        true_share=config.true_share,
+        note_steps=config.note_steps,
+    )
