@@ -38,7 +38,7 @@ from timbreflow.testsets import recompute as recompute_stage
 from timbreflow.testsets import sources as testset_sources
 from timbreflow.testsets.baselines import BUILDERS
 from timbreflow.testsets.evaluate import TestSetEvaluation, generalisation_gap, run
-from timbreflow.testsets.examples import write_examples
+from timbreflow.testsets.examples import worst_triples, write_examples
 from timbreflow.testsets.frozen import TRAINING_FONTS
 from timbreflow.testsets.recompute import recompute, store
 
@@ -287,6 +287,19 @@ def test_examples_are_heard_and_seen(layout: Layout, tmp_path: Path) -> None:
     assert sound.std() == pytest.approx(content.std(), rel=0.05) or abs(sound).max() > 0.9
     with pytest.raises(TimbreflowError, match="no triple artificial-9; its ids go from artificial-0 to artificial-2"):
         write_examples("artificial", ["artificial-9"], CONFIG, layout=layout, out=tmp_path, device="cpu")
+
+
+def test_the_worst_triples_are_those_of_the_last_evaluation(layout: Layout, table: str) -> None:
+    del table  # it was written to results/testsets
+    rows = pd.read_parquet(layout.results("testsets") / "artificial" / "per_clip.parquet")
+    errors = rows[rows["system"] == "vqvae"].set_index("triple_id")["lsd"]
+    worst = worst_triples("artificial", 2, layout=layout)
+    assert len(worst) == 2 and worst[0] == errors.idxmax()
+    assert errors[worst].min() >= errors.drop(worst).max()
+    with pytest.raises(TimbreflowError, match=r"per_clip.parquet is missing; evaluate again"):
+        worst_triples("nowhere", 2, layout=layout)
+    with pytest.raises(TimbreflowError, match="no row mine"):
+        worst_triples("artificial", 2, layout=layout, system="mine")
 
 
 def test_fonts_that_are_missing_are_fetched_or_all_named(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:

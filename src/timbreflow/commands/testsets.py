@@ -72,22 +72,29 @@ def create_testsets(*, out: Path, notes: Path | None = None) -> None:
 
 
 @testset.command(
-    name="examples", help_epilogue="For example\n\n    timbreflow testset examples real real-0003 real-0040 --out heard"
+    name="examples",
+    help_epilogue="""For example
+
+    timbreflow testset examples real real-0003 real-0040 --out heard
+    timbreflow testset examples artificial --worst 5 --out heard""",
 )
-def write_examples(name: str, *triples: str, out: Path) -> None:
+def write_examples(name: str, *triples: str, worst: int = 0, out: Path) -> None:
     """Write sounds and spectrograms of some triples: content, style, target, outputs of all models, and the oracle.
 
     Args:
         name: artificial, seen or real.
         triples: ids, such as real-0003; those of results/testsets/NAME/per_clip.parquet.
+        worst: in place of ids, so many triples where the VQ-VAE's LSD was largest when the set was last evaluated here.
         out: folder for them.
     """
-    if not triples:
-        raise TimbreflowError("Name at least one triple, such as real-0003.")
+    if bool(triples) == (worst > 0):
+        raise TimbreflowError("Name at least one triple, such as real-0003, or give --worst 5.")
 
+    from timbreflow.testsets.examples import worst_triples
     from timbreflow.testsets.examples import write_examples as write
 
     params, layout = project()
+    triples = triples or tuple(worst_triples(name, worst, layout=layout))
     print("\n".join(write(name, triples, params.evaluate, layout=layout, out=out)))
 
 

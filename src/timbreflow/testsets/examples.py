@@ -6,15 +6,29 @@ from pathlib import Path
 
 import torch
 
+from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.baselines.loudness import as_loud_as
 from timbreflow.evaluation.config import EvaluationConfig
-from timbreflow.evaluation.storage import save_sounds
+from timbreflow.evaluation.storage import read_table, save_sounds
 from timbreflow.evaluation.systems import SYSTEMS
 from timbreflow.metrics.registry import BY_NAME
 from timbreflow.reporting.panels import save_panels
 from timbreflow.stages.layout import Layout
 from timbreflow.testsets.evaluate import TestSetEvaluation
 from timbreflow.testsets.weights import find_weights
+
+
+def worst_triples(testset: str, count: int, *, layout: Layout, system: str = "vqvae") -> list[str]:
+    """Ids of the triples whose LSD is the largest by the last evaluation of a frozen set, the worst first.
+
+    Raises:
+        TimbreflowError: the set was not evaluated here, or without that system.
+    """
+    table = read_table(layout.results("testsets") / testset)
+    own = table[table["system"] == system]
+    if own.empty:
+        raise TimbreflowError(f"The last evaluation of {testset} has no row {system}; evaluate again.")
+    return list(own.nlargest(count, "lsd")["triple_id"])
 
 
 def write_examples(
