@@ -4,7 +4,8 @@ Each head is three convolutions that see the Glow's prediction, what its finest 
 content, and the style's mean and deviation a band. It gives each value of the log-mel a density: Laplace, or a mixture
 of three normal ones. It is trained for `--steps` on the triples of data/mels, with the noise that the Glow was trained
 with. A line of JSON a row: bits a value of the noisy target (in the Glow's units, lower is better), what a wrong style
-costs in bits, and CRPS (dB) of 8 samples; differences from the Glow with their 95 % intervals over instruments.
+costs in bits, and CRPS and energy score (dB) of 8 samples; differences from the Glow with their 95 % intervals over
+instruments.
 
     .venv/bin/python -m benchmarks.heads --steps 1500 --data data/testsets/artificial --split artificial --clips 24
 """
@@ -44,6 +45,8 @@ KINDS: tuple[Literal["laplace", "mixture"], ...] = ("laplace", "mixture")
 COMPONENTS = 3
 WIDTH = 320
 SAMPLES = 8
+SCORES = ("crps", "energy_score")
+"""Scores of samples: of each value by itself, and of a frame's values together."""
 Density = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Content, style and noisy target, [B, M, T] each -> bits a value, [B]."""
 
@@ -191,7 +194,7 @@ def main() -> int:
             figures.append(_figures(kind, by_head, samples, bundle, clips))
         for name, values, instruments in figures:
             line: dict[str, object] = {key: round(float(value.mean()), 3) for key, value in values.items()}
-            for key in ("bits_per_dim", "crps"):
+            for key in ("bits_per_dim", *SCORES):
                 pair = [values[key], figures[0][1][key]]
                 found = bootstrap(pair, lambda a, b: a - b, samples=2000, seed=0, clusters=instruments)
                 line[f"{key}_difference"] = [round(bound, 3) for bound in (found.value, found.low, found.high)]
@@ -211,7 +214,7 @@ def _figures(
 ) -> tuple[str, dict[str, NDArray[np.float64]], list[str]]:
     own, wrong = bits_of(density, bundle, clips)
     scores, instruments = measure(bundle, samples, clips, SAMPLES, 1.0)
-    return name, {"bits_per_dim": own, "style_gain": wrong - own, "crps": scores["crps"]}, instruments
+    return name, {"bits_per_dim": own, "style_gain": wrong - own, **{key: scores[key] for key in SCORES}}, instruments
 
 
 def _parts(bundle: ModelBundle) -> tuple[Glow, Normalizer, float]:
