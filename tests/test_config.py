@@ -113,6 +113,14 @@ def test_released_weights_fit_the_preset_that_trains_them_on() -> None:
     assert begin_with(Vocoder(vocoder.model), ROOT / vocoder.init_from, params.audio)[1]
 
 
+@pytest.mark.parametrize("name", preset_names())
+def test_most_steps_of_a_preset_train_the_refiner_as_it_is_used(name: str) -> None:
+    """With notes that are heard, not with true ones, and not the reader alone."""
+    section = parse_params(YAML(typ="safe").load(preset_text(name)), source=name).train_refiner
+    assert max(section.note_steps, section.true_steps) <= section.fit.steps / 2
+    assert section.note_steps == 0 or not section.init_from
+
+
 def test_unknown_preset(tmp_path: Path) -> None:
     with pytest.raises(TimbreflowError, match="nonsense.*default"):
         write_preset("nonsense", tmp_path / "params.yaml")
