@@ -9,7 +9,7 @@ from timbreflow.models.bundle import ModelBundle, Storage
 from timbreflow.notes.sources.catalogue import CATALOGUE, Corpus
 
 TITLES = {"vqvae": "VQ-VAE", "glow": "Glow", "refiner": "refiner", "triplet": "timbre metric", "vocoder": "vocoder"}
-STORAGE: dict[str, Storage] = {"triplet": "float32", "vqvae": "int8", "glow": "int8"}
+STORAGE: dict[str, Storage] = {"triplet": "float32", "vqvae": "int8", "glow": "int8", "refiner": "int8"}
 """How kinds are stored, others in float16. Rounding a metric's weights would change all stored figures; what 8 bits
 change of the models is in docs/performance.md."""
 SUMMARIES = {
