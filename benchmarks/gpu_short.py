@@ -350,15 +350,15 @@ def _train(name: str, folder: Path, deadline: float, out: Path, barrier: "Barrie
     logger.info("%s: %.1f ms a step in %s, so %d steps", name, 1000 * pace, measured["precision"], steps)
     section = dataclasses.replace(section, fit=dataclasses.replace(section.fit, steps=steps))
     arguments: dict[str, Any] = {"layout": layout, "log": ignore_metrics}
-    sections = (section, params.audio, params.render_triples)
+    others = (params.audio, params.render_triples)
     if name == "refiner":  # most steps are as in use, with notes that are heard
         notes, true = min(section.note_steps, steps // 6), min(section.true_steps, steps // 3)
         section = dataclasses.replace(section, note_steps=notes, true_steps=true)
-        report = train_refiner.run(section, *sections[1:], **arguments)
+        report = train_refiner.run(section, *others, **arguments)
     elif name == "glow":
-        report = train_glow.run(*sections, **arguments)
+        report = train_glow.run(section, *others, **arguments)
     else:
-        report = train_vqvae.run("base", *sections, **arguments)
+        report = train_vqvae.run("base", section, *others, **arguments)
     logger.info(report.summary)
 
 

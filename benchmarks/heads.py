@@ -32,11 +32,13 @@ from timbreflow.config import load_params
 from timbreflow.data.triples import TripleBatch
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.clips import EvaluationClips
+from timbreflow.files import stable_hash
 from timbreflow.metrics.statistics import bootstrap
 from timbreflow.models.blocks import full_precision
-from timbreflow.models.bundle import ModelBundle, load_bundle
+from timbreflow.models.bundle import ModelBundle, load_bundle, weights_sha256
 from timbreflow.models.glow.model import Glow
 from timbreflow.stages.layout import Layout
+from timbreflow.stages.training import read_passed
 from timbreflow.testsets.frozen import SAMPLE_RATE
 from timbreflow.training.data import open_triples
 from timbreflow.training.fit import fit
@@ -113,12 +115,13 @@ class HeadObjective:
         return {"loss": bits, "bits_per_dim": bits}
 
 
-def train(kind: Literal["laplace", "mixture"], bundle: ModelBundle, root: Path, *, steps: int) -> Head:
-    """Fit a head behind the Glow of a bundle to the triples of the checkout's data; killed, the same call goes on.
+def train(kind: Literal["laplace", "mixture"], folder: Path, root: Path, *, steps: int) -> Head:
+    """Fit a head behind the Glow of a folder to the triples of the checkout's data; killed, the same call goes on.
 
     Raises:
-        TimbreflowError: there is no data of the Glow's features.
+        TimbreflowError: there is no data of the Glow's features, or it has not passed validation.
     """
+    bundle = load_bundle(folder)
     glow, normalizer, noise = _parts(bundle)
     layout, device = Layout(root), torch.device("cpu")
     section = load_params(root / "params.yaml").train_glow
@@ -136,7 +139,9 @@ def train(kind: Literal["laplace", "mixture"], bundle: ModelBundle, root: Path, 
     def log(step: int, values: Mapping[str, float]) -> None:
         print(f"{kind} {step}: {json.dumps(dict(values))}", file=sys.stderr, flush=True)
 
-    workdir = layout.scratch("heads", f"{kind}-{steps}")
+    passed = read_passed(layout.results("validate_data") / "passed.json")
+    key = stable_hash(kind, weights_sha256(folder), dataclasses.asdict(budget), passed)
+    workdir = layout.scratch("heads", f"{key:016x}")
     workdir.mkdir(parents=True, exist_ok=True)
     fit(head, objective, data.batches, data.validation, budget, workdir=workdir, log=log, device=device)
     return head
@@ -181,7 +186,7 @@ def main() -> int:
 
         figures = [_figures("glow, T = 1", by_flow, flow_samples, bundle, clips)]
         for kind in KINDS:
-            head = train(kind, bundle, options.root, steps=options.steps).eval()
+            head = train(kind, options.glow, options.root, steps=options.steps).eval()
 
             def by_head(content: Tensor, style: Tensor, target: Tensor, head: Head = head) -> Tensor:
                 return head.bits(glow, content, style, target)

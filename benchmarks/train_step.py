@@ -86,9 +86,10 @@ def measure(
     seed_everything(section.fit.seed, "model")
     if name == "refiner":
         model: Any = Refiner(section.model)
-        models = train_refiner.frozen_models(section, params.audio, layout=layout, device=device)
         assert source.normalizer is not None
-        objective: Any = train_refiner.refiner_objective(section, models, source.normalizer)
+        objective: Any = train_refiner.refiner_objective(
+            section, params.audio, source.normalizer, layout=layout, device=device
+        )
     else:
         model, objective = _model(name, section)
     place_model(model, config.precision, device)

@@ -202,12 +202,10 @@ class Styles:
 
     def reference(self, style: Recording) -> Reference:
         """A recording as a style."""
-        whole, own_rate = (
-            style.excerpt(style.sample_rate, seconds=LONGEST_STYLE_SECONDS),
-            self._bundle.features.sample_rate,
-        )
-        audio = resample(whole, style.sample_rate, own_rate)
-        rise, band = rise_seconds(audio, own_rate), BandTable.of(whole, style.sample_rate)
+        rate = self._bundle.features.sample_rate
+        whole = style.excerpt(style.sample_rate, seconds=LONGEST_STYLE_SECONDS)
+        audio = resample(whole, style.sample_rate, rate)
+        rise, band = rise_seconds(audio, rate), BandTable.of(whole, style.sample_rate)
         return Reference(self._filled(audio), style.level, rise, band, style.notes)
 
     def features_of(self, recording: Recording) -> Tensor:

@@ -52,15 +52,16 @@ def run(
     inputs = RenderInputs(rendering, layout.notes, layout.soundfonts) if rendering else None
     data = open_triples(layout.mels, layout.audio, features, config, kind=features.kind, device=place, rendering=inputs)
     assert data.normalizer is not None
-    models = frozen_models(config, features, layout=layout, device=place)
+    objective = refiner_objective(config, features, data.normalizer, layout=layout, device=place)
     seed_everything(config.fit.seed, "model")
     model = Refiner(config.model)
     model.use_statistics(data.normalizer)
-    training.begin(model, data.features, models={name: weights_sha256(layout.model(name)) for name in models})
-    objective = refiner_objective(config, models, data.normalizer)
+    training.begin(model, data.features, models={name: weights_sha256(layout.model(name)) for name in config.models})
 
     def summary(result: FitResult, metrics: Mapping[str, float]) -> str:
-        changes = ", ".join(f"{n} {metrics[f'val_unrefined/{n}']:.4f} -> {metrics[f'val_l1/{n}']:.4f}" for n in models)
+        changes = ", ".join(
+            f"{n} {metrics[f'val_unrefined/{n}']:.4f} -> {metrics[f'val_l1/{n}']:.4f}" for n in config.models
+        )
         return (
             f"Refiner: {result.steps} steps, validation L1 {changes} at step {result.best_step}, "
             f"{result.examples_per_second:.1f} triples/s"
@@ -70,13 +71,13 @@ def run(
     return training.run(model, objective, dataclasses.replace(data, normalizer=None), summary=summary)
 
 
-def frozen_models(
-    config: RefinerTraining, features: FeatureConfig, *, layout: Layout, device: torch.device
-) -> dict[str, tuple[VQVAE | Glow, Normalizer]]:
-    """The transfer models that a refiner is trained behind, by name, each with its statistics.
+def refiner_objective(
+    config: RefinerTraining, features: FeatureConfig, normalizer: Normalizer, *, layout: Layout, device: torch.device
+) -> RefinerObjective:
+    """What the section trains a refiner for, behind the trained models and on batches of these statistics.
 
     Raises:
-        TimbreflowError: one is missing or unusable, or takes other features.
+        TimbreflowError: a model is missing or unusable, or takes other features.
     """
     models = {}
     for name in config.models:
@@ -86,13 +87,6 @@ def frozen_models(
             raise TimbreflowError(f"{folder} is no transfer model of these features; train it again.")
         model = place_model(bundle.model.requires_grad_(False), config.fit.precision, device)
         models[name] = (model, bundle.normalizer)
-    return models
-
-
-def refiner_objective(
-    config: RefinerTraining, models: Mapping[str, tuple[VQVAE | Glow, Normalizer]], normalizer: Normalizer
-) -> RefinerObjective:
-    """What the section trains a refiner for, behind the models and on batches of these statistics."""
     return RefinerObjective(
         models,
         normalizer,
