@@ -1,4 +1,5 @@
-# `timbreflow serve` as an image: the core and the extra "serve" with a CPU build of torch, and the released models.
+# `timbreflow serve` as an image: the core and the extra "serve" with a CPU build of torch, and the released models. The target
+# `pipeline` (`make image TARGET=pipeline`) is for a Prefect worker of type docker (flows/prefect-docker.yaml).
 FROM python:3.12.12-slim-bookworm AS build
 # The lock names no build of torch; those of this index have no CUDA, which would be 4 GB more.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -13,6 +14,29 @@ COPY pyproject.toml README.md LICENSE ./
 COPY released/ released/
 COPY src/ src/
 RUN /opt/timbreflow/bin/pip install --no-cache-dir -c requirements.lock '.[serve]'
+
+FROM python:3.12.12-slim-bookworm AS pipeline
+# TORCH_INDEX=https://download.pytorch.org/whl/cu128 for a GPU.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ENV PIP_EXTRA_INDEX_URL=$TORCH_INDEX \
+    PIP_DISABLE_PIP_VERSION_CHECK=1
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends git libfluidsynth3 && rm -rf /var/lib/apt/lists/*
+# A stage looks for .venv in its checkout, then above it.
+WORKDIR /srv/timbreflow
+RUN python -m venv .venv
+COPY requirements.lock ./
+RUN .venv/bin/pip install --no-cache-dir -c requirements.lock torch torchaudio
+COPY pyproject.toml README.md LICENSE ./
+COPY released/ released/
+COPY src/ src/
+RUN .venv/bin/pip install --no-cache-dir -c requirements.lock '.[pipeline]'
+# The checkout that is mounted there comes before the package that is installed here.
+ENV PATH=/srv/timbreflow/.venv/bin:$PATH \
+    PYTHONPATH=/srv/timbreflow/checkout:/srv/timbreflow/checkout/src \
+    HOME=/tmp \
+    PYTHONUNBUFFERED=1
+USER 10001:10001
 
 FROM python:3.12.12-slim-bookworm
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin timbreflow

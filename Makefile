@@ -100,12 +100,13 @@ coverage: setup ## branch coverage of src by the fast tests, module by module
 mutation: .tools/mutation/.installed ## mutation score of metrics, gate and flow: the same EACH (default 25) mutants of each file
 	@OMP_NUM_THREADS=1 PYTHONPATH=.tools/mutation $(BIN)/python .ci/mutation.py $(or $(EACH),25)
 
-IMAGE ?= timbreflow
-image: ## build the image of the HTTP server with docker, podman or buildah
+TARGET ?=
+IMAGE ?= timbreflow$(if $(TARGET),-$(TARGET))
+image: ## build the image of the HTTP server (TARGET=pipeline: of a worker) with docker, podman or buildah
 	@tool=$$(command -v docker || command -v podman || command -v buildah) \
 	  || { echo "error: an image needs docker, podman or buildah, and none is installed" >&2; exit 2; }; \
 	case $$tool in */docker) format= ;; *) format='--format docker' ;; esac; \
-	$$tool build $$format --tag $(IMAGE) .
+	$$tool build $$format $(if $(TARGET),--target $(TARGET)) --tag $(IMAGE) .
 
 lock: setup $(TOOLS)/.installed ## rewrite requirements.lock from what is installed, and requirements.hashes
 	@$(BIN)/python .ci/lock.py

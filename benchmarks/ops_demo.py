@@ -4,9 +4,9 @@
 
 In a copy of this checkout below /tmp, with servers of its own on free ports of 127.0.0.1: PostgreSQL and an S3-like
 store, Prefect and MLflow on them, a worker that runs the deployments, promotions (one is refused), a rollback, data
-pushed to the store and pulled by a second clone, a served model. All is stopped and removed at the end; this checkout's
-data, registry and servers are not touched. `--stay` waits before that, so that you can look at the pages, and
-`--pictures FOLDER` takes those of the documentation.
+pushed to the store and pulled by a second clone, a served model, and alerts to a webhook. All is stopped and removed at
+the end; this checkout's data, registry and servers are not touched. `--stay` waits before that, so that you can look at
+the pages, and `--pictures FOLDER` takes those of the documentation.
 
 The tiny models are trained for a few steps: the demo shows that the parts work together, not a model of use.
 """
@@ -32,6 +32,7 @@ import httpx
 import numpy as np
 import psutil
 import soundfile
+from ruamel.yaml import YAML
 
 from benchmarks.services import (
     HOST,
@@ -42,6 +43,7 @@ from benchmarks.services import (
     object_store,
     postgres,
     postgres_programs,
+    receiver,
     running,
     wait_for,
 )
@@ -82,6 +84,7 @@ class Demo:
         self.step_number = 0
         self.servers: dict[str, str] = {}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.alerts: list[str] = []
         kept = {name: value for name, value in os.environ.items() if not name.startswith(OF_THE_USER)}
         self.environment = (
             kept
@@ -283,17 +286,22 @@ def services(demo: Demo) -> None:
 
 
 def deploy(demo: Demo) -> None:
-    """Work pool, deployments, worker."""
-    demo.step("Work pool, deployments and a worker", f"{demo.servers['Prefect']}/deployments")
+    """Work pool, one training at a time, deployments, alerts, worker."""
+    demo.step("Work pool, deployments, alerts and a worker", f"{demo.servers['Prefect']}/deployments, and /automations")
     demo.run("prefect", "work-pool", "create", "timbreflow", "--type", "process", show=0)
+    demo.run("prefect", "work-queue", "create", "gpu", "--pool", "timbreflow", "--limit", "1", show=0)
     demo.run("prefect", "deploy", "--prefect-file", "flows/prefect.yaml", "--all", show=0)
+    webhook, demo.alerts = demo.ends.enter_context(receiver())
+    demo.servers["webhook"] = webhook
+    demo.environment |= {"TIMBREFLOW_ALERT_URL": webhook}
+    demo.run("python", "-m", "flows.alerts")
     demo.start("worker", "prefect", "worker", "start", "--pool", "timbreflow")
 
 
 def pipeline(demo: Demo) -> None:
     """The pipeline through the worker, then its lock in git and its data in the store."""
     demo.step("The pipeline, run by the worker", f"{demo.servers['Prefect']}/runs and {demo.servers['MLflow']}")
-    demo.run("prefect", "deployment", "run", "pipeline/nightly", "--watch", show=3)
+    demo.run("prefect", "deployment", "run", "pipeline/pipeline", "--watch", show=3)
     demo.git("add", "-A")
     demo.git("commit", "-q", "-m", "dvc.lock and metrics of the first run")
     demo.run("timbreflow", "lineage", f"models:/{MODEL}/1")
@@ -324,6 +332,7 @@ def refusal(demo: Demo) -> None:
     demo.run("timbreflow", "promote", "glow", code=1)
     demo.run("prefect", "deployment", "run", "promote/promote", "--param", "name=glow", "--watch", code=1, show=2)
     expect(demo.champion(), "2")
+    expect_alert(demo, "No promotion: ")
 
 
 def rollback(demo: Demo) -> None:
@@ -376,26 +385,48 @@ def check_length(sound: bytes) -> None:
     print(f"      {len(samples) / rate:.1f} s of sound came back", flush=True)
 
 
+def expect_alert(demo: Demo, begins: str) -> None:
+    """Show what the webhook was sent.
+
+    Raises:
+        TimbreflowError: nothing that begins like this came within a minute.
+    """
+    deadline = time.monotonic() + 60
+    while not (found := [text for body in demo.alerts if (text := json.loads(body)["text"]).startswith(begins)]):
+        if time.monotonic() > deadline:
+            raise TimbreflowError(f"The webhook was sent {demo.alerts}, but nothing that begins with {begins!r}.")
+        time.sleep(0.5)
+    print(f"      the webhook was sent: {found[-1]}", flush=True)
+
+
 def monitor(demo: Demo) -> None:
     """The noise raises an alert."""
     demo.step(
         "Monitoring: most of what was served is unlike the training, so that a check alerts and the exit code is 1"
     )
     demo.run("timbreflow", "monitor", "data/served", code=1)
+    demo.run("prefect", "deployment", "run", "monitor/monitor-nightly", "--watch", code=1, show=2)
+    expect_alert(demo, "Monitoring: ")
 
 
 def summary(demo: Demo) -> None:
     """Addresses and ids; every port is one of this machine's own."""
     runs = demo.flow_runs()
-    # One promotion was refused.
-    expect([run["state_type"] for run in runs if run["state_type"] != "COMPLETED"], ["FAILED"])
+    # A promotion was refused, and what is served has drifted.
+    expect([run["name"] for run in runs if run["state_type"] != "COMPLETED"], ["promote-glow", "monitor"])
+    parent = next(run["id"] for run in runs if run["name"] == "pipeline")
+    children = demo.ask(
+        f"{demo.servers['Prefect']}/api/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [parent]}}}
+    )
+    stages = YAML(typ="safe").load((demo.root / "dvc.yaml").read_text(encoding="utf-8"))["stages"].values()
+    expect(len(children), sum(len(stage.get("foreach", "1")) for stage in stages))
     ports = listening([psutil.Process()])
     expect([port for port in ports if not port.startswith(f"{HOST}:")], [])
     demo.step(f"What was shown; all {len(ports)} open ports are on {HOST}")
     for name, url in demo.servers.items():
         print(f"      {name:10} {url}")
-    parent = next(run["id"] for run in runs if run["name"] == "pipeline")
-    print(f"      {len(runs)} flow runs, all but the refused promotion completed; that of the pipeline: {parent}")
+    print(f"      {len(runs)} flow runs, all completed but the refused promotion and the alert")
+    print(f"      {len(children)} of them are children of {demo.servers['Prefect']}/runs/flow-run/{parent}")
     versions = demo.ask(f"{demo.servers['MLflow']}/api/2.0/mlflow/model-versions/search?filter=name%3D%27{MODEL}%27")
     for found in sorted(versions["model_versions"], key=lambda version: int(version["version"])):
         tags = {tag["key"]: tag["value"] for tag in found["tags"]}
@@ -405,18 +436,20 @@ def summary(demo: Demo) -> None:
 
 
 def take_pictures(demo: Demo, folder: Path) -> None:
-    """A run with its children, a picture among the artifacts, a failed run; a comparison and a version."""
+    """The pipeline with its children, a picture among the artifacts, a failed run; a comparison and a version."""
     from benchmarks.screenshots import photograph
 
     prefect, mlflow = demo.servers["Prefect"], demo.servers["MLflow"]
-    refused = next(run for run in demo.flow_runs() if run["state_type"] != "COMPLETED")
+    runs = demo.flow_runs()
+    refused = next(run for run in runs if run["state_type"] != "COMPLETED")
+    parent = next(run for run in runs if run["name"] == "pipeline")
     image = {"artifacts": {"type": {"any_": ["image"]}, "key": {"like_": "train-glow"}}}
     artifact = demo.ask(f"{prefect}/api/artifacts/filter", image)[0]
     wanted = {"experiment_ids": ["1"], "filter": "attributes.run_name = 'clips of glow'"}
     measured = [run["info"]["run_id"] for run in demo.ask(f"{mlflow}/api/2.0/mlflow/runs/search", wanted)["runs"]]
     compared = f"runs={quote(json.dumps(measured))}&experiments={quote(json.dumps(['1']))}"
     pages = {
-        "prefect-pipeline": (f"{prefect}/runs", "train_vqvae"),
+        "prefect-pipeline": (f"{prefect}/runs/flow-run/{parent['id']}", "Subflow Runs"),
         "prefect-artifact": (f"{prefect}/artifacts/artifact/{artifact['id']}", "train_glow"),
         "prefect-failed": (f"{prefect}/runs/flow-run/{refused['id']}", "Failed"),
         "mlflow-comparison": (f"{mlflow}/#/compare-runs?{compared}", "Metrics"),

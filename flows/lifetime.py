@@ -249,7 +249,7 @@ def end_group(process: "subprocess.Popen[str]") -> None:
 def _own_runs(client: Any) -> list[FlowRun]:
     own = FlowRunFilter(tags=FlowRunFilterTags(all_=[process_tag()]))
     runs: list[FlowRun] = client.read_flow_runs(flow_run_filter=own)
-    return [run for run in runs if run.parent_task_run_id is None]
+    return runs
 
 
 @contextmanager

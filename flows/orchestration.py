@@ -6,12 +6,13 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial, wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 from urllib.parse import quote
+from uuid import UUID
 
 import httpx
 from prefect import Flow, Task, get_run_logger, runtime, tags
@@ -24,8 +25,12 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
 from prefect.context import TagsContext
+from prefect.exceptions import ObjectNotFound
+from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_API_URL
+from prefect.utilities.callables import get_call_parameters
 from prefect.utilities.urls import url_for
 from safetensors import SafetensorError
 
@@ -38,6 +43,7 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.files import read_json
 from timbreflow.network import without_password
 from timbreflow.processes import process_tag
+from timbreflow.progress_lines import format_time
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import StageResult, ignore_metrics
 from timbreflow.stages.shards import run_shard
@@ -46,8 +52,10 @@ from timbreflow.tracking.runs import Run, open_run
 from timbreflow.validation.failure import InvalidData
 from timbreflow.workers import process_count, process_rank
 
-PARENT_RUN = "TIMBREFLOW_PARENT_RUN"
-"""Environment variable that holds the id of flows.pipeline for the flows that DVC starts."""
+PARENT_TASK = "TIMBREFLOW_PARENT_TASK"
+"""Environment variable that holds the id of a task run of flows.pipeline for the flows that DVC starts in it."""
+SECONDS_FOR_PARENT = 10.0
+"""Until Prefect has stored that task run, of which it learns by an event."""
 PROGRESS_SECONDS = 2.0
 LAYOUT = Layout(ROOT)
 _tell = lifetime.Teller()
@@ -154,7 +162,7 @@ class _Log:
     def __call__(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(step, values)
         if self._progress:
-            self._progress.show(step)
+            self._progress.show(step, values)
 
     def resume(self, checkpoints: Path) -> None:
         self._run.resume(checkpoints)
@@ -172,8 +180,10 @@ class _Log:
 
 class _Progress:
     def __init__(self, stage: str, steps: int) -> None:
-        self._steps, self._step = steps, 0
+        self._stage, self._steps, self._step = stage, steps, 0
         self._shown = time.monotonic()
+        self._first: tuple[int, float] | None = None
+        self._values: dict[str, float] = {}
         key = f"{_key(stage)}-progress"
         self._id: Any = _tell(lambda: create_progress_artifact(0.0, key=key, description=stage))
 
@@ -182,13 +192,29 @@ class _Progress:
         self._step += 1
         self.show(self._step, done=self._step == self._steps)
 
-    def show(self, step: int, *, done: bool = False) -> None:
+    def show(self, step: int, values: Mapping[str, float] | None = None, *, done: bool = False) -> None:
+        """Show a step with the training's last values, and the time that is left at the pace since the first one."""
         now = time.monotonic()
-        if done or now - self._shown >= PROGRESS_SECONDS:
-            self._shown = now
-            progress = min(100.0, 100.0 * step / self._steps)
-            if self._id is not None:
-                _tell(lambda: update_progress_artifact(artifact_id=self._id, progress=progress))
+        self._first = self._first or (step, now)
+        if "train/loss" in (values or {}):
+            self._values = dict(values or {})
+        if self._id is None or not (done or now - self._shown >= PROGRESS_SECONDS):
+            return
+        self._shown = now
+        progress = min(100.0, 100.0 * step / self._steps)
+        about = self._about(step, now)
+        _tell(lambda: update_progress_artifact(artifact_id=self._id, progress=progress, description=about))
+
+    def _about(self, step: int, now: float) -> str:
+        """Step, loss, pace and time that is left, as far as they are known."""
+        parts = [f"{self._stage}: {step} of {self._steps}"]
+        if "train/loss" in self._values:
+            parts.append(f"loss {self._values['train/loss']:.4f}")
+            parts.append(f"{self._values['examples_per_second']:.1f} examples a second")
+        first, then = self._first or (step, now)
+        if first < step < self._steps:
+            parts.append(f"{format_time((now - then) / (step - first) * (self._steps - step))} left")
+        return ", ".join(parts)
 
 
 def _mlflow() -> str:
@@ -227,14 +253,12 @@ def publish(stage: str, report: StageResult, *, run: Run | None = None, shown: S
 
 
 def entry(flow: Flow[Any, Any], *arguments: Any, sharded: bool = False, shared: bool = False) -> None:
-    """Run a flow as a command, tagged with its parent; errors, also the system's, become one sentence and exit code 2.
+    """Run a flow as a command, tagged with its process; errors, also the system's, become one sentence and exit code 2.
 
     The wrong runner of a flow with shards is an error before a server is started. A `shared` flow may be run by several
     processes of `torchrun`: the first one runs the flow, the others its function, so that there is one flow run and one
     MLflow run.
     """
-    parent = os.environ.get(PARENT_RUN)
-    marks = [process_tag(), *([f"pipeline:{parent}"] if parent else [])]
     lifetime.end_with_parents()
     end = lifetime.ends_without_teardown() if flow.fn.__module__ == "__main__" else lambda **_: None
     outcome = _noting_its_end(flow)
@@ -248,11 +272,11 @@ def entry(flow: Flow[Any, Any], *arguments: Any, sharded: bool = False, shared: 
         if sharded:
             chosen_runner()
         only = lifetime.alone("-".join([flow.name, *arguments]))
-        with lifetime.terminable(), only, lifetime.server(), tags(*marks), lifetime.patient():
+        with lifetime.terminable(), only, lifetime.server(), tags(process_tag()), lifetime.patient():
             lifetime.remove_part_files(flow.name, *arguments[:1])
             lifetime.mark_dead_runs()
             with _joined() if shared else nullcontext(), lifetime.cancellable():
-                flow(*arguments)
+                _start(flow, *arguments)
         end()
     except KeyboardInterrupt as interrupt:
         print("error: interrupted; run it again to go on: finished work is kept.", file=sys.stderr)
@@ -274,6 +298,30 @@ def entry(flow: Flow[Any, Any], *arguments: Any, sharded: bool = False, shared: 
             raise
         print(f"error: {sentence}", file=sys.stderr)
         sys.exit(2)
+
+
+def _start(flow: Flow[Any, Any], *arguments: Any) -> None:
+    """Run a flow, below the task of flows.pipeline that started this process where there is one."""
+    parent = os.environ.get(PARENT_TASK)
+    if parent is None or not _is_stored(UUID(parent)):
+        flow(*arguments)
+        return
+    parameters = get_call_parameters(flow.fn, arguments, {})
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run(flow, parameters=parameters, tags=[process_tag()], parent_task_run_id=UUID(parent))
+    run_flow(flow, flow_run=run, parameters=parameters)
+
+
+def _is_stored(task_run: UUID) -> bool:
+    """Whether Prefect knows a task run; waits a little for it."""
+    deadline = time.monotonic() + SECONDS_FOR_PARENT
+    with get_client(sync_client=True) as client:
+        while time.monotonic() < deadline:
+            with suppress(ObjectNotFound):
+                client.read_task_run(task_run)
+                return True
+            time.sleep(0.2)
+    return False
 
 
 def _noting_its_end(flow: Flow[Any, Any]) -> list[BaseException | None]:

@@ -1,23 +1,41 @@
 """The stages in DVC's order, as one parent run: what a Prefect deployment runs.
 
 Each stage is reproduced by DVC, which decides whether it is stale, and DVC runs the stage's flow, so both entrances
-(`dvc repro` and this one) give the same flow runs. The children carry the tag `pipeline:<id of this run>`.
-They end with this process, however it ends.
+(`dvc repro` and this one) give the same flow runs. Here they are the children of the stages' tasks, and end with this
+process, however it ends.
 """
 
 import os
 import subprocess
 import sys
+from enum import StrEnum
 from typing import Any
 
 from prefect import flow, get_run_logger, runtime
 from prefect.states import Completed
-from ruamel.yaml import YAML
 
 from flows import ROOT, lifetime
-from flows.orchestration import PARENT_RUN, entry, plain_task
+from flows.orchestration import PARENT_TASK, entry, plain_task
 from timbreflow.errors import TimbreflowError
 from timbreflow.processes import process_tag
+
+
+class Stage(StrEnum):
+    """DVC's stages, in its order. Prefect's pages offer these, and refuse others."""
+
+    COLLECT_MIDI = "collect_midi"
+    RENDER_TRIPLES = "render_triples"
+    EXTRACT_MELS = "extract_mels"
+    VALIDATE_DATA = "validate_data"
+    TRAIN_TIMBRE_METRIC = "train_timbre_metric"
+    TRAIN_VQVAE_PAPER = "train_vqvae@paper"
+    TRAIN_VQVAE_BASE = "train_vqvae@base"
+    TRAIN_GLOW = "train_glow"
+    TRAIN_REFINER = "train_refiner"
+    TRAIN_VOCODER = "train_vocoder"
+    EVALUATE = "evaluate"
+    REPORT = "report"
+    REGISTER_MODELS = "register_models"
 
 
 def run_logged(*command: str) -> list[str]:
@@ -28,7 +46,7 @@ def run_logged(*command: str) -> list[str]:
     """
     environment = {
         **os.environ,
-        PARENT_RUN: str(runtime.flow_run.root_flow_run_id),
+        PARENT_TASK: str(runtime.task_run.id),
         lifetime.PIPELINE_PROCESS: process_tag(),
         "PYTHONUNBUFFERED": "1",
     }
@@ -70,15 +88,19 @@ def reproduce(stage: str) -> Any:
 
 
 @flow(name="pipeline", flow_run_name="pipeline")
-def pipeline() -> None:
-    """One task a stage, then one that registers what a skipped stage did not."""
+def pipeline(only: Stage | None = None) -> None:
+    """One task a stage, then one that registers what a skipped stage did not.
+
+    Args:
+        only: bring this stage alone up to date, from what the stages before it last made; without it, all of them.
+    """
     lifetime.tag_this_run()
-    stages = list(YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
-    for stage in stages:
-        state = plain_task(reproduce, name=stage)(stage, return_state=True)
+    for stage in [only] if only else Stage:
+        state = plain_task(reproduce, name=stage.value)(stage.value, return_state=True)
         if not state.is_completed():
             state.result()
-    plain_task(run_logged, name="register")("timbreflow.cli", "register")
+    if not only:
+        plain_task(run_logged, name="register")("timbreflow.cli", "register")
 
 
 if __name__ == "__main__":

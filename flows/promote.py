@@ -15,7 +15,11 @@ from timbreflow.tracking import promotion
 
 @flow(name="promote", flow_run_name="promote-{name}")
 def promote(name: str) -> None:
-    """One task; the criteria with both figures are its artifact. A refused challenger fails the run."""
+    """One task; the criteria with both figures are its artifact. A refused challenger fails the run.
+
+    Args:
+        name: of the model, such as vqvae, glow, or timbreflow-glow as in the registry.
+    """
     params = load()
     evaluate = partial(evaluate_again, params.evaluate, params.audio, layout=LAYOUT)
     result = plain_task(promotion.promote)(name, params.register_models.gate, root=ROOT, evaluate=evaluate)

@@ -3,14 +3,21 @@
 import logging
 import time
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import psutil
 import pytest
+from prefect import flow, runtime
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+from prefect.client.schemas.objects import StateType
 from prefect.testing.utilities import prefect_test_harness
 
-from flows import pipeline
+from flows import orchestration, pipeline
 from flows.orchestration import plain_task
 from timbreflow.errors import TimbreflowError
+from timbreflow.processes import process_tag
 
 FAILING = """
 import sys
@@ -61,6 +68,35 @@ def test_where_no_stage_ran_the_error_is_dvcs_own(said: list[str], tmp_path: Pat
     (tmp_path / "dvc.py").write_text("print('ERROR: dvc.yaml is invalid.')\nraise SystemExit(1)")
     with pytest.raises(TimbreflowError, match=r"failed: dvc\.yaml is invalid\.$"):
         pipeline.reproduce("train_glow")
+
+
+def test_a_stage_is_a_child_of_the_task_that_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids: dict[str, Any] = {}
+
+    @flow
+    def stage(variant: str) -> None:
+        ids[variant] = runtime.flow_run.id
+
+    def outer() -> None:
+        monkeypatch.setenv(orchestration.PARENT_TASK, str(runtime.task_run.id))
+
+    @flow
+    def parent() -> None:
+        ids["parent"] = runtime.flow_run.id
+        plain_task(outer)()
+
+    monkeypatch.setattr(orchestration, "SECONDS_FOR_PARENT", 20.0)
+    with prefect_test_harness(server_startup_timeout=120), get_client(sync_client=True) as client:
+        parent()
+        orchestration._start(stage, "child")
+        monkeypatch.setattr(orchestration, "SECONDS_FOR_PARENT", 0.5)
+        monkeypatch.setenv(orchestration.PARENT_TASK, str(uuid4()))
+        orchestration._start(stage, "orphan")
+        below = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[ids["parent"]]))
+        (child,) = client.read_flow_runs(flow_run_filter=below)
+        assert str(child.id) == ids["child"] and child.parameters == {"variant": "child"}
+        assert child.state_type == client.read_flow_run(ids["orphan"]).state_type == StateType.COMPLETED
+        assert child.tags == [process_tag()]
 
 
 @pytest.mark.usefixtures("said")

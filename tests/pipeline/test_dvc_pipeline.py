@@ -120,7 +120,8 @@ def test_the_pipeline_flow_is_the_parent_of_what_it_runs(checkout: Checkout) -> 
     assert result.returncode == 0, result.stdout[-3000:]
     runs = checkout.flow_runs()
     parent = next(run for run in runs if run["name"] == "pipeline")
-    assert [run["name"] for run in runs if f"pipeline:{parent['id']}" in run["tags"]] == ["register_models"]
+    children = checkout.ask("flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [parent["id"]]}}})
+    assert [run["name"] for run in children] == ["register_models"]
 
 
 def test_an_experiment_runs_in_a_copy_and_is_seen_in_the_checkouts_servers(checkout: Checkout) -> None:

@@ -56,6 +56,7 @@ class Image:
         user: number of its user.
         entrypoint: its command.
         healthcheck: asks whether it is well.
+        stages: the images before it, by name.
     """
 
     upper: Path
@@ -64,6 +65,7 @@ class Image:
     workdir: str = "/"
     entrypoint: list[str] = field(default_factory=list)
     healthcheck: list[str] = field(default_factory=list)
+    stages: "dict[str, Image]" = field(default_factory=dict)
 
     def command(self, words: list[str], *, read_only: bool) -> list[str]:
         """A command line that runs words inside; /tmp is in memory."""
@@ -95,11 +97,11 @@ def build(root: Path, folder: Path, arguments: dict[str, str]) -> Image:
         arguments: for ARG, and into the environment of each RUN.
     """
     given = context(root)
-    image, stages, values = Image(folder), {}, dict[str, str]()
+    image, stages, values = Image(folder), dict[str, Image](), dict[str, str]()
     for word, text in instructions(root / "Dockerfile"):
         match word:
             case "FROM":
-                image = Image(folder / f"stage{len(stages)}")
+                image = Image(folder / f"stage{len(stages)}", stages=stages)
                 image.upper.mkdir()
                 _base(image.upper)
                 stages[text.partition(" AS ")[2]] = image

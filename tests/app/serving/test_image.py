@@ -20,9 +20,13 @@ SOUNDS = ROOT / "docs" / "sounds"
 STEPS = instructions(ROOT / "Dockerfile")
 
 
-def make(folder: Path, path: str) -> subprocess.CompletedProcess[str]:
+def make(folder: Path, path: str, *variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["make", "-f", ROOT / "Makefile", "image"], cwd=folder, env={"PATH": path}, capture_output=True, text=True
+        ["make", "-f", ROOT / "Makefile", "image", *variables],
+        cwd=folder,
+        env={"PATH": path},
+        capture_output=True,
+        text=True,
     )
 
 
@@ -40,10 +44,14 @@ def test_only_what_the_image_needs_is_given_to_the_builder() -> None:
 
 def test_the_image_has_pinned_bases_no_root_and_a_health_check() -> None:
     bases = [text.split()[0] for word, text in STEPS if word == "FROM"]
-    assert len(bases) == 2 and all(base.startswith("python:3.12.") and "-slim-" in base for base in bases)
+    assert len(bases) == 3 and all(base.startswith("python:3.12.") and "-slim-" in base for base in bases)
     words = [word for word, _ in STEPS]
-    assert words.index("HEALTHCHECK") > words.index("USER") > max(i for i, word in enumerate(words) if word == "RUN")
-    assert dict(STEPS)["USER"].split(":")[0] not in ("0", "root")
+    stages = [i for i, word in enumerate(words) if word == "FROM"][1:]
+    for first, last in zip(stages, [*stages[1:], len(words)], strict=True):
+        stage = words[first:last]
+        assert stage.index("USER") > max(i for i, word in enumerate(stage) if word == "RUN")
+    assert words.index("HEALTHCHECK") > stages[-1]
+    assert all(text.split(":")[0] not in ("0", "root") for word, text in STEPS if word == "USER")
 
 
 @pytest.mark.skipif(not shutil.which("hadolint"), reason="hadolint is not installed")
@@ -68,6 +76,9 @@ def test_make_image_calls_the_builder_that_is_there(tmp_path: Path, tool: str, f
     done = make(tmp_path, str(tmp_path))
     # An OCI manifest has no health check.
     assert done.stdout.split("called: ")[1].split() == ["build", *format_, "--tag", "timbreflow", "."]
+    done = make(tmp_path, str(tmp_path), "TARGET=pipeline")
+    words = ["build", *format_, "--target", "pipeline", "--tag", "timbreflow-pipeline", "."]
+    assert done.stdout.split("called: ")[1].split() == words
 
 
 @pytest.mark.slow
@@ -82,6 +93,10 @@ def test_the_dockerfile_makes_a_server_that_needs_nothing_but_tmp(tmp_path: Path
     assert {"torch", "starlette", "uvicorn", "timbreflow"} <= packages
     assert not packages & {"mlflow", "prefect", "dvc", "pandas", "gradio"}
     assert not any(name.startswith("nvidia") for name in packages)
+    worker = image.stages["pipeline"]
+    tried = ["sh", "-c", "dvc --version && prefect --version && python -c 'import mlflow'"]
+    asked = worker.command(tried, read_only=True)
+    assert subprocess.run(asked, check=False).returncode == 0
 
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
