@@ -106,7 +106,7 @@ image: ## build the image of the HTTP server (TARGET=pipeline: of a worker) with
 	@tool=$$(command -v docker || command -v podman || command -v buildah) \
 	  || { echo "error: an image needs docker, podman or buildah, and none is installed" >&2; exit 2; }; \
 	case $$tool in */docker) format= ;; *) format='--format docker' ;; esac; \
-	$$tool build $$format $(if $(TARGET),--target $(TARGET)) --tag $(IMAGE) .
+	$$tool build $$format $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX)) $(if $(TARGET),--target $(TARGET)) --tag $(IMAGE) .
 
 lock: setup $(TOOLS)/.installed ## rewrite requirements.lock from what is installed, and requirements.hashes
 	@$(BIN)/python .ci/lock.py

@@ -3,6 +3,7 @@
 import io
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -20,18 +21,32 @@ for (const name of ["Close", "Close modal", "Close Assistant"])
     for (const button of document.querySelectorAll(`button[aria-label="${name}"]`)) button.click();
 """
 """Dialogs that greet a browser which was never there before."""
-TO_TEXT = """
+CLICK = """
 const found = [...document.querySelectorAll("body *")].filter(each => each.textContent.trim() === arguments[0]);
-if (found.length) found[found.length - 1].scrollIntoView();
+found[found.length - 1].click();
 """
 
 
-def photograph(pages: Mapping[str, tuple[str, str]], folder: Path) -> list[Path]:
+@dataclass(frozen=True)
+class Page:
+    """What a picture is taken of.
+
+    Attributes:
+        address: of the page.
+        text: that it shows when it is there.
+        click: text of what is clicked before, if anything.
+    """
+
+    address: str
+    text: str
+    click: str = ""
+
+
+def photograph(pages: Mapping[str, Page], folder: Path) -> list[Path]:
     """Take a picture of each page.
 
     Args:
-        pages: name of the picture -> address, and a text that the page shows when it is there; the picture begins with
-            that text.
+        pages: by the names of their pictures.
         folder: for the pictures, NAME.png, in 256 colours.
 
     Raises:
@@ -40,11 +55,12 @@ def photograph(pages: Mapping[str, tuple[str, str]], folder: Path) -> list[Path]
     folder.mkdir(parents=True, exist_ok=True)
     taken = []
     with offline_browser(*SIZE, loopback=True) as browser:
-        for name, (address, text) in pages.items():
-            browser.get(address)
-            _settle(browser, text)
-            browser.execute_script(TO_TEXT, text)
-            time.sleep(1)
+        for name, page in pages.items():
+            browser.get(page.address)
+            if page.click:
+                _settle(browser, page.click)
+                browser.execute_script(CLICK, page.click)
+            _settle(browser, page.text)
             picture = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
             with atomic_file(folder / f"{name}.png") as temporary:
                 picture.quantize(256).save(temporary, format="PNG", optimize=True)

@@ -32,7 +32,6 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging.handlers import APILogWorker
-from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, PREFECT_UI_URL, temporary_settings
 from prefect.states import Cancelled, Crashed
 from ruamel.yaml import YAML
@@ -338,6 +337,9 @@ def server() -> Iterator[None]:
             _send_the_rest()
         return
     _end_forgotten_server()
+    # It loads all of the server's code, which takes seconds.
+    from prefect.server.api.server import SubprocessASGIServer
+
     temporary = SubprocessASGIServer()
     temporary.start(timeout=120)
     if temporary.server_process is not None:

@@ -223,8 +223,9 @@ def _mlflow() -> str:
     return pages.replace("***@", "")  # the browser asks for them
 
 
-def _page(run: Run) -> str:
-    return f"{_mlflow()}/#/experiments/{run.experiment}/runs/{run.run_id}"
+def _page(run: Run, path: str = "") -> str:
+    """Page of a run, in the mode of MLflow's pages for training; the other one is for language models."""
+    return f"{_mlflow()}/#/experiments/{run.experiment}/runs/{run.run_id}{path}?workflowType=machine_learning"
 
 
 def publish(stage: str, report: StageResult, *, run: Run | None = None, shown: Sequence[Path] = ()) -> None:
@@ -244,7 +245,7 @@ def publish(stage: str, report: StageResult, *, run: Run | None = None, shown: S
     if run is None:
         return
     for name, path in report.files.items():
-        link, key = f"{_page(run)}/artifacts/{quote(path.name)}", _key(f"{stage}-{name}")
+        link, key = _page(run, f"/artifacts/{quote(path.name)}"), _key(f"{stage}-{name}")
         _tell(partial(create_link_artifact, link=link, link_text=name, key=key))
     for path in shown:
         url = f"{_mlflow()}/get-artifact?path={quote(path.name)}&run_uuid={run.run_id}"

@@ -26,6 +26,10 @@ _SMALLER = {
     "validation_triplets": 8,
     "griffin_lim_iterations": 2,
     "bootstrap_samples": 50,
+    "n_coarse_blocks": 1,
+    "n_fine_blocks": 1,
+    "validation_crops": 4,
+    "comparison_clips": 2,
     "examples": 1,
     "worst_examples": 1,
 }

@@ -74,8 +74,9 @@ def test_links_and_pictures_open_in_a_browser(shown: Shown, tmp_path: Path) -> N
         orchestration.run_tracked(stage("report", run), "report", SECTION)
     (stored,) = connect(tmp_path).search_runs([connect(tmp_path).get_experiment_by_name("timbreflow").experiment_id])
     page = f"http://127.0.0.1:5000/#/experiments/{stored.info.experiment_id}/runs/{stored.info.run_id}"
-    assert shown["report-mlflow"]["link"] == page
-    assert shown["report-report"]["link"] == f"{page}/artifacts/report.html"
+    training = "?workflowType=machine_learning"
+    assert shown["report-mlflow"]["link"] == f"{page}{training}"
+    assert shown["report-report"]["link"] == f"{page}/artifacts/report.html{training}"
     links = [values[name] for values in shown.values() for name in ("link", "image_url") if name in values]
     assert all(link.startswith("http://127.0.0.1:5000/") for link in links)
     picture = f"http://127.0.0.1:5000/get-artifact?path=panels-0.png&run_uuid={stored.info.run_id}"
@@ -113,7 +114,7 @@ def test_data_that_failed_has_its_page_in_the_run(shown: Shown, tmp_path: Path) 
     client = connect(tmp_path)
     (stored,) = client.search_runs([client.get_experiment_by_name("timbreflow").experiment_id])
     assert stored.info.status == "FAILED"
-    assert shown["validate-data-data-docs"]["link"].endswith(f"/runs/{stored.info.run_id}/artifacts/index.html")
+    assert f"/runs/{stored.info.run_id}/artifacts/index.html?" in shown["validate-data-data-docs"]["link"]
     assert shown["validate-data-failures"]["table"] == [{"what": str(failure)}]
     assert [file.path for file in client.list_artifacts(stored.info.run_id)] == ["index.html"]
 

@@ -13,8 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import scipy.fft
-import scipy.signal
+import scipy  # its parts are loaded when they are used: for scipy.signal, seconds
 
 PHASER_STAGES = 6
 PHASER_RANGE = (300.0, 3000.0)
