@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 from checkout import ROOT, Checkout
 
+from benchmarks.services import receiver
 from tests.runbook import blocks, type_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -85,7 +86,8 @@ def test_an_upgrade_keeps_the_runs(checkout: Checkout) -> None:
 
 def test_workers_of_a_cluster(checkout: Checkout) -> None:
     """The worker of another machine takes a run of the pool and says so; the pool is made as Deployments says."""
-    _, create, deploy, _ = blocks("Deployments", VALUES)[0].splitlines()[1:5]
+    in_processes, in_containers = blocks("Deployments", VALUES)
+    _, create, queue, deploy, _ = in_processes.splitlines()[1:]
     (worker,) = blocks("A cluster")
     port = checkout.environment["TIMBREFLOW_PREFECT_PORT"]
     mlflow = checkout.environment["TIMBREFLOW_MLFLOW_PORT"]
@@ -94,8 +96,12 @@ def test_workers_of_a_cluster(checkout: Checkout) -> None:
         "TIMBREFLOW_ROOT": str(checkout.root),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
     }
-    for line in (create, deploy):
+    # Neither a builder of images nor a daemon that starts containers is here.
+    for line in (create, queue, deploy, *in_containers.splitlines()[2:]):
         type_in(line, checkout.root, environment)
+    with receiver() as (address, _):
+        (alerts,) = blocks("Alerts", {"https://hooks.example.org/KEY": address})
+        assert "a promotion was refused" in type_in(alerts, checkout.root, environment)
     type_in(".venv/bin/prefect deployment run promote/promote --param name=glow", checkout.root, environment)
     type_in(worker, checkout.root, environment)
     states = {run["name"]: run["state_type"] for run in checkout.flow_runs()}
