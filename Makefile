@@ -15,7 +15,7 @@ MOVED := $(shell $(BIN)/python -c '' 2>/dev/null && grep -qF -- " $(realpath .ve
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: anew help listen studio setup run ui stop test test-slow fault-report test-released coverage mutation image lint lock clean \
+.PHONY: anew help listen studio setup run ui stop test fast test-slow fault-report test-released coverage mutation image lint lock clean \
   ops-demo docs-check check-files hooks comment wheel sbom audit notices notices-check release
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -77,7 +77,10 @@ lint: setup ## ruff, mypy, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-test: lint ## lint, then the fast tests
+test: setup ## lint and the fast tests, side by side
+	@$(MAKE) --no-print-directory -j2 lint fast
+
+fast: setup ## the fast tests alone
 	@$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile -m "not slow and not gpu and not released"
 
 test-slow: setup ## servers, the whole pipeline, a browser; all but the faults

@@ -256,6 +256,7 @@ for minutes in (1, 3):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
 def test_memory_does_not_grow_with_the_content(bundles: dict[str, Path], tmp_path: Path) -> None:
     sound = np.stack([melody(60, 44100)] * 2, axis=1)

@@ -138,6 +138,7 @@ def test_vqvae_terms_go_down_together(reconstruction: str) -> None:
     assert last["style/contrastive"] < 0.5 * first["style/contrastive"]
 
 
+@pytest.mark.slow
 def test_glow_terms_go_down_together() -> None:
     model, batch = glow(), structured_batch()
     objective = GlowObjective(noise=0.1, l1=0.5, l1_every=5, weights=WEIGHTS)

@@ -293,6 +293,7 @@ def start(bundle: Path, folder: Path, *arguments: str) -> tuple[subprocess.Popen
     raise AssertionError(process.wait())
 
 
+@pytest.mark.slow
 def test_sigterm_finishes_what_runs_and_ends_with_0(bundles: dict[str, Path], tmp_path: Path) -> None:
     process, address = start(bundles["vqvae"], tmp_path)
     with process, ThreadPoolExecutor(2) as pool, httpx.Client(base_url=address, timeout=60, trust_env=False) as client:
