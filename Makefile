@@ -36,7 +36,7 @@ $(STAMP): $(CORE)
 	@# Its dependencies would bring TensorFlow; only its ONNX file is read.
 	$(BIN)/pip install -q --no-deps --report .venv/basic-pitch.json $(BASIC_PITCH)
 	@$(BIN)/python .ci/hashes.py .venv/dev.json .venv/basic-pitch.json
-	@# Every stage is a process, which would compile torch again for 8 s where PYTHONDONTWRITEBYTECODE is set.
+	@# Every stage is a process, which would compile torch again, for 3 to 5 s, where PYTHONDONTWRITEBYTECODE is set.
 	@$(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null 2>&1 || true
 	@touch $@
 
