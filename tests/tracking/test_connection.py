@@ -85,6 +85,28 @@ def test_a_store_that_is_not_there_is_said(address: str, tmp_path: Path, monkeyp
     check_fallback(address, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        *((wrong, "begins with one of") for wrong in ("s3://bucket/x", "./mlruns", "file:///x", "127.0.0.1:5000")),
+        ("sqlite:////proc/nowhere/a.db", "No such file or directory"),
+        ("sqlite:////proc/a.db", "unable to open database file"),
+        ("http://[::1", "Invalid IPv6 URL"),
+        ("http://127.0.0.1:99999", "Port out of range"),
+    ],
+)
+def test_an_address_that_cannot_be_one_is_said_at_once(
+    address: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    began = time.monotonic()
+    with pytest.raises(connection.StoreUnavailable, match=re.escape(f"{address} cannot be used")) as caught:
+        connection.connect(tmp_path)
+    assert reason in str(caught.value)
+    assert time.monotonic() - began < 20  # MLflow alone tries for 100 s
+    connection.has_store(tmp_path)
+
+
 def test_a_password_is_not_shown_and_a_missing_file_is_no_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
@@ -27,6 +28,8 @@ DATABASE_TROUBLE = ("sqlite3.", "psycopg2.", "sqlalchemy.exc.")
 MIGRATION_SECONDS = 300
 """Creating the tables of a new database takes MLflow less than this."""
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+KINDS = ("http", "https", "sqlite", *DATABASE_PORTS)
+"""Of addresses that MLflow keeps a registry at."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,7 +54,7 @@ class StoreUnavailable(TimbreflowError):
 def has_store(root: Path) -> bool:
     """Whether there is a store, since looking for a model must not create an empty database."""
     uri = tracking_uri(root)
-    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).is_file()
+    return not uri.startswith("sqlite:///") or os.path.isfile(uri.removeprefix("sqlite:///"))
 
 
 def connect(root: Path) -> "MlflowClient":
@@ -104,14 +107,19 @@ def _opened(uri: str) -> "MlflowClient":
 def _connect_elsewhere(uri: str) -> "MlflowClient":
     from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
 
-    parts = urlsplit(uri)
-    database = parts.scheme not in ("http", "https")
     # In place of eight tries of two minutes.
     once = {MLFLOW_HTTP_REQUEST_MAX_RETRIES: 0, MLFLOW_HTTP_REQUEST_TIMEOUT: ANSWER_SECONDS}
     try:
-        if database and parts.hostname and (port := parts.port or DATABASE_PORTS.get(parts.scheme.split("+")[0])):
-            # MLflow retries for minutes where no database listens.
-            socket.create_connection((parts.hostname, port), timeout=ANSWER_SECONDS).close()
+        parts = urlsplit(uri)
+        kind, port, database = parts.scheme.split("+")[0], parts.port, parts.scheme not in ("http", "https")
+        if kind not in KINDS and kind != "databricks" and uri != "databricks":
+            raise ValueError(f"an address begins with one of {', '.join(f'{known}://' for known in KINDS)}")
+        # MLflow retries for minutes where no database listens, or no file can be.
+        if kind in DATABASE_PORTS and parts.hostname:
+            socket.create_connection((parts.hostname, port or DATABASE_PORTS[kind]), timeout=ANSWER_SECONDS).close()
+        if kind == "sqlite" and (path := parts.path.removeprefix("/")):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            sqlite3.connect(path).close()
         with variables(once):
             return within(MIGRATION_SECONDS if database else ANSWER_SECONDS, lambda: _opened(uri))
     except Exception as error:

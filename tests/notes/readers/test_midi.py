@@ -159,6 +159,10 @@ ODD_COUNTS: dict[str, bytes] = {
     "no end marks": midi_file(one_note() * 3, one_note() * 2),
     "end mark cut": midi_file(one_note() * 3 + END, one_note() * 2 + END[:-1]),
     "file cut in the end mark": TWO[:-1],
+    **{
+        f"{number} zeros between": bytes(number).join((TWO[: TWO.rindex(b"MTrk")], TWO[TWO.rindex(b"MTrk") :]))
+        for number in (1, 2, 3, 4, 7, 8, 12)
+    },
     "padded": midi_file(one_note() * 3 + END + bytes(5), one_note() * 2 + END),
 }
 

@@ -103,6 +103,7 @@ def _mended(data: bytes) -> tuple[bytes, int, str]:
         n_others += between[:4].isalnum()
         if at < 0:
             break
+        changed = changed or bool(between)  # which symusic would read as a chunk
         start = at + 8
         stop = start + int.from_bytes(data[at + 4 : start], "big")
         exact = start <= len(data) and (stop == len(data) or data[stop : stop + 4] == b"MTrk")
