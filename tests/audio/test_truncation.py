@@ -91,6 +91,16 @@ def test_a_header_is_held_against_the_bytes_both_ways(tmp_path: Path, kind: str)
         assert_refused(path, reason)
 
 
+@pytest.mark.parametrize(("kind", "place"), [("AU", 4), ("AIFF", 46)])
+def test_a_sound_that_begins_behind_the_end_is_refused(tmp_path: Path, kind: str, place: int) -> None:
+    data = bytearray(encoded(NOISE, kind))
+    data[place : place + 4] = (len(data) + 7).to_bytes(4, "big")
+    if kind == "AU":
+        data[8:12] = bytes(4)
+    (tmp_path / "x.wav").write_bytes(data)
+    assert_refused(tmp_path / "x.wav", "cut off")
+
+
 @pytest.mark.parametrize("kind", ["WAV", "RF64", "W64", "AIFF", "CAF", "FLAC", "OGG"])
 def test_recordings_one_behind_the_other_are_not_read_as_the_first(tmp_path: Path, kind: str) -> None:
     data = encoded(NOISE, kind)

@@ -203,6 +203,8 @@ def _extent(
         return layout is not None and _is_chain(read, layout, base, position)
 
     there = read.size - start
+    if there < 0:
+        raise _cut_off(-there)
     if claimed is None or claimed == there:
         return there, None
     if claimed > there:
