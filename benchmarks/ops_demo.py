@@ -344,9 +344,18 @@ def rollback(demo: Demo) -> None:
     expect(demo.champion(), "1")
 
 
+def fail(demo: Demo) -> None:
+    """A run that is to push where no remote is named yet fails at its start, and the webhook is told."""
+    demo.run("prefect", "deployment", "run", "pipeline/pipeline", "--param", "push=true", "--watch", code=1, show=2)
+    expect_alert(demo, "The pipeline failed: ")
+
+
 def push_and_clone(demo: Demo) -> None:
     """A colleague's clone pulls everything and runs nothing."""
-    demo.step("Data to the S3 remote; a second clone pulls it and runs no stage")
+    demo.step(
+        "Data to the S3 remote, without which a run that is to push fails; a second clone pulls it, runs no stage"
+    )
+    fail(demo)
     demo.run("dvc", "remote", "add", "--default", "store", f"s3://{BUCKET}/dvc", show=1)
     demo.run("dvc", "remote", "modify", "store", "endpointurl", demo.servers["S3"], show=0)
     demo.git("commit", "-aqm", "DVC remote")
@@ -420,8 +429,8 @@ def monitor(demo: Demo) -> None:
 def summary(demo: Demo) -> None:
     """Addresses and ids; every port is one of this machine's own."""
     runs = demo.flow_runs()
-    # A promotion was refused, and what is served has drifted.
-    expect([run["name"] for run in runs if run["state_type"] != "COMPLETED"], ["promote-glow", "monitor"])
+    # A promotion was refused, there was nowhere to push, and what is served has drifted.
+    expect([run["name"] for run in runs if run["state_type"] != "COMPLETED"], ["promote-glow", "pipeline", "monitor"])
     parent = next(run["id"] for run in runs if run["name"] == "pipeline")
     children = demo.ask(
         f"{demo.servers['Prefect']}/api/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [parent]}}}
@@ -433,7 +442,7 @@ def summary(demo: Demo) -> None:
     demo.step(f"What was shown; all {len(ports)} open ports are on {HOST}")
     for name, url in demo.servers.items():
         print(f"      {name:10} {url}")
-    print(f"      {len(runs)} flow runs, all completed but the refused promotion and the alert")
+    print(f"      {len(runs)} flow runs, all completed but the refused promotion, the push and the alert")
     print(f"      {len(children)} of them are children of {demo.servers['Prefect']}/runs/flow-run/{parent}")
     versions = demo.ask(f"{demo.servers['MLflow']}/api/2.0/mlflow/model-versions/search?filter=name%3D%27{MODEL}%27")
     for found in sorted(versions["model_versions"], key=lambda version: int(version["version"])):

@@ -127,7 +127,7 @@ def ends_without_teardown() -> Callable[..., None]:
 
 
 def mark_dead_runs() -> None:
-    """Give every flow run of this host that is open without a process its last state: Crashed, or Cancelled."""
+    """Give every flow run of this host or container that is open without a process its last state."""
     open_states = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
     unfinished = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=open_states)))
     with get_client(sync_client=True) as client:
@@ -407,11 +407,13 @@ def _end_forgotten_server() -> None:
     with suppress(OSError, ValueError, psutil.Error):
         pid, owner = _SERVER_PID.read_text(encoding="utf-8").split()
         process = psutil.Process(int(pid))
-        if not is_dead(owner) and process.is_running():
+        # Of a container that has ended, the id may be another program's.
+        if "uvicorn" not in process.cmdline():
+            return
+        if not is_dead(owner):
             raise TimbreflowError(
                 "Another flow of this checkout runs beside a temporary Prefect server; type `make ui` before you start "
                 "several flows at once, so that they share a lasting one."
             )
-        if "uvicorn" in process.cmdline():
-            process.terminate()
-            process.wait(10)
+        process.terminate()
+        process.wait(10)

@@ -1,35 +1,34 @@
 """Compare what was served with the training, write the page, and fail where a check alerts; not a DVC stage."""
 
 import sys
-from functools import partial
 from pathlib import Path
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 
 from flows import ROOT
-from flows.lifetime import Teller
-from flows.orchestration import LAYOUT, entry, load, plain_task
+from flows.orchestration import LAYOUT, entry, keep, load, plain_task, run_page, tracked
 from timbreflow.errors import TimbreflowError
 from timbreflow.monitoring.watch import served, watch
+from timbreflow.stages.result import StageResult
 
 
 @flow(name="monitor", flow_run_name="monitor")
 def monitor(folder: str = "") -> None:
-    """One task; its checks are the artifact. An alert fails the run, too few records do not.
+    """One task; its checks and the page are artifacts. An alert fails the run, too few records do not.
 
     Args:
         folder: of records; data/served by default.
     """
-    page = LAYOUT.results("monitor") / "monitor.html"
-    report = plain_task(watch)(Path(folder) if folder else served(ROOT), load().monitor, root=ROOT, out=page)
-    rows = "\n".join(f"| {check.state} | {check.sentence} |" for check in report.checks)
-    markdown = f"{report.summary}\n\n| | check |\n|---|---|\n{rows}\n\nThe page: `{page}`"
-    about = "What was served, beside the training"
-    Teller()(partial(create_markdown_artifact, markdown=markdown, key="monitor", description=about))
-    if report.alerts:
-        names = ", ".join(check.label for check in report.alerts)
-        raise TimbreflowError(f"What is served is unlike the training ({names}); see {page}.")
+    page, config = LAYOUT.results("monitor") / "monitor.html", load().monitor
+    report = plain_task(watch)(Path(folder) if folder else served(ROOT), config, root=ROOT, out=page)
+    rows = [{"state": check.state, "check": check.sentence} for check in report.checks]
+    with tracked("monitor", config) as run:
+        keep(run, "monitor", StageResult(report.summary, tables={"checks": rows}, files={"page": page}))
+        if report.alerts:
+            names = ", ".join(check.label for check in report.alerts)
+            raise TimbreflowError(
+                f"What is served is unlike the training ({names}); see {run_page(run, page)} or {page}."
+            )
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def run_tracked(stage: ModuleType, results: str, section: Any, *arguments: Any) 
     if process_rank() > 0:
         stage.run(*arguments, layout=LAYOUT, log=ignore_metrics)
         return
-    with _tracked(results, section) as run:
+    with tracked(results, section) as run:
         steps = section.fit.steps if hasattr(section, "fit") else 0
         digest = read_json(LAYOUT.results("validate_data") / "passed.json")["digest"]
         run.dataset("data/audio data/mels", digest, context="training" if steps else "evaluation")
@@ -113,31 +113,32 @@ def run_tracked(stage: ModuleType, results: str, section: Any, *arguments: Any) 
             log.link()
         report = _run(stage, *arguments, log=log)
         log.end()
-        _keep(run, results, report)
+        keep(run, results, report)
         run.write_run_json(LAYOUT.results(results) / "run.json")
 
 
 def run_validation(stage: ModuleType, section: Any, *arguments: Any) -> None:
     """Run a validation inside an MLflow run, which keeps its page, also where data failed."""
     name = _name(stage)
-    with _tracked(name, section) as run:
+    with tracked(name, section) as run:
         log = _Log(run, name, 0)
         log.link()
         try:
             report = _run(stage, section, *arguments, log=log)
         except InvalidData as error:
             rows = [{"what": str(failure)} for failure in error.failures]
-            _keep(run, name, StageResult(str(error), tables={"failures": rows}, files={"data docs": error.page}))
+            keep(run, name, StageResult(str(error), tables={"failures": rows}, files={"data docs": error.page}))
             raise
-        _keep(run, name, report)
+        keep(run, name, report)
 
 
-def _tracked(results: str, section: Any) -> AbstractContextManager[Run]:
+def tracked(results: str, section: Any) -> AbstractContextManager[Run]:
+    """An MLflow run with the name of a results folder, a section of params.yaml, and the place of this flow run."""
     place = {"prefect_flow_run": str(runtime.flow_run.id), "prefect_url": str(url_for("flow-run", runtime.flow_run.id))}
     return open_run(results, {results.replace("/", "."): as_mapping(section)}, root=ROOT, tags=place)
 
 
-def _keep(run: Run, results: str, report: StageResult) -> None:
+def keep(run: Run, results: str, report: StageResult) -> None:
     """Keep a result, its files and its pictures in an MLflow run, and publish it."""
     run.describe(report.summary)
     run.log_params(report.facts)
@@ -170,7 +171,7 @@ class _Log:
 
     def link(self) -> None:
         """Show where the MLflow run is, as soon as that is known."""
-        link = _page(self._run)
+        link = run_page(self._run)
         _tell(lambda: create_link_artifact(link=link, link_text="MLflow run", key=_key(f"{self._stage}-mlflow")))
 
     def end(self) -> None:
@@ -223,21 +224,26 @@ def _mlflow() -> str:
     return pages.replace("***@", "")  # the browser asks for them
 
 
-def _page(run: Run, path: str = "") -> str:
-    """Page of a run, in the mode of MLflow's pages for training; the other one is for language models."""
-    return f"{_mlflow()}/#/experiments/{run.experiment}/runs/{run.run_id}{path}?workflowType=machine_learning"
+def mlflow_page(path: str) -> str:
+    """A page of MLflow, in its mode for training; the other one is for language models."""
+    return f"{_mlflow()}/#/{path}?workflowType=machine_learning"
+
+
+def run_page(run: Run, file: Path | None = None) -> str:
+    """Page of a run, or of a file among its artifacts."""
+    artifact = f"/artifacts/{quote(file.name)}" if file else ""
+    return mlflow_page(f"experiments/{run.experiment}/runs/{run.run_id}{artifact}")
 
 
 def publish(stage: str, report: StageResult, *, run: Run | None = None, shown: Sequence[Path] = ()) -> None:
     """Show a stage's result as Prefect artifacts: a sentence with its numbers, its tables, files and pictures.
 
-    Files and pictures of a stage with an MLflow run are links to it: browsers open no local files from a page.
+    Files and pictures are links to the stage's MLflow run: browsers open no local files from a page.
     """
     get_run_logger().info(report.summary)
     numbers = "\n".join(f"| {name} | {value:.5g} |" for name, value in report.metrics.items())
     table = f"\n\n| metric | value |\n|---|---|\n{numbers}" if numbers else ""
-    places = "" if run else "".join(f"\n\n{name}: `{path}`" for name, path in report.files.items())
-    markdown, key, about = report.summary + table + places, _key(stage), f"Summary of {stage}"
+    markdown, key, about = report.summary + table, _key(stage), f"Summary of {stage}"
     _tell(partial(create_markdown_artifact, markdown=markdown, key=key, description=about))
     for name, rows in report.tables.items():
         key, about = _key(f"{stage}-{name}"), f"{stage}: {name}"
@@ -245,7 +251,7 @@ def publish(stage: str, report: StageResult, *, run: Run | None = None, shown: S
     if run is None:
         return
     for name, path in report.files.items():
-        link, key = _page(run, f"/artifacts/{quote(path.name)}"), _key(f"{stage}-{name}")
+        link, key = run_page(run, path), _key(f"{stage}-{name}")
         _tell(partial(create_link_artifact, link=link, link_text=name, key=key))
     for path in shown:
         url = f"{_mlflow()}/get-artifact?path={quote(path.name)}&run_uuid={run.run_id}"

@@ -87,20 +87,39 @@ def reproduce(stage: str) -> Any:
     return Completed(name="Cached", message="DVC skipped it: nothing it depends on has changed.", data=None)
 
 
+def require_remote() -> None:
+    """Refuse to begin a run whose results could not be pushed at its end.
+
+    Raises:
+        TimbreflowError: DVC has no default remote.
+    """
+    if not run_logged("dvc", "config", "core.remote"):
+        raise TimbreflowError(
+            "DVC has no default remote to push to; name one with `.venv/bin/dvc remote add --default store ADDRESS`, "
+            "or run without push."
+        )
+
+
 @flow(name="pipeline", flow_run_name="pipeline")
-def pipeline(only: Stage | None = None) -> None:
+def pipeline(only: Stage | None = None, push: bool = False) -> None:
     """One task a stage, then one that registers what a skipped stage did not.
 
     Args:
         only: bring this stage alone up to date, from what the stages before it last made; without it, all of them.
+        push: copy the results to DVC's default remote when all stages are done; with `only`, those of that stage.
     """
     lifetime.tag_this_run()
+    if push:
+        plain_task(require_remote, name="find remote")()
     for stage in [only] if only else Stage:
         state = plain_task(reproduce, name=stage.value)(stage.value, return_state=True)
         if not state.is_completed():
             state.result()
     if not only:
-        plain_task(run_logged, name="register")("timbreflow.cli", "register")
+        # As `make run` does: no alias changes where nothing is registered.
+        plain_task(run_logged, name="register")("timbreflow.cli", "register", "--check")
+    if push:
+        plain_task(run_logged, name="push")("dvc", "push", *([only.value] if only else []))
 
 
 if __name__ == "__main__":

@@ -21,10 +21,10 @@ def check_notes() -> None:
         history = check(LAYOUT.notes, page=page, history=LAYOUT.results("validate_data") / "history.csv")
     except InvalidData as error:
         rows = [{"what": str(failure)} for failure in error.failures]
-        publish("notes", StageResult(str(error), tables={"failures": rows}, files={"page": error.page}))
+        publish("notes", StageResult(str(error), tables={"failures": rows}))
         raise
     summary = f"{history[0]['expectations']} expectations of the notes hold."
-    publish("notes", StageResult(summary, tables={"history": history}, files={"page": page}))
+    publish("notes", StageResult(summary, tables={"history": history}))
 
 
 @flow(name="render_triples", flow_run_name="render_triples")

@@ -1,5 +1,6 @@
 """What a stage shows: links that a browser opens, pictures, and the page of data that failed."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -9,10 +10,15 @@ import pytest
 from PIL import Image
 from prefect.logging.loggers import disable_run_logger
 
-from flows import orchestration, render_triples
+from flows import monitor, orchestration, render_triples
 from flows.pictures import pictures
+from tests.monitoring.served import CONFIG, reference, serve
 from tests.stages.test_render_triples import write_notes
+from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.gate_config import CriterionConfig
+from timbreflow.monitoring.figures import Ears
+from timbreflow.monitoring.reference import write_reference
+from timbreflow.monitoring.watch import own_reference, served
 from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import StageResult
 from timbreflow.tracking.connection import connect
@@ -119,6 +125,35 @@ def test_data_that_failed_has_its_page_in_the_run(shown: Shown, tmp_path: Path) 
     assert [file.path for file in client.list_artifacts(stored.info.run_id)] == ["index.html"]
 
 
+@pytest.mark.parametrize("strange", [False, True])
+def test_the_page_of_the_monitoring_opens_in_a_browser(
+    strange: bool, shown: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Ears, "weights", "ears")
+    write_reference(own_reference(tmp_path), reference())
+    serve(served(tmp_path), style={"band_hz": 7900.0} if strange else {})
+    for name, value in {
+        "ROOT": tmp_path,
+        "LAYOUT": Layout(tmp_path),
+        "load": lambda: SimpleNamespace(monitor=CONFIG),
+        "plain_task": lambda function: function,
+    }.items():
+        monkeypatch.setattr(monitor, name, value)
+    alert = pytest.raises(
+        TimbreflowError, match=r"unlike the training \(style: band\); see http\S*/monitor\.html\S* or /"
+    )
+    with disable_run_logger(), alert if strange else nullcontext():
+        monitor.monitor.fn()
+    client = connect(tmp_path)
+    (stored,) = client.search_runs([client.get_experiment_by_name("timbreflow").experiment_id])
+    assert stored.info.status == ("FAILED" if strange else "FINISHED")
+    assert f"/runs/{stored.info.run_id}/artifacts/monitor.html?" in shown["monitor-page"]["link"]
+    assert shown["monitor-page"]["link"].startswith("http://127.0.0.1:5000/")
+    assert [file.path for file in client.list_artifacts(stored.info.run_id)] == ["monitor.html"]
+    assert len(shown["monitor-checks"]["table"]) == 12 + 3
+    assert ("ALERT: style: band" in shown["monitor"]["markdown"]) == strange
+
+
 def test_nothing_is_rendered_from_notes_that_fail(
     shown: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,3 +176,4 @@ def test_good_notes_go_on_to_the_rendering(shown: Shown, tmp_path: Path, monkeyp
         render_triples.render_triples.fn()
     assert went == ["section"]
     assert shown["notes-history"]["table"][0]["failed"] == "0"
+    assert str(tmp_path) not in str(shown), "a browser opens no local file"

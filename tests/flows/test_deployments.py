@@ -12,6 +12,9 @@ from prefect.utilities.callables import parameter_schema
 from ruamel.yaml import YAML
 
 from flows.pipeline import Stage
+from flows.promote import Model, promote
+from timbreflow.errors import TimbreflowError
+from timbreflow.models.catalogue import GATED
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,14 +32,28 @@ def stages() -> list[str]:
 
 
 def test_every_stage_has_a_deployment_of_its_own() -> None:
-    single = {each["parameters"]["only"]: each for each in deployments("prefect.yaml") if "parameters" in each}
+    single = {
+        each["parameters"]["only"]: each for each in deployments("prefect.yaml") if "only" in each.get("parameters", {})
+    }
     assert list(single) == stages() == [stage.value for stage in Stage]
     assert all(each["name"] == name.replace("@", "-") for name, each in single.items())
 
 
-def test_what_trains_runs_one_at_a_time() -> None:
-    queues = {each["name"]: each["work_pool"].get("work_queue_name") for each in deployments("prefect.yaml")}
-    assert {name for name, queue in queues.items() if queue != "gpu"} == {"promote", "monitor-nightly"}
+@pytest.mark.parametrize(
+    ("name", "monitoring"), [("prefect.yaml", "monitor-nightly"), ("prefect-docker.yaml", "monitor-docker")]
+)
+def test_what_trains_or_evaluates_runs_one_at_a_time(name: str, monitoring: str) -> None:
+    queues = {each["name"]: each["work_pool"].get("work_queue_name") for each in deployments(name)}
+    assert {name for name, queue in queues.items() if queue != "gpu"} == {monitoring}
+
+
+def test_the_models_to_promote_are_those_of_the_catalogue_by_either_name() -> None:
+    assert [model.value for model in Model] == [model.name for model in GATED]
+    assert [Model(model.registered) for model in GATED] == list(Model)
+    schema = parameter_schema(promote).model_dump()
+    assert schema["definitions"]["Model"]["enum"] == [model.name for model in GATED]
+    with pytest.raises(TimbreflowError, match="no model 'nonsense'; choose one of vqvae, glow"):
+        promote.validate_parameters({"name": "nonsense"})
 
 
 @pytest.mark.parametrize("name", ["prefect.yaml", "prefect-docker.yaml"])

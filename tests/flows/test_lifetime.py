@@ -223,6 +223,9 @@ def test_a_living_flow_keeps_its_temporary_server(tmp_path: Path, monkeypatch: p
     (tmp_path / "server.pid").write_text(f"{server.pid} {process_tag()}")
     with pytest.raises(TimbreflowError, match="make ui"):
         lifetime._end_forgotten_server()
+    # Of a container that has ended, the id is another program's now.
+    (tmp_path / "server.pid").write_text(f"{os.getpid()} {process_tag().replace('process:', 'process:another-')}")
+    lifetime._end_forgotten_server()
     assert server.poll() is None
     gone = process_tag().rpartition(":")[0] + ":1"
     (tmp_path / "server.pid").write_text(f"{server.pid} {gone}")

@@ -1,6 +1,8 @@
 """What flows.pipeline starts: its lines, its errors, what DVC skipped, and its end."""
 
 import logging
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from prefect import flow, runtime
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
 from prefect.client.schemas.objects import StateType
+from prefect.states import Completed
 from prefect.testing.utilities import prefect_test_harness
 
 from flows import orchestration, pipeline
@@ -97,6 +100,82 @@ def test_a_stage_is_a_child_of_the_task_that_started_it(monkeypatch: pytest.Monk
         assert str(child.id) == ids["child"] and child.parameters == {"variant": "child"}
         assert child.state_type == client.read_flow_run(ids["orphan"]).state_type == StateType.COMPLETED
         assert child.tags == [process_tag()]
+
+
+SAYING = """
+import sys
+from pathlib import Path
+words = [Path(sys.argv[0]).stem, *sys.argv[1:]]
+if words[1:] != ["config", "core.remote"]:
+    print("typed:", *words)
+elif Path("remote").exists():
+    print("store")
+"""
+
+
+def commands(said: list[str]) -> list[str]:
+    """What was typed since the last look."""
+    found = [line.removeprefix("typed: ") for line in said if line.startswith("typed: ")]
+    said.clear()
+    return found
+
+
+@pytest.fixture
+def saying(said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The same, with programs that say how they were started; Prefect is not asked."""
+
+    def task(function: Any, name: str) -> Any:
+        def call(*arguments: Any, return_state: bool = False) -> Any:
+            found = function(*arguments)
+            return Completed(data=found) if return_state else found
+
+        return call
+
+    (tmp_path / "dvc.py").write_text(SAYING)
+    (tmp_path / "timbreflow").mkdir()
+    (tmp_path / "timbreflow" / "__init__.py").touch()
+    (tmp_path / "timbreflow" / "cli.py").write_text(SAYING)
+    monkeypatch.setattr(pipeline, "plain_task", task)
+    monkeypatch.setattr(pipeline.lifetime, "tag_this_run", lambda: None)
+    return said
+
+
+def test_the_last_task_changes_no_alias_where_nothing_is_registered(saying: list[str]) -> None:
+    pipeline.pipeline.fn()
+    *stages, last = commands(saying)
+    assert stages == [f"dvc repro --single-item {stage}" for stage in pipeline.Stage]
+    assert last == "cli register --check"
+
+
+def test_results_are_pushed_after_all_else(saying: list[str], tmp_path: Path) -> None:
+    (tmp_path / "remote").touch()
+    pipeline.pipeline.fn(push=True)
+    assert commands(saying)[-2:] == ["cli register --check", "dvc push"]
+    pipeline.pipeline.fn(only=pipeline.Stage.TRAIN_VQVAE_BASE, push=True)
+    assert commands(saying) == ["dvc repro --single-item train_vqvae@base", "dvc push train_vqvae@base"]
+
+
+def test_without_a_remote_nothing_is_begun(saying: list[str]) -> None:
+    with pytest.raises(TimbreflowError, match=r"^DVC has no default remote to push to; .*dvc remote add --default"):
+        pipeline.pipeline.fn(push=True)
+    assert commands(saying) == []
+
+
+@pytest.mark.usefixtures("said")
+def test_a_push_copies_to_the_default_remote(tmp_path: Path) -> None:
+    def dvc(*words: str) -> None:
+        subprocess.run([sys.executable, "-m", "dvc", *words], cwd=tmp_path, check=True)
+
+    dvc("init", "--no-scm", "--quiet")
+    with pytest.raises(TimbreflowError, match="no default remote"):
+        pipeline.require_remote()
+    dvc("remote", "add", "--quiet", "--default", "store", str(tmp_path / "store"))
+    (tmp_path / "made.txt").write_text("made")
+    dvc("add", "--quiet", "made.txt")
+    pipeline.require_remote()
+    pipeline.run_logged("dvc", "push")
+    (copy,) = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+    assert copy.read_text() == "made"
 
 
 @pytest.mark.usefixtures("said")

@@ -11,8 +11,9 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows import lifetime, orchestration
+from flows import lifetime, orchestration, promote
 from timbreflow.errors import TimbreflowError
+from timbreflow.training import progress as training_progress
 
 NOWHERE = "http://127.0.0.1:1/api"
 
@@ -63,6 +64,62 @@ def test_the_progress_of_a_training_survives_a_client_that_raises(monkeypatch: p
     monkeypatch.setattr(orchestration, "update_progress_artifact", refused)
     orchestration._Progress("train_glow", 10).show(10, done=True)
     assert asked == [100]
+
+
+def test_the_progress_of_a_training_has_its_loss_its_pace_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told by the training's own Progress: the names of its values are not written twice."""
+    shown: list[tuple[float, str]] = []
+    clock = [1000.0]
+
+    def show(progress: float, description: str, **_: Any) -> None:
+        shown.append((progress, description))
+
+    for module in (orchestration, training_progress):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(orchestration, "_tell", lambda call: call())
+    monkeypatch.setattr(orchestration, "create_progress_artifact", lambda progress, **_: "id")
+    monkeypatch.setattr(orchestration, "update_progress_artifact", show)
+    sent: Any = SimpleNamespace(log=lambda step, values: None)
+    log = orchestration._Log(sent, "train_vqvae/base", 100)
+    config: Any = SimpleNamespace(steps=100, log_every=1, batch_size=8, grad_accumulation=1, precision="fp32")
+    watch: Any = SimpleNamespace(data_wait=0.0, device="cpu", wanted=False)
+    progress = training_progress.Progress(config, 0, log, watch)
+    for step in range(1, 12):
+        clock[0] += 6
+        progress.update(step, {"loss": 4 / step}, finite=True)
+    progress.close(11)
+    # 10 steps after the first one took 60 s, so that the other 89 take 534 s.
+    assert shown[-1] == (11.0, "train_vqvae/base: 11 of 100, loss 0.3636, 1.3 examples a second, 9 min left")
+    assert len(shown) == 11
+    log.end()
+    assert shown[-1] == (100.0, "train_vqvae/base: 100 of 100, loss 0.3636, 1.3 examples a second")
+
+
+@pytest.mark.parametrize("promoted", [True, False])
+def test_a_promotion_whose_server_has_gone_ends_as_it_was_decided(
+    promoted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def refused(markdown: str, **_: Any) -> None:
+        asked.append(markdown)
+        raise httpx.ConnectError("refused")
+
+    failed = [] if promoted else [SimpleNamespace(criterion="lsd")]
+    result = SimpleNamespace(
+        registered="timbreflow-glow",
+        version="7",
+        promoted=promoted,
+        decision=SimpleNamespace(failed=failed),
+        table=lambda: "the table",
+    )
+    monkeypatch.setattr(promote, "create_markdown_artifact", refused)
+    monkeypatch.setattr(promote, "plain_task", lambda function: lambda *_, **__: result)
+    monkeypatch.setattr(orchestration, "running_url", lambda server, root: "http://127.0.0.1:5000")
+    with nullcontext() if promoted else pytest.raises(TimbreflowError, match="glow was refused: it fails lsd"):
+        promote.promote.fn(promote.Model.GLOW)
+    page = "http://127.0.0.1:5000/#/models/timbreflow-glow/versions/7?workflowType=machine_learning"
+    assert asked == [f"```\nthe table\n```\n\n[Version 7 in MLflow]({page})"]
 
 
 class Flow:

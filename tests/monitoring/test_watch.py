@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from flows import monitor as flow
 from tests.monitoring.served import CONFIG, reference, serve
 from timbreflow.commands import monitoring
 from timbreflow.config import load_params
@@ -137,29 +136,6 @@ def test_the_released_reference_is_that_of_the_released_ears() -> None:
 def test_a_reference_needs_clips(tmp_path: Path) -> None:
     with pytest.raises(TimbreflowError, match="clips has 0 clips; give 40 or more"):
         reference_of([], source="clips", ears=Ears())
-
-
-@pytest.fixture
-def shown(checkout: Path, monkeypatch: pytest.MonkeyPatch, plain_page: None) -> list[str]:
-    """Artifacts of the flow, which runs in the checkout without a server."""
-    shown: list[str] = []
-    monkeypatch.setattr(flow, "ROOT", checkout)
-    monkeypatch.setattr(flow, "LAYOUT", Layout(checkout))
-    monkeypatch.setattr(flow, "load", lambda: load_params(ROOT / "params.yaml"))
-    monkeypatch.setattr(flow, "plain_task", lambda function: function)
-    monkeypatch.setattr(flow, "create_markdown_artifact", lambda markdown, **_: shown.append(markdown))
-    return shown
-
-
-def test_the_flow_fails_on_an_alert_and_shows_every_check(checkout: Path, shown: list[str]) -> None:
-    serve(watching.served(checkout), 60)
-    flow.monitor.fn()
-    serve(checkout / "strange", 60, style={"band_hz": 7900.0})
-    with pytest.raises(TimbreflowError, match=r"unlike the training \(style: band\); see .*monitor\.html"):
-        flow.monitor.fn(str(checkout / "strange"))
-    assert ["nothing unlike the training" in shown[0], "ALERT: style: band" in shown[1]] == [True, True]
-    assert shown[1].count("\n| ") == 1 + 17
-    assert (checkout / "results" / "monitor" / "monitor.html").is_file()
 
 
 @pytest.mark.slow
