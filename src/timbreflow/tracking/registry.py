@@ -259,7 +259,8 @@ def _describe(client: "MlflowClient", candidate: Candidate, number: str, root: P
     if name := found.tags.get(EXPERIMENT):
         lines[-1] += f" DVC experiment: `{name}`."
     page = f"#/experiments/{experiment_id(client, root)}/models/{model_id}/artifacts"
-    lines += ["", f"[Its files]({page}): " + (f"card `{CARD}`, " if card.is_file() else "") + "`decisions/`."]
+    named = f"card `{CARD}`, " if card.is_file() else ""
+    lines += ["", f"[Its files]({page}): {named}and what the gate decided in `decisions/`."]
     client.update_model_version(found.name, number, "\n".join(lines))
 
 
