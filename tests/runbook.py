@@ -1,4 +1,4 @@
-"""The commands of docs/operations.md and other pages, as tests type them."""
+"""The commands of docs/operations.md, as tests type them."""
 
 import re
 import subprocess
@@ -6,18 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = "operations.md"
+PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 NOT_TYPED = ("pip install", "git pull", "make setup", "git clone")
 """What would change the environment, or ask another machine; the lines are left out."""
 
 
-def blocks(heading: str, values: Mapping[str, str] | None = None, *, page: str = PAGE) -> list[str]:
-    """Blocks of commands below a heading of a page in docs/, with values in place of its examples.
+def blocks(heading: str, values: Mapping[str, str] | None = None) -> list[str]:
+    """Blocks of commands below a heading, with values in place of the page's examples.
 
     Tests unpack the list, so that a block that is added without a test is an error.
     """
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    section = re.search(rf"^##+ {re.escape(heading)}\n(.*?)(?=^##+ |\Z)", text, re.MULTILINE | re.DOTALL)
+    section = re.search(rf"^##+ {re.escape(heading)}\n(.*?)(?=^##+ |\Z)", PAGE, re.MULTILINE | re.DOTALL)
     assert section is not None, heading
     found = []
     for block in re.findall(r"```sh\n(.*?)```", section[1], re.DOTALL):
