@@ -24,16 +24,19 @@ print(*sorted({file for plot in plots for one in plot.values() for file in one["
 if [ -n "$($dvc remote list)" ]; then
   files | xargs -r "$dvc" pull --quiet || echo "the data of the plots could not be pulled" >&2
 fi
-$dvc plots diff "$base" --out "$out/plots" >/dev/null 2>&1 || true
+# It ends well where files cannot be had, and names the commits that lack them; an error is one of dvc.yaml or of DVC.
+said=$($dvc plots diff "$base" --out "$out/plots" 2>&1 >/dev/null) || { echo "error: dvc plots diff failed: $said" >&2; exit 1; }
 {
   echo "## Against $(git rev-parse --short "$base")"
   echo
   section Metrics metrics
   section Parameters params
   if [ -f "$out/plots/index.html" ]; then
-    echo "Plots of both: \`plots/index.html\` in the artifact \`report\` of this run."
+    artifact="artifact \`report\`"
+    [ -z "${GITHUB_RUN_ID:-}" ] || artifact="[$artifact]($GITHUB_SERVER_URL/$GITHUB_REPOSITORY/actions/runs/$GITHUB_RUN_ID#artifacts)"
+    echo "Plots of both: \`plots/index.html\` in the $artifact of this run. ${said//$'\n'/ }"
   else
-    echo "No plots: their data are in no remote that this run can read."
+    echo "No plots: their data are in no remote that this run can read. ${said//$'\n'/ }"
   fi
 } > "$out/comment.md"
 echo "$out/comment.md"

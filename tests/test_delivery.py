@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -81,6 +82,37 @@ def test_a_comment_against_a_commit_that_is_not_here_is_one_sentence(tmp_path: P
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, "error: nowhere is not a commit of this checkout; fetch it\n")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("plots", "code", "told"),
+    [
+        ('echo "unknown template" >&2; exit 255', 1, "error: dvc plots diff failed: unknown template\n"),
+        (
+            'echo "failed to load" >&2',
+            0,
+            "No plots: their data are in no remote that this run can read. failed to load",
+        ),
+        (
+            'mkdir -p "$5" && touch "$5/index.html"',
+            0,
+            "in the [artifact `report`](https://github.com/o/timbreflow/actions/runs/7#artifacts) of this run.",
+        ),
+    ],
+)
+def test_a_comment_links_its_plots_or_says_why_there_are_none(tmp_path: Path, plots: str, code: int, told: str) -> None:
+    tool = tmp_path / ".venv" / "bin" / "dvc"
+    tool.parent.mkdir(parents=True)
+    tool.write_text(f'#!/bin/sh\nif [ "$1" = plots ]; then {plots}; fi\n')
+    tool.chmod(0o755)
+    for words in (["init", "-q"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x", "--allow-empty"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    github = {"GITHUB_SERVER_URL": "https://github.com", "GITHUB_REPOSITORY": "o/timbreflow", "GITHUB_RUN_ID": "7"}
+    command = [ROOT / ".ci" / "comment.sh", "HEAD", "out"]
+    environment = os.environ | github
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert told in (done.stderr if code else (tmp_path / "out" / "comment.md").read_text())
 
 
 def report(path: Path, name: str, version: str, url: str, sha256: str) -> Path:

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import getpass
+import io
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from tests import small
 from tests.inference.tiny import FEATURES, melody
 from timbreflow.audio.features import Normalizer
+from timbreflow.cli import app
 from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.gate import Candidate, Measured
 from timbreflow.evaluation.gate_config import CriterionConfig, GateConfig
@@ -38,6 +40,7 @@ from timbreflow.models.catalogue import KnownModel, known_model
 from timbreflow.models.vocoder import Vocoder
 from timbreflow.tracking import promotion, registry, reproduction
 from timbreflow.tracking.connection import connect
+from timbreflow.tracking.lineage import lock_digest
 from timbreflow.tracking.promotion import Promotion, rollback
 from timbreflow.tracking.registry import resolve
 from timbreflow.tracking.runs import open_run
@@ -58,12 +61,10 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def root(empty_store: Path, tmp_path: Path) -> Iterator[Path]:
+def root(empty_store: Path, tmp_path: Path) -> Path:
     (tmp_path / ".mlflow").mkdir()
     shutil.copy(empty_store, tmp_path / ".mlflow" / "mlflow.db")
-    yield tmp_path
-    # Another test's store must not be asked through an experiment id that only this one has.
-    os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
+    return tmp_path
 
 
 Evaluation = dict[str, Any]
@@ -236,6 +237,55 @@ def test_the_registered_version_plays(root: Path, bundles: dict[str, Path], monk
     answer = model.predict(pd.DataFrame({"content": [data], "style": [data]}))["audio"][0]
     (root / "out.wav").write_bytes(answer)
     assert soundfile.info(root / "out.wav").frames == 16000
+
+
+def test_the_input_example_is_small_and_answered(root: Path, bundles: dict[str, Path]) -> None:
+    register("glow", bundles["glow"], evaluation(15, 0.6), root=root)
+    model = mlflow.pyfunc.load_model("models:/timbreflow-glow@challenger")
+    place = resolve("models:/timbreflow-glow@challenger", root=root).folder.parents[1]
+    params = model.metadata.load_input_example_params(str(place))
+    (answer,) = model.predict(model.input_example, params=params)["audio"]
+    assert soundfile.info(io.BytesIO(answer)).duration == 0.5
+    # As `mlflow models serve` takes it.
+    request = (place / "serving_input_example.json").read_text()
+    assert json.loads(request)["params"] == params == {"temperature": 0.25, "seed": 0}
+    assert sum(len(path.read_bytes()) for path in place.glob("*input_example.json")) < 50_000
+
+
+def test_a_card_is_with_the_version_and_renewed(root: Path, bundles: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bundles["glow"], tmp_path / "released" / "glow"))
+    for text in ("# Card", "# Card with figures"):
+        (folder / "README.md").write_text(text)
+        register("glow", folder, evaluation(15, 0.6), root=root)
+        place = resolve("models:/timbreflow-glow/1", root=root).folder.parents[1]
+        assert (place / "README.md").read_text() == text
+    said = connect(root).get_model_version("timbreflow-glow", "1").description
+    model = connect(root).get_model_version("timbreflow-glow", "1").source.removeprefix("models:/")
+    assert f"[Its files](#/experiments/1/models/{model}/artifacts): card `README.md`, " in said
+    register("vqvae", bundles["vqvae"], evaluation(15, 0.6), root=root)
+    assert "card" not in connect(root).get_model_version("timbreflow-vqvae", "1").description
+
+
+def test_an_experiment_makes_a_version_of_its_name_and_no_challenger(
+    root: Path, bundles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register("glow", bundles["glow"], evaluation(15, 0.6), root=root)
+    other = variant(bundles["glow"], tmp_path / "other", "a")
+    monkeypatch.setenv("DVC_EXP_NAME", "puffy-daks")
+    said = register("glow", other, evaluation(14, 0.6), root=root)
+    assert "version 2 registered; an experiment makes no challenger: `dvc exp apply puffy-daks`" in said
+    assert "was registered already; an experiment" in register("glow", other, evaluation(14, 0.6), root=root)
+    assert versions(root) == {"1": ["challenger"], "2": []}
+    stored = connect(root).get_model_version("timbreflow-glow", "2")
+    assert stored.tags["dvc.experiment"] == "puffy-daks"
+    assert "DVC experiment: `puffy-daks`" in stored.description
+    assert "of the DVC experiment puffy-daks" in reproduction.origin_of("models:/timbreflow-glow/2", root=root).text()
+    # What the sentence says to do helps, and the version keeps its origin.
+    monkeypatch.delenv("DVC_EXP_NAME")
+    assert "is the challenger" in register("glow", other, evaluation(14, 0.6), root=root)
+    assert versions(root) == {"1": [], "2": ["challenger"]}
+    stored = connect(root).get_model_version("timbreflow-glow", "2")
+    assert stored.tags["dvc.experiment"] == "puffy-daks" and "puffy-daks" in stored.description
 
 
 def test_names_find_the_champion_then_the_released_then_the_trained(root: Path, bundles: dict[str, Path]) -> None:
@@ -495,10 +545,44 @@ def test_decisions_are_kept_with_the_version(root: Path, bundles: dict[str, Path
     assert sides == {"challenger": pytest.approx(15.2), "champion": pytest.approx(15)}
     register("glow", variant(bundles["glow"], tmp_path / "c", "c"), evaluation(14, 0.6), root=root)
     assert promote("glow", root=root).promoted
-    rollback("glow", root=root)
-    tags = connect(root).get_model_version("timbreflow-glow", "3").tags
-    assert (tags["decision"], tags["decision_reasons"]) == ("rolled back", "version 1 is the champion again")
-    assert set(decision_pages(root, "3")) == {"promoted", "back"}
+    rollback("glow", root=root, reason="notes are lost\nsince Monday")
+    for version, decision, reasons in (
+        ("3", "rolled back", "version 1 is the champion again: notes are lost since Monday"),
+        ("1", "restored", "version 3 was rolled back: notes are lost since Monday"),
+    ):
+        tags = connect(root).get_model_version("timbreflow-glow", version).tags
+        assert (tags["decision"], tags["decision_reasons"]) == (decision, reasons)
+        assert tags["decided_by"] == f"{getpass.getuser()}@{socket.gethostname()}"
+        assert not {"gate", "decision_opponent"} & tags.keys(), "they are those of the promotion"
+        pages = decision_pages(root, version)
+        assert set(pages) == {"promoted", decision.split()[-1]}
+        assert f"- decision reasons: {reasons}\n" in pages[decision.split()[-1]]
+        assert "- gate: {" in pages["promoted"]
+
+
+def test_a_reason_is_given_at_the_shell(
+    root: Path,
+    bundles: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    register("glow", bundles["glow"], evaluation(15, 0.6), root=root)
+    promote("glow", root=root)
+    register("glow", variant(bundles["glow"], tmp_path / "b", "b"), evaluation(14, 0.6), root=root)
+    assert promote("glow", root=root).promoted
+    for name in ("dvc.yaml", "params.yaml"):
+        (root / name).touch()
+    monkeypatch.chdir(root)
+
+    def type_in(*words: str) -> None:
+        app(["promote", "glow", *words], exit_on_error=False, result_action="return_value")
+
+    with pytest.raises(TimbreflowError, match="add --rollback"):
+        type_in("--reason", "it is better")
+    type_in("--rollback", "--reason", "too dark")
+    assert "version 1 is the champion again" in capsys.readouterr().out
+    assert connect(root).get_model_version("timbreflow-glow", "2").tags["decision_reasons"].endswith(": too dark")
 
 
 def test_noise_on_the_champions_weights_is_a_new_version_that_is_refused(
@@ -570,8 +654,32 @@ def test_a_version_leads_back_to_its_commit_and_is_made_again(root: Path, bundle
 def test_a_commit_that_is_not_here_is_said(root: Path, bundles: dict[str, Path]) -> None:
     register("glow", bundles["glow"], evaluation(15, 0.6), root=root, git_commit="f" * 40)
     origin = reproduction.origin_of("models:/timbreflow-glow/1", root=root)
-    with pytest.raises(TimbreflowError, match="commit of models:/timbreflow-glow/1 is not in this checkout"):
+    with pytest.raises(TimbreflowError, match="glow/1 is not in this checkout; fetch it with `git fetch --all`"):
         reproduction.script(origin, root=root)
+
+
+def test_a_shallow_clone_is_told_to_fetch_its_history(root: Path, bundles: dict[str, Path], tmp_path: Path) -> None:
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    origin, clone = tmp_path / "origin", tmp_path / "clone"
+    subprocess.run([*git, "init", "-q", origin], check=True)
+    for step in ("a", "b"):
+        (origin / "dvc.lock").write_text(f"stages:\n  train_glow: {{md5: {step}}}\n")
+        subprocess.run([*git, "-C", origin, "add", "."], check=True)
+        subprocess.run([*git, "-C", origin, "commit", "-qm", step], check=True)
+    subprocess.run([*git, "clone", "-q", "--depth", "1", origin.as_uri(), clone], check=True)
+    shutil.copytree(root / ".mlflow", clone / ".mlflow")
+    commit = subprocess.run([*git, "-C", origin, "rev-parse", "HEAD~1"], capture_output=True, text=True).stdout.strip()
+    lock = lock_digest("stages:\n  train_glow: {md5: a}\n")
+    register("glow", bundles["glow"], evaluation(15, 0.6), root=clone, git_commit=commit, dvc_lock=str(lock))
+    found = reproduction.origin_of("models:/timbreflow-glow/1", root=clone)
+    assert "in no commit of this checkout: `git fetch --unshallow`" in found.text()
+    with pytest.raises(TimbreflowError, match="fetch it with `git fetch --unshallow`"):
+        reproduction.script(found, root=clone)
+    # What the sentence says to do helps.
+    subprocess.run([*git, "-C", clone, "fetch", "-q", "--unshallow"], check=True)
+    found = reproduction.origin_of("models:/timbreflow-glow/1", root=clone)
+    assert f"that of commit {commit}" in found.text()
+    assert commit in reproduction.script(found, root=clone)
 
 
 def test_a_missing_challenger_is_said(root: Path) -> None:

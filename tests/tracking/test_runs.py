@@ -80,6 +80,25 @@ def test_a_run_holds_parameters_curves_artifacts_datasets_and_tags(root: Path, t
     assert json.loads((tmp_path / "run.json").read_text()) == {"run_id": run.run_id, "experiment": "timbreflow"}
 
 
+def test_a_run_names_the_experiment_of_dvc(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVC gives the stages of `dvc exp run` its name, and no other stage."""
+    ids = []
+    for name in (None, "puffy-daks"):
+        if name:
+            monkeypatch.setenv("DVC_EXP_NAME", name)
+        with open_run("train_glow", {}, root=root) as run:
+            ids.append(run.run_id)
+    found = connect(root).search_runs(["1"], "tags.`dvc.experiment` = 'puffy-daks'")
+    assert [run.info.run_id for run in found] == ids[1:]
+    # A training that was killed and goes on in an experiment is one of its runs.
+    monkeypatch.delenv("DVC_EXP_NAME")
+    dead = left_open(root, tmp_path)
+    monkeypatch.setenv("DVC_EXP_NAME", "lit-goat")
+    with open_run("train_glow", {}, root=root) as run:
+        run.resume(tmp_path)
+    assert connect(root).get_run(dead).data.tags["dvc.experiment"] == "lit-goat"
+
+
 def test_logging_is_batched(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     genuine = MlflowClient.log_batch

@@ -84,7 +84,7 @@ def release(name: str, folder: Path, *, cost: str = "") -> None:
 
 
 @app.command
-def promote(name: str, *, rollback: bool = False) -> None:
+def promote(name: str, *, rollback: bool = False, reason: str = "") -> None:
     """Make the challenger the champion if it passes the gate, section register_models.gate of params.yaml.
 
     The exit code is 1 where it does not.
@@ -92,13 +92,19 @@ def promote(name: str, *, rollback: bool = False) -> None:
     Args:
         name: vqvae or glow.
         rollback: make the previous champion the champion again.
+        reason: of a rollback, such as "notes are lost since Monday"; it is kept with both versions.
     """
+    from timbreflow.errors import TimbreflowError
     from timbreflow.stages.evaluate import evaluate_again
     from timbreflow.tracking import promotion
 
     if rollback:
-        print(promotion.rollback(name, root=project_root()))
+        print(promotion.rollback(name, root=project_root(), reason=reason))
         return
+    if reason:
+        raise TimbreflowError(
+            "--reason is that of a rollback; add --rollback, since a promotion's reasons are its figures."
+        )
     params, layout = project()
     evaluate = partial(evaluate_again, params.evaluate, params.audio, layout=layout)
     result = promotion.promote(name, params.register_models.gate, root=layout.root, evaluate=evaluate)

@@ -5,12 +5,15 @@ logged with it; nothing is pickled. Columns `content` and `style` hold the bytes
 reads; over HTTP they are base64, and so is the answer's column `audio`.
 """
 
+import io
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pandas as pd
+import soundfile
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
@@ -35,6 +38,20 @@ def signature() -> ModelSignature:
             [ParamSpec("temperature", "double", DEFAULT_TEMPERATURE), ParamSpec("seed", "long", 0)],
         ),
     )
+
+
+def example() -> tuple[pd.DataFrame, dict[str, Any]]:
+    """A request: half a second of one tone, to be played by another, and the parameters; 9 kB of FLAC."""
+    seconds, rate = np.arange(8000) / 16000, 16000
+
+    def tone(frequency: float, partials: int) -> bytes:
+        waves = [np.sin(2 * np.pi * frequency * number * seconds) / number for number in range(1, partials + 1)]
+        file = io.BytesIO()
+        soundfile.write(file, 0.3 * np.exp(-2 * seconds) * np.sum(waves, axis=0), rate, format="FLAC")
+        return file.getvalue()
+
+    sounds = pd.DataFrame({"content": [tone(440.0, 3)], "style": [tone(330.0, 6)]})
+    return sounds, {"temperature": DEFAULT_TEMPERATURE, "seed": 0}
 
 
 class TimbreTransferModel(PythonModel):

@@ -2,19 +2,22 @@
 
 import hashlib
 import json
+import os
 import subprocess
 from pathlib import Path
 
 NOT_CODE = (":(exclude)dvc.lock", ":(exclude)results")
 """Files that a run itself changes."""
+EXPERIMENT = "dvc.experiment"
+"""Tag of runs and versions that an experiment of DVC made: its name."""
 
 
 def lineage(root: Path) -> dict[str, str]:
     """Tags that say from which code and data something was made; what is unknown is left out.
 
-    git_commit, git_dirty ("true" where tracked files differ from it) and dvc_lock (`lock_digest`).
+    git_commit, git_dirty ("true" where tracked files differ from it), dvc_lock (`lock_digest`) and `EXPERIMENT`.
     """
-    tags = {}
+    tags = {EXPERIMENT: name} if (name := dvc_experiment()) else {}
     if commit := git(root, "rev-parse", "HEAD"):
         tags["git_commit"] = commit
         # Untracked files are not part of the commit; results and the lock are written by the run itself.
@@ -26,6 +29,11 @@ def lineage(root: Path) -> dict[str, str]:
     except (OSError, UnicodeDecodeError):
         digest = None
     return tags | ({"dvc_lock": digest} if digest else {})
+
+
+def dvc_experiment() -> str | None:
+    """Name of the experiment whose stage this process is; None outside of `dvc exp run`."""
+    return os.environ.get("DVC_EXP_NAME") or None
 
 
 def lock_digest(text: str) -> str | None:

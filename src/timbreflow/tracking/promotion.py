@@ -24,6 +24,7 @@ from timbreflow.tracking.registry import (
     alias_version,
     bundle_folder,
     found_or_none,
+    model_of,
     renew_digests,
 )
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
+OF_PROMOTIONS = ("decision_opponent", "gate")
+"""Tags of a decision by the gate; a rollback has none."""
 PREVIOUS_TAG = "previous_champion"
 DECISIONS = "decisions"
 """Folder of a version's artifacts: one page a decision, with the figures of both sides clip by clip."""
@@ -176,6 +179,9 @@ def _record(
     sides: Mapping[str, Measured],
 ) -> None:
     """Keep a decision with the version: the last one as tags, each as a page among its artifacts."""
+    for key in OF_PROMOTIONS:
+        if key in version.tags and key not in facts:
+            client.delete_model_version_tag(version.name, str(version.version), key)
     now = datetime.now(UTC)
     try:
         user = getpass.getuser()
@@ -192,13 +198,14 @@ def _record(
         for side, figures in sides.items():
             figures.clips.to_csv(Path(folder) / f"{side.replace(' ', '_')}.csv", index=False)
         place = f"{DECISIONS}/{now:%Y-%m-%dT%H-%M-%S.%f}-{facts['decision'].replace(' ', '-')}"
-        # `register` gives models:/ID as the source; the database does not keep the id itself.
-        client.log_model_artifacts(str(version.source).removeprefix("models:/"), folder, place)
+        client.log_model_artifacts(model_of(version), folder, place)
 
 
 @clear_errors
-def rollback(name: str, *, root: Path) -> str:
+def rollback(name: str, *, root: Path, reason: str = "") -> str:
     """Give the alias `champion` back to the version that had it before; returns a sentence.
+
+    Both versions keep it as a decision, with the reason that a person gave.
 
     Raises:
         TimbreflowError: there is no champion, or none before it.
@@ -224,8 +231,12 @@ def rollback(name: str, *, root: Path) -> str:
             f"The files of version {previous} of {model.registered}, the champion before, were changed since they were "
             "registered; promote another version."
         )
-    reasons = f"version {previous} is the champion again"
-    _record(client, champion, {"decision": "rolled back", "decision_reasons": reasons}, [], {})
+    why = f": {' '.join(reason.split())}" if reason.strip() else ""
+    for version, decision, reasons in (
+        (champion, "rolled back", f"version {previous} is the champion again{why}"),
+        (found, "restored", f"version {champion.version} was rolled back{why}"),
+    ):
+        _record(client, version, {"decision": decision, "decision_reasons": reasons}, [], {})
     client.set_registered_model_alias(model.registered, CHAMPION, previous)
     return f"{model.registered} version {previous} is the champion again, in place of version {champion.version}."
 

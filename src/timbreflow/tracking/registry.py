@@ -28,7 +28,7 @@ from timbreflow.tracking.connection import (
     tracking_uri,
     variables,
 )
-from timbreflow.tracking.lineage import git, lineage
+from timbreflow.tracking.lineage import EXPERIMENT, dvc_experiment, git, lineage
 from timbreflow.tracking.measurements import keep
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ Found = TypeVar("Found")
 CHALLENGER = "challenger"
 CHAMPION = "champion"
 BUNDLE = "bundle"
+CARD = "README.md"
+"""Card of a released model, beside its bundle and among the files of its version."""
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "safetensors", "soundfile", "soxr", "torch")
 """Requirements of the pyfunc; without this list MLflow loads the model in a new process to infer them.
 
@@ -60,8 +62,8 @@ def register(candidate: Candidate, *, root: Path, check: bool = False) -> str:
     """Make a bundle a version of its registered model, with alias `challenger`, unless the registry has these weights.
 
     A vocoder beside the bundle that has beaten Griffin-Lim, and a refiner that fits it, are stored with it. Weights
-    that are registered become the challenger again, but with `check` no alias changes where nothing was registered.
-    Returns a sentence.
+    that are registered become the challenger again, but with `check` no alias changes where nothing was registered,
+    and an experiment of DVC never makes a challenger. Returns a sentence.
 
     Raises:
         TimbreflowError: the folder is no bundle or not the one that was evaluated, or MLflow refuses.
@@ -81,10 +83,15 @@ def register(candidate: Candidate, *, root: Path, check: bool = False) -> str:
         number, state = str(found.version), "was registered already"
         # The other tags, which say where the weights come from, stay.
         renew_digests(client, found, candidate.measured.digests)
-    client.update_model_version(name, number, _description(candidate, number))
+    _describe(client, candidate, number, root)
     challenger = alias_version(client, name, CHALLENGER)
     if (challenger is not None and str(challenger.version) == number) or (check and found is not None):
         return f"{name} version {number} {state}."
+    if experiment := dvc_experiment():
+        return (
+            f"{name} version {number} {state}; an experiment makes no challenger: `dvc exp apply {experiment}` and "
+            "`timbreflow register` do."
+        )
     client.set_registered_model_alias(name, CHALLENGER, number)
     return f"{name} version {number} {state} and is the challenger."
 
@@ -231,8 +238,14 @@ def _facts(candidate: Candidate, root: Path) -> dict[str, str]:
     return facts | lineage(root)
 
 
-def _description(candidate: Candidate, number: str) -> str:
-    """A version's page in MLflow: its figures with their intervals, and the commands that say more."""
+def _describe(client: "MlflowClient", candidate: Candidate, number: str, root: Path) -> None:
+    """Keep a version's card and write its page: figures with their intervals, links, commands that say more."""
+    found = client.get_model_version(candidate.model.registered, number)
+    card, model_id = candidate.folder / CARD, model_of(found)
+    if card.is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copy(card, folder)
+            client.log_model_artifacts(model_id, folder)
     sets = {name: candidate.measured.figures(name) for name in candidate.measured.sets}
     heads = [f"{name} ({len(candidate.measured.on(name))} clips)" for name in sets]
     lines = ["| metric | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
@@ -240,11 +253,20 @@ def _description(candidate: Candidate, number: str) -> str:
         cells = [f"{own[metric].value:.4g} ({own[metric].low:.3g} to {own[metric].high:.3g})" for own in sets.values()]
         lines.append(f"| {metric} | " + " | ".join(cells) + " |")
     address = f"models:/{candidate.model.registered}/{number}"
-    origin = "Released weights: their card lies beside them in git. " if candidate.released else ""
-    lines += ["", f"{origin}Where it comes from: `timbreflow lineage {address}`."]
+    lines += ["", f"Where it comes from: `timbreflow lineage {address}`."]
     if not candidate.released:
         lines[-1] += f" Made again: `timbreflow reproduce {address}`."
-    return "\n".join(lines)
+    if name := found.tags.get(EXPERIMENT):
+        lines[-1] += f" DVC experiment: `{name}`."
+    page = f"#/experiments/{experiment_id(client, root)}/models/{model_id}/artifacts"
+    named = f"card `{CARD}`, " if card.is_file() else ""
+    lines += ["", f"[Its files]({page}): {named}and what the gate decided in `decisions/`."]
+    client.update_model_version(found.name, number, "\n".join(lines))
+
+
+def model_of(found: "ModelVersion") -> str:
+    """Id of the MLflow model that holds a version's files; the database keeps it in the source alone."""
+    return str(found.source).removeprefix("models:/")
 
 
 def renew_digests(client: "MlflowClient", found: "ModelVersion", digests: Mapping[str, str]) -> None:
@@ -272,10 +294,10 @@ def _version_of(client: "MlflowClient", name: str, digests: Mapping[str, str], r
 def _create(client: "MlflowClient", registered: str, folder: Path, facts: Mapping[str, str], root: Path) -> str:
     import mlflow
     from mlflow.exceptions import MlflowException
+    from mlflow.models import Model
 
     from timbreflow.inference import pyfunc
 
-    experiment = experiment_id(client, root)
     with tempfile.TemporaryDirectory() as temporary, _quiet():
         # Only the bundles' own files: a folder of trained weights may hold more.
         parts = {BUNDLE: folder}
@@ -288,15 +310,20 @@ def _create(client: "MlflowClient", registered: str, folder: Path, facts: Mappin
             clean.mkdir()
             for file in MODEL_FILES:
                 shutil.copy(source / file, clean / file)
-        mlflow.set_experiment(experiment_id=experiment)
-        info = mlflow.pyfunc.log_model(
-            name=registered,
+        # Not log_model, which would load the model and answer the example, for half a minute.
+        logged, place = client.create_logged_model(experiment_id(client, root), name=registered), f"{temporary}/model"
+        mlflow.pyfunc.save_model(
+            place,
+            mlflow_model=Model(artifact_path=logged.artifact_location, model_id=logged.model_id),
             python_model=str(Path(pyfunc.__file__)),
             artifacts={name: str(Path(temporary) / name) for name in parts},
             signature=pyfunc.signature(),
+            input_example=pyfunc.example(),
             # Local version labels, as in 2.13.0+cpu, are not on public indexes.
             pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS],
         )
+        client.log_model_artifacts(logged.model_id, place)
+        client.finalize_logged_model(logged.model_id, "READY")
         try:
             client.create_registered_model(registered)
         except MlflowException as error:
@@ -307,8 +334,8 @@ def _create(client: "MlflowClient", registered: str, folder: Path, facts: Mappin
         run = found_or_none(client.get_run, run_id) if run_id else None
         made = client.create_model_version(
             registered,
-            source=info.model_uri,
-            model_id=info.model_id,
+            source=f"models:/{logged.model_id}",
+            model_id=logged.model_id,
             run_id=str(run.info.run_id) if run else None,
             tags=dict(facts),
         )
@@ -317,7 +344,7 @@ def _create(client: "MlflowClient", registered: str, folder: Path, facts: Mappin
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide MLflow's progress bar and its advice on type hints and input examples, which does not apply here."""
+    """Hide MLflow's progress bar and its advice on type hints, which does not apply here."""
     from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
 
     loggers = [logging.getLogger(name) for name in ("mlflow", "mlflow.models.model", "mlflow.tracking.fluent")]

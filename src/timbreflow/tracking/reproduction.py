@@ -10,7 +10,7 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.files import sha256_file
 from timbreflow.models.catalogue import CATALOGUE, MODEL_FILES, KnownModel
 from timbreflow.tracking.connection import clear_errors
-from timbreflow.tracking.lineage import commit_of_lock, git
+from timbreflow.tracking.lineage import EXPERIMENT, commit_of_lock, git
 from timbreflow.tracking.registry import version_at
 
 
@@ -25,6 +25,7 @@ class Origin:
         commit: whose dvc.lock has the entries that the version was made with; where there is none, the commit that was
             checked out; empty where neither is known.
         in_lock: whether it is the former.
+        shallow: whether this checkout lacks older commits, as after `git clone --depth 1`.
     """
 
     model: KnownModel
@@ -32,6 +33,7 @@ class Origin:
     tags: dict[str, str]
     commit: str
     in_lock: bool
+    shallow: bool = False
 
     @property
     def released(self) -> bool:
@@ -56,14 +58,14 @@ class Origin:
             }
         else:
             dirty = {"true": ", whose tracked files had been changed", "false": ""}.get(tags.get("git_dirty", ""), "")
-            place = (
-                f"that of commit {self.commit}" if self.in_lock else "in no commit of this checkout: commit dvc.lock"
-            )
+            remedy = "`git fetch --unshallow`" if self.shallow else "commit dvc.lock"
+            place = f"that of commit {self.commit}" if self.in_lock else f"in no commit of this checkout: {remedy}"
+            experiment = f", of the DVC experiment {tags[EXPERIMENT]}" if EXPERIMENT in tags else ""
             about = {
                 "commit": f"{tags['git_commit']}{dirty}" if "git_commit" in tags else "not known",
                 "dvc.lock": f"{tags['dvc_lock']}, {place}" if "dvc_lock" in tags else "not known",
                 "data": f"{tags.get('data_digest', 'not known')} (digest in results/validate_data/passed.json)",
-                "run": tags.get("run_id", ""),
+                "run": tags.get("run_id", "") + experiment,
                 "pull": f"git checkout {self.commit} && dvc pull {self.stage}" if self.in_lock else "",
             }
         about = {"version": f"{self.version} of {self.model.registered}", "weights": tags["weights_sha256"]} | about
@@ -85,7 +87,8 @@ def origin_of(uri: str, *, root: Path) -> Origin:
     commit = commit_of_lock(root, lock) if lock else None
     model = next(model for model in CATALOGUE if model.registered == found.name)
     tags = dict(found.tags)
-    return Origin(model, str(found.version), tags, commit or tags.get("git_commit", ""), commit is not None)
+    shallow = git(root, "rev-parse", "--is-shallow-repository") == "true"
+    return Origin(model, str(found.version), tags, commit or tags.get("git_commit", ""), commit is not None, shallow)
 
 
 def recipe(origin: Origin, *, root: Path) -> tuple[Path, list[list[str]]]:
@@ -104,7 +107,8 @@ def recipe(origin: Origin, *, root: Path) -> tuple[Path, list[list[str]]]:
             f"record is in released/{origin.model.name}/config.json."
         )
     if not origin.commit or git(root, "cat-file", "-e", f"{origin.commit}^{{commit}}") is None:
-        raise TimbreflowError(f"The commit of {address} is not in this checkout; fetch it with `git fetch --all`.")
+        fetch = "--unshallow" if origin.shallow else "--all"
+        raise TimbreflowError(f"The commit of {address} is not in this checkout; fetch it with `git fetch {fetch}`.")
     place = root / ".scratch" / "reproduce" / f"{origin.model.registered}-{origin.version}"
     dvc = [str(root / ".venv" / "bin" / "dvc"), "--cd", str(place)]
     commands = [
