@@ -42,7 +42,6 @@ from benchmarks.services import (
     listening,
     object_store,
     postgres,
-    postgres_programs,
     receiver,
     running,
     wait_for,
@@ -248,25 +247,15 @@ def services(demo: Demo) -> None:
     """PostgreSQL, S3, Prefect and MLflow."""
     demo.step("Servers: PostgreSQL and an S3-compatible store, Prefect and MLflow on them")
     prefect, mlflow = free_port(), free_port()
+    address = demo.ends.enter_context(postgres("prefect", "mlflow"))
     store = demo.ends.enter_context(object_store(BUCKET))
     demo.environment |= {"MLFLOW_S3_ENDPOINT_URL": store}
-    databases = {"prefect": f"sqlite+aiosqlite:///{demo.root}/.prefect/prefect.db"}
-    databases["mlflow"] = f"sqlite:///{demo.root}/.mlflow/mlflow.db"
-    if postgres_programs() is None:
-        (demo.root / ".mlflow").mkdir()
-        print("      PostgreSQL is not installed (apt-get install postgresql): SQLite takes its place")
-    else:
-        address = demo.ends.enter_context(postgres("prefect", "mlflow"))
-        demo.servers["PostgreSQL"] = address.partition("@")[2]
-        databases = {
-            "prefect": f"postgresql+asyncpg://{address}/prefect",
-            "mlflow": f"postgresql+pg8000://{address}/mlflow",
-        }
-    demo.servers |= {"S3": store, "Prefect": f"http://{HOST}:{prefect}", "MLflow": f"http://{HOST}:{mlflow}"}
+    demo.servers |= {"PostgreSQL": address.partition("@")[2], "S3": store}
+    demo.servers |= {"Prefect": f"http://{HOST}:{prefect}", "MLflow": f"http://{HOST}:{mlflow}"}
     demo.start(
         "prefect",
         *("prefect", "server", "start", "--host", HOST, "--port", str(prefect)),
-        PREFECT_SERVER_DATABASE_CONNECTION_URL=databases["prefect"],
+        PREFECT_SERVER_DATABASE_CONNECTION_URL=f"postgresql+asyncpg://{address}/prefect",
         # What its pages ask, and what alerts link to.
         PREFECT_SERVER_UI_API_URL=f"{demo.servers['Prefect']}/api",
         PREFECT_UI_URL=demo.servers["Prefect"],
@@ -275,7 +264,7 @@ def services(demo: Demo) -> None:
         "mlflow",
         *("mlflow", "server", "--host", HOST, "--port", str(mlflow), "--workers", "1"),
         *("--artifacts-destination", f"s3://{BUCKET}/mlflow"),
-        MLFLOW_BACKEND_STORE_URI=databases["mlflow"],
+        MLFLOW_BACKEND_STORE_URI=f"postgresql+pg8000://{address}/mlflow",
     )
     demo.environment |= {
         "PREFECT_API_URL": f"http://{HOST}:{prefect}/api",

@@ -7,11 +7,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-NOT_TYPED = ("pip install", "git pull", "make setup", "git clone")
-"""What would change the environment, or ask another machine; the lines are left out."""
+NOT_TYPED = {
+    "git clone": "asks another machine; the tests clone the checkout itself",
+    "git pull": "asks another machine",
+    "make setup": "changes the environment that the tests run in",
+    "make image": "needs a builder of images",
+    "docker run": "needs a daemon, which the image is in",
+    "pip install prefect-docker": "needs a daemon that starts containers",
+    "dask scheduler": "a cluster: Dask and Ray are extras, which `make setup` does not install; benchmarks/runners.py",
+    "dask worker": "a cluster",
+    "TIMBREFLOW_RUNNER=dask": "a cluster",
+    "ray start": "a cluster",
+    "TIMBREFLOW_RUNNER=ray": "a cluster",
+}
+"""Words of lines that are left out, and why; test_documentation parses them."""
 
 
-def blocks(heading: str, values: Mapping[str, str] | None = None) -> list[str]:
+def blocks(heading: str, values: Mapping[str, str] | None = None, *, language: str = "sh") -> list[str]:
     """Blocks of commands below a heading, with values in place of the page's examples.
 
     Tests unpack the list, so that a block that is added without a test is an error.
@@ -19,7 +31,7 @@ def blocks(heading: str, values: Mapping[str, str] | None = None) -> list[str]:
     section = re.search(rf"^##+ {re.escape(heading)}\n(.*?)(?=^##+ |\Z)", PAGE, re.MULTILINE | re.DOTALL)
     assert section is not None, heading
     found = []
-    for block in re.findall(r"```sh\n(.*?)```", section[1], re.DOTALL):
+    for block in re.findall(rf"```{language}\n(.*?)```", section[1], re.DOTALL):
         text = "\n".join(line for line in block.splitlines() if not any(words in line for words in NOT_TYPED))
         for example, value in (values or {}).items():
             text = text.replace(example, value)

@@ -3,10 +3,14 @@
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
+
+from benchmarks import ops_demo
+from timbreflow.errors import TimbreflowError
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN = (".mlflow", ".prefect", ".run", "data", ".scratch", ".dvc/cache", "dvc.lock", "params.yaml", ".dvc/config")
@@ -49,3 +53,10 @@ def test_the_demo_passes_and_leaves_no_trace(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     assert marks() == before
     assert of_the_demo() == []
+
+
+def test_without_postgresql_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(()))
+    with ExitStack() as ends, pytest.raises(TimbreflowError, match="not installed: sudo apt-get install postgresql"):
+        ops_demo.services(ops_demo.Demo(tmp_path, ends))

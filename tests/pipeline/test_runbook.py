@@ -1,4 +1,9 @@
-"""The runbook of one box: what docs/operations.md says is typed in a copy of this checkout."""
+"""The runbook: what docs/operations.md says is typed in a copy of this checkout.
+
+Here one box, back-ups, upgrades, deployments and workers; test_runbook_serving.py has what serves models,
+test_remote_s3.py remotes, tests/tracking/test_postgres_s3.py a team's server. What no test can type is listed in
+tests/runbook.py.
+"""
 
 import shutil
 from collections.abc import Iterator
@@ -13,6 +18,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 # .venv is that of the checkout which is tested, and is not made again.
 VALUES = {"make ": "make -s -o .venv/.core -o .venv/.installed "}
+NOT_COMMITTED = ("data/served/2026-11-30-001.jsonl", "data/monitor/reference.json", "results/validate_data/history.csv")
+"""Neither git nor DVC has these."""
 RUN = """\
 from pathlib import Path
 from timbreflow.tracking.runs import open_run
@@ -62,7 +69,11 @@ def test_one_box(checkout: Checkout) -> None:
     assert seen(checkout) == before
 
 
-def test_a_restored_copy_shows_the_same_runs(checkout: Checkout) -> None:
+def test_a_restored_copy_shows_the_same_runs_and_records(checkout: Checkout) -> None:
+    files = [checkout.root / name for name in NOT_COMMITTED]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(file.name)
     before = seen(checkout)
     assert len(before[0]) == 1 and "params.yaml" in before[1] and "'loss': 0.5" in before[1]
     back_up, restore, _, _ = blocks("Back up and restore", VALUES)
@@ -71,8 +82,11 @@ def test_a_restored_copy_shows_the_same_runs(checkout: Checkout) -> None:
     assert checkout.run("python", "-c", RUN).returncode == 0
     assert seen(checkout) != before
     shutil.rmtree(checkout.root / ".mlflow" / "artifacts")
+    for file in files:
+        file.unlink()
     type_in(restore, checkout.root, checkout.environment)
     assert seen(checkout) == before
+    assert [file.read_text() for file in files] == [file.name for file in files]
     shutil.rmtree(checkout.root / "backup")
     shutil.rmtree(checkout.root / "before-restore")
 
@@ -87,7 +101,7 @@ def test_an_upgrade_keeps_the_runs(checkout: Checkout) -> None:
 def test_workers_of_a_cluster(checkout: Checkout) -> None:
     """The worker of another machine takes a run of the pool and says so; the pool is made as Deployments says."""
     in_processes, in_containers = blocks("Deployments", VALUES)
-    _, create, queue, deploy, _ = in_processes.splitlines()[1:]
+    _, create, queue, deploy, start = in_processes.splitlines()[1:]
     (worker,) = blocks("A cluster")
     port = checkout.environment["TIMBREFLOW_PREFECT_PORT"]
     mlflow = checkout.environment["TIMBREFLOW_MLFLOW_PORT"]
@@ -96,8 +110,7 @@ def test_workers_of_a_cluster(checkout: Checkout) -> None:
         "TIMBREFLOW_ROOT": str(checkout.root),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
     }
-    # Neither a builder of images nor a daemon that starts containers is here.
-    for line in (create, queue, deploy, *in_containers.splitlines()[2:]):
+    for line in (create, queue, deploy, *in_containers.splitlines()[1:], f"{start} --run-once"):
         type_in(line, checkout.root, environment)
     with receiver() as (address, _):
         (alerts,) = blocks("Alerts", {"https://hooks.example.org/KEY": address})

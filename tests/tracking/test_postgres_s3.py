@@ -1,5 +1,6 @@
 """A team's server as docs/operations.md gives it: MLflow and Prefect on PostgreSQL, artifacts in S3."""
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import boto3
+import psutil
 import pytest
 
 from benchmarks.services import S3_KEY, answers, free_port, object_store, postgres, postgres_programs, running, wait_for
@@ -59,6 +61,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
         ports = free_port(), free_port()
         values = {
             "team:PASSWORD@db.lab:5432": database,
+            "team@db.lab:5432": f"team@{database.partition('@')[2]}",
             "http://store.lab:9000": store,
             # On a busy machine uvicorn takes slow workers for dead ones; a single one it does not watch.
             "--port 5000": f"--port {ports[0]} --workers 1",
@@ -67,8 +70,10 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
             "127.0.0.1:4200": f"127.0.0.1:{ports[1]}",
         }
         environment = {
-            "PATH": os.environ["PATH"],
+            "PATH": f"{postgres_programs()}{os.pathsep}{os.environ['PATH']}",
+            # `~`, also of programs that ask for the user's entry in /etc/passwd.
             "HOME": str(root),
+            "PGPASSFILE": str(root / ".pgpass"),
             "PREFECT_HOME": str(root / ".prefect"),
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -76,6 +81,12 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
         addresses = [f"http://127.0.0.1:{port}" for port in ports]
         team = Team(root, store, values, environment, *addresses)
         mlflow, prefect, _ = blocks("A team's server", values)
+        (secrets,) = blocks("A team's server", values, language="ini")
+        password = database.partition("@")[0].partition(":")[2]
+        passwords = {"timbreflow.env": secrets, ".pgpass": f"*:*:*:team:{password}\n"}
+        for name, text in passwords.items():
+            (root / name).write_text(text)
+            (root / name).chmod(0o600)
         try:
             team.start("mlflow", mlflow, f"{team.mlflow}/health")
             team.start("prefect", prefect, f"{team.prefect}/api/health")
@@ -156,31 +167,48 @@ def test_weights_that_changed_in_the_store_are_refused(team: Team, root: Path, b
         promote("vqvae", root=root)
 
 
-def test_a_flow_run_is_kept_by_postgres(team: Team, root: Path) -> None:
-    environment = team.environment | {"PREFECT_API_URL": f"{team.prefect}/api", "COLUMNS": "200"}
+def flow_runs(team: Team) -> list[str]:
+    """Ids of Prefect's flow runs."""
+    request = urllib.request.Request(
+        f"{team.prefect}/api/flow_runs/filter", b"{}", {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as answer:
+        return sorted(run["id"] for run in json.load(answer))
+
+
+def run_a_flow(team: Team) -> None:
+    environment = team.environment | {"PREFECT_API_URL": f"{team.prefect}/api"}
     code = "from prefect import flow\n@flow(name='kept')\ndef kept(): pass\nkept()"
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
-    team.stop("prefect")
-    _, prefect, _ = blocks("A team's server", team.values)
-    team.start("prefect", prefect, f"{team.prefect}/api/health")
-    seen = subprocess.run(
-        [Path(sys.executable).parent / "prefect", "flow-run", "ls"],
-        env=environment, check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    assert "kept" in seen.stdout
 
 
-def test_a_restored_dump_has_the_same_versions(team: Team, root: Path, bundles: dict[str, Path]) -> None:
-    register("glow", bundles["glow"], evaluation(15, 0.6), root=root)
-    before = sorted_versions(root)
-    _, _, dump, restore = blocks("Back up and restore", team.values)
-    programs = postgres_programs()
-    environment = team.environment | {"PATH": f"{programs}:{os.environ['PATH']}"}
-    type_in(dump, root, environment)
-    connection.connect(root).delete_registered_model("timbreflow-glow")
-    assert versions(root) == {}
-    team.stop("mlflow")
-    type_in(restore, root, environment)
-    mlflow, _, _ = blocks("A team's server", team.values)
+def start_again(team: Team) -> None:
+    mlflow, prefect, _ = blocks("A team's server", team.values)
     team.start("mlflow", mlflow, f"{team.mlflow}/health")
-    assert sorted_versions(root) == before != {}
+    team.start("prefect", prefect, f"{team.prefect}/api/health")
+
+
+def test_restored_dumps_have_the_same_versions_and_flow_runs(team: Team, root: Path, bundles: dict[str, Path]) -> None:
+    register("glow", bundles["glow"], evaluation(15, 0.6), root=root)
+    run_a_flow(team)
+    before = sorted_versions(root), flow_runs(team)
+    assert all(before)
+    _, _, dump, restore = blocks("Back up and restore", team.values)
+    type_in(dump, root, team.environment)
+    connection.connect(root).delete_registered_model("timbreflow-glow")
+    run_a_flow(team)
+    assert versions(root) == {} and flow_runs(team) != before[1]
+    team.stop("mlflow")
+    team.stop("prefect")
+    type_in(restore, root, team.environment)
+    start_again(team)
+    assert (sorted_versions(root), flow_runs(team)) == before
+
+
+def test_no_password_is_on_a_command_line(team: Team) -> None:
+    """Of the servers and their workers; the page's blocks hold none either."""
+    password = team.values["team:PASSWORD@db.lab:5432"].partition("@")[0].partition(":")[2]
+    for process in psutil.process_iter(["cmdline"]):
+        assert password not in " ".join(process.info["cmdline"] or [])
+    for heading in ("A team's server", "Back up and restore"):
+        assert not [block for block in blocks(heading) if "PASSWORD" in block or "SECRET" in block]
