@@ -377,7 +377,9 @@ FAULTS: dict[str, Fault] = {
             "transfer": _command("both succeed; the file is whole", "test_transfer_two_at_once"),
             "studio": _command("the second says that the port is taken; the first goes on", "test_studio_two_at_once"),
             "listen serve": _command("one port: a sentence; two ports: no answer is lost", "test_listen_two_at_once"),
-            "serve": Cell("", reason="not tested yet"),
+            "serve": _command(
+                "one port: a sentence; one folder of --record: every row is whole", "test_serve_two_at_once"
+            ),
             "collect_audio": _command(
                 "the second waits or is told in a sentence; the result is whole", "test_collect_audio_two_at_once"
             ),

@@ -385,11 +385,13 @@ def model(bundles: dict[str, Path], tmp_path: Path) -> Path:  # noqa: F811
     return Path(shutil.copytree(bundles["vqvae"], tmp_path / "model"))
 
 
-def serve(house: House, model: Path | str, tmp_path: Path, *options: str | Path, **more: Any) -> Running:
+def serve(
+    house: House, model: Path | str, tmp_path: Path, *options: str | Path, port: int | None = 0, **more: Any
+) -> Running:
     temporary = tmp_path / "tmp"
     temporary.mkdir(exist_ok=True)
     environment = {"TMPDIR": str(temporary)} | more.pop("environment", {})
-    command = ["timbreflow.cli", "serve", "--model", str(model), "--port", "0", *map(str, options)]
+    command = ["timbreflow.cli", "serve", "--model", str(model), "--port", str(port), *map(str, options)]
     return house.start(*command, environment=environment, **more)
 
 
@@ -531,6 +533,26 @@ def test_serve_broken_model(opened: House, model: Path, tmp_path: Path, name: st
     path.unlink() if fault == "missing" else path.write_bytes(data[: len(data) // 2])
     assert name in assert_one_sentence(serve(opened, model, tmp_path).wait())
     assert folders_of_servers(tmp_path) == []
+
+
+def test_serve_two_at_once(opened: House, model: Path, tmp_path: Path) -> None:
+    """One port: a sentence. Two servers that record to one folder: every row is whole."""
+    records = ("--record", tmp_path / "records")
+    with (
+        served(opened, model, tmp_path, *records) as first,
+        served(opened, model, tmp_path, *records) as second,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        ended = serve(opened, model, tmp_path, port=first.client.base_url.port).wait()
+        assert "cannot be listened on" in assert_one_sentence(ended)
+        assert len(folders_of_servers(tmp_path)) == 2
+        made = pool.map(lambda server: [server.transfer().status_code for _ in range(5)], (first, second))
+        assert list(made) == [[200] * 5] * 2
+        for server in (first, second):
+            server.running.signal(signal.SIGTERM)
+            assert server.running.wait().code == 0
+    read = read_records(tmp_path / "records", days=1)
+    assert (len(read), read.broken) == (10, 0)
 
 
 def test_serve_odd_environment(elsewhere: House, model: Path, tmp_path: Path) -> None:
