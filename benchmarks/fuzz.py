@@ -318,6 +318,62 @@ def http(folder: Path) -> tuple[list[tuple[int, bytes]], list[Read]]:
     return [(0, request) for request in requests], [ask]
 
 
+def forms(folder: Path) -> tuple[list[tuple[int, bytes]], list[Read]]:
+    """Forms for /transfer and /batch of `timbreflow serve`: a line with the Content-Type, then the body."""
+    import asyncio
+
+    from starlette.exceptions import HTTPException
+    from starlette.requests import Request
+    from starlette.types import Message
+
+    from timbreflow.app.serving.forms import read_job
+    from timbreflow.app.serving.limits import Limits
+    from timbreflow.app.web import Refused
+    from timbreflow.audio.files import write_audio
+
+    sound = folder / "a.flac"
+    write_audio(sound, 0.3 * np.sin(np.arange(800, dtype=np.float32) / 5)[None], 16000)
+    files = [(f'{role}"; filename="a.flac', sound.read_bytes()) for role in ("content", "style")]
+    fields = {
+        "seed": "7",
+        "temperature": "0.5",
+        "blend": "0.5,0.5",
+        "stereo": "mid",
+        "transpose": "-12",
+        "format": "ogg",
+    }
+    options = [(name, value.encode()) for name, value in fields.items()]
+
+    def form(parts: Sequence[tuple[str, bytes]]) -> bytes:
+        told = [b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n' % (n.encode(), v) for n, v in parts]
+        return b"multipart/form-data; boundary=x\r\n" + b"".join(told) + b"--x--\r\n"
+
+    runner = asyncio.Runner()
+
+    async def ask(data: bytes, private: Path, *, batch: bool) -> None:
+        kind, _, body = data.partition(b"\r\n")
+        pieces = [body[: len(body) // 2], body[len(body) // 2 :]]
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
+
+        scope = {"type": "http", "method": "POST", "path": "/", "app": None, "headers": [(b"content-type", kind)]}
+        try:
+            await read_job(Request(scope, receive), private, Limits(max_bytes=LONGEST), batch=batch)
+        except HTTPException as error:
+            raise Refused(error.detail, error.status_code) from error
+
+    def reading(batch: bool) -> Read:
+        def read(data: bytes) -> None:
+            with tempfile.TemporaryDirectory(dir=folder) as private:
+                runner.run(ask(data, Path(private), batch=batch))
+
+        return read
+
+    seeds = [(0, form(files)), (0, form([*files, files[1], *options])), (1, form([*files * 2, *options[:1]]))]
+    return seeds, [reading(False), reading(True)]
+
+
 READERS: dict[str, Reader] = {
     "midi": Reader(("notes", "song"), midi),
     "scores": Reader(("musicxml", "mxl", "abc", "kern"), scores),
@@ -328,6 +384,7 @@ READERS: dict[str, Reader] = {
     "study": Reader(("study.yaml",), study),
     "tables": Reader(("manifest.parquet", "pairs.csv"), tables),
     "http": Reader(("request",), http),
+    "forms": Reader(("transfer", "batch"), forms),
 }
 SEPARATE = ("midi", "scores")
 """Readers whose files timbreflow itself reads in a process with limits: MemoryError is an answer there."""
@@ -347,7 +404,7 @@ def changed(seeds: Sequence[bytes], draw: random.Random) -> bytes:
                 data[at : at + size] = draw.randbytes(size)
             case 2:
                 width, order = draw.choice((1, 2, 4, 8)), draw.choice(("little", "big"))
-                data[at : at + width] = (draw.choice(NUMBERS) % 256**width).to_bytes(width, order)  # type: ignore[arg-type]
+                data[at : at + width] = (draw.choice(NUMBERS) % 256**width).to_bytes(width, order)
             case 3:
                 del data[at:]
             case 4:
@@ -544,7 +601,7 @@ def _instrumented() -> AbstractContextManager[None]:
     import atheris
 
     found: AbstractContextManager[None] = atheris.instrument_imports(
-        include=["timbreflow"],
+        include=["timbreflow", "python_multipart", "starlette.formparsers"],
         exclude=["timbreflow.notes.compiled"],  # numba compiles it, and knows nothing of counters
     )
     return found

@@ -179,7 +179,7 @@ def main() -> int:
         clips = EvaluationClips(options.data, options.split, sample_rate=SAMPLE_RATE, max_triples=0, only=chosen)
 
         def by_flow(content: Tensor, style: Tensor, target: Tensor) -> Tensor:
-            return glow(target, content, style).likelihood.bits_per_dim  # type: ignore[no-any-return]
+            return glow(target, content, style).likelihood.bits_per_dim
 
         def flow_samples(content: Tensor, style: Tensor, noise: torch.Generator) -> Tensor:
             return glow.transfer(content, style, temperature=1.0, generator=noise)
@@ -193,7 +193,7 @@ def main() -> int:
 
             def samples(content: Tensor, style: Tensor, noise: torch.Generator, head: Head = head) -> Tensor:
                 del noise  # distributions of PyTorch take the global one
-                return head(glow, content, style).sample()  # type: ignore[no-any-return]
+                return head(glow, content, style).sample()
 
             torch.manual_seed(0)
             figures.append(_figures(kind, by_head, samples, bundle, clips))

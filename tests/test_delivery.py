@@ -132,21 +132,26 @@ def test_a_package_with_another_sha256_ends_the_setup(tmp_path: Path) -> None:
     version, sha256 = found[1], found[2]
     url = "https://index.example/safetensors.whl"
 
-    def check(*values: str) -> subprocess.CompletedProcess[str]:
+    def check(*values: str, ci: str = "true") -> subprocess.CompletedProcess[str]:
         command = [sys.executable, ROOT / ".ci" / "hashes.py", report(tmp_path / "report.json", *values)]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return subprocess.run(command, env={"CI": ci}, capture_output=True, text=True, check=False)
 
     same = check("safetensors", version, url, sha256)
     assert (same.returncode, same.stdout) == (0, "1 packages have the sha256 of requirements.hashes\n")
     other = check("safetensors", version, url, "0" * 64)
     assert other.returncode == 2
     assert f"safetensors=={version} (safetensors.whl, {'0' * 64})" in other.stderr
-    for values in (("torch", "2.13.0+cpu", url), ("torch", "2.13.0", "file:///opt/torch.whl"), ("new", "1", url)):
+    for values in (("torch", "2.13.0+cpu", url), ("torch", "2.13.0", "file:///opt/torch.whl")):
         own = check(*values, "0" * 64)
-        assert (
-            own.returncode == 0
-            and f"not compared, since they are this machine's own or not locked: {values[0]}" in own.stdout
-        )
+        assert own.returncode == 0 and f"not compared, since they are this machine's own: {values[0]}" in own.stdout
+    for name, other_version in (("new", "1"), ("safetensors", "0.0.1")):
+        for ci, code, word in (("true", 2, "error"), ("", 0, "warning")):
+            unlocked = check(name, other_version, url, sha256, ci=ci)
+            assert unlocked.returncode == code
+            assert (
+                unlocked.stderr.startswith(f"{word}: nobody has tested")
+                and f"{name}=={other_version}" in unlocked.stderr
+            )
 
 
 def test_every_package_of_the_lock_has_its_hashes() -> None:

@@ -9,14 +9,20 @@ from tests.faults.house import House
 
 
 @pytest.fixture(scope="session")
-def furnished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """For commands that need nothing of the stages."""
     house = House(tmp_path_factory.mktemp("faults") / "checkout")
     try:
         house.open()
-        house.furnish()
         yield house
     finally:
         house.close()
+
+
+@pytest.fixture(scope="session")
+def furnished(opened: House) -> House:
+    opened.furnish()
+    return opened
 
 
 @pytest.fixture
@@ -26,7 +32,7 @@ def house(furnished: House) -> Iterator[House]:
 
 
 @pytest.fixture(scope="session")
-def elsewhere(furnished: House, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def elsewhere(opened: House, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """A second house with all that can be odd about an environment at once; see `ODD`."""
     root: Path = tmp_path_factory.mktemp("odd") / "a checkout with späces"
     house = House(root, odd_environment(root.parent))

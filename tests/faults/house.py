@@ -49,6 +49,9 @@ IMPORTED = [
     *(f"timbreflow.stages.{stage.partition(' ')[0]}" for stage in STAGES.values()),
     "timbreflow.stages.collect_audio",
     "timbreflow.commands.listening",
+    "timbreflow.commands.serving",
+    "timbreflow.app.serving.server",
+    "timbreflow.monitoring.recorder",
 ]
 CHANGING = {"run.json", "timing.json", "data_docs"}
 """Outputs that hold ids and times."""

@@ -82,6 +82,10 @@ FAULTS: dict[str, Fault] = {
             "transfer": _command(_KEPT, "test_transfer_kill_9"),
             "studio": _command("the next studio deletes what visitors had given", "test_studio_kill_9"),
             "listen serve": _command(_ANSWERS, "test_listen_keeps_every_answer[kill-9]"),
+            "serve": _command(
+                "what was recorded is whole; the next start deletes what people had sent, and serves",
+                "test_serve_kill_9",
+            ),
             "collect_audio": _command("what was read is kept; the same bytes at the end", "test_collect_audio[kill-9]"),
         },
     ),
@@ -96,6 +100,10 @@ FAULTS: dict[str, Fault] = {
                 "exit code 0; visitors' files are deleted", "test_studio_interrupted_deletes_its_files[sigterm]"
             ),
             "listen serve": _command(_ANSWERS, "test_listen_keeps_every_answer[sigterm]"),
+            "serve": _command(
+                "requests that have a place get their answer; exit code 0; nothing is left",
+                "test_serve_interrupted[sigterm]",
+            ),
             "collect_audio": _command("exit code 143; the next call goes on", "test_collect_audio[sigterm]"),
         },
     ),
@@ -110,6 +118,10 @@ FAULTS: dict[str, Fault] = {
                 "exit code 0; visitors' files are deleted", "test_studio_interrupted_deletes_its_files[ctrl-c]"
             ),
             "listen serve": _command(_ANSWERS, "test_listen_keeps_every_answer[ctrl-c]"),
+            "serve": _command(
+                "requests that have a place get their answer; exit code 0; nothing is left",
+                "test_serve_interrupted[ctrl-c]",
+            ),
             "collect_audio": _command("exit code 130; the next call goes on", "test_collect_audio[ctrl-c]"),
         },
     ),
@@ -138,6 +150,7 @@ FAULTS: dict[str, Fault] = {
                 "the answer is refused with 503 and a sentence; none is lost; with room again it goes on",
                 "test_listen_full_disk_takes_no_answer_and_loses_none",
             ),
+            "serve": _command("507 and a sentence; the next request that has room is served", "test_serve_disk_full"),
             "collect_audio": _command(
                 "exit code 2, one sentence; the next call goes on", "test_collect_audio_disk_full"
             ),
@@ -152,6 +165,10 @@ FAULTS: dict[str, Fault] = {
                 "the next folder of the system for temporary files is used", "test_studio_read_only_disk"
             ),
             "listen serve": _command("exit code 2, one sentence", "test_listen_read_only_disk"),
+            "serve": _command(
+                "--record: exit code 2, one sentence; sounds go to the next folder of the system for temporary files",
+                "test_serve_read_only_disk",
+            ),
             "collect_audio": _command("exit code 2, one sentence", "test_collect_audio_read_only_disk"),
         },
     ),
@@ -187,6 +204,10 @@ FAULTS: dict[str, Fault] = {
                 ("tests/tracking/test_connection.py::test_a_store_that_is_not_there_is_said[http://127.0.0.1:1]",),
             ),
             "listen serve": _NO_SERVER,
+            "serve": _command(
+                "a model of the registry: exit code 2, one sentence; else the released model, and it says why",
+                "test_serve_a_registry_that_is_down",
+            ),
             "collect_audio": _NO_SERVER,
         },
     ),
@@ -209,6 +230,10 @@ FAULTS: dict[str, Fault] = {
                 ),
             ),
             "listen serve": _NO_SERVER,
+            "serve": _command(
+                "a registry that says nothing is left after 10 s: exit code 2, one sentence",
+                "test_serve_a_registry_that_is_slow",
+            ),
             "collect_audio": _NO_SERVER,
         },
     ),
@@ -226,6 +251,7 @@ FAULTS: dict[str, Fault] = {
             "transfer": _command("exit code 2, one sentence", "test_transfer_locked_registry"),
             "studio": Cell("as transfer", (_COMMAND + "test_transfer_locked_registry",)),
             "listen serve": _command("the answer waits, and is saved", "test_listen_locked_database"),
+            "serve": _command("exit code 2, one sentence", "test_serve_locked_registry"),
             "collect_audio": Cell("", reason="has no database"),
         },
     ),
@@ -236,6 +262,9 @@ FAULTS: dict[str, Fault] = {
             "transfer": _command("the result is made", "test_transfer_clock_set_back"),
             "studio": Cell("", reason="takes its times from a clock that nobody sets (time.monotonic)"),
             "listen serve": _command("answers are taken and kept", "test_listen_clock_set_back"),
+            "serve": _command(
+                "requests are served and recorded, under the time that the clock says", "test_serve_clock_set_back"
+            ),
             "collect_audio": _command("the same bytes", "test_collect_audio_clock_set_back"),
         },
     ),
@@ -272,6 +301,11 @@ FAULTS: dict[str, Fault] = {
             "listen serve": Cell(
                 "exit code 2, one sentence", ("tests/app/listening/test_answers.py::test_a_broken_database_is_refused",)
             ),
+            "serve": _command(
+                "a model that was cut off: no start, exit code 2, one sentence",
+                "test_serve_broken_model[cut-config.json]",
+                "test_serve_broken_model[cut-weights.safetensors]",
+            ),
             "collect_audio": Cell(
                 "files that are broken are named, the others are taken",
                 ("tests/stages/test_collect_audio.py::test_bad_files_are_named_with_their_reason",),
@@ -291,6 +325,11 @@ FAULTS: dict[str, Fault] = {
             "studio": Cell("", reason="needs nothing of the remote: as transfer"),
             "listen serve": Cell(
                 "a missing clip is named", ("tests/app/listening/test_study.py::test_a_missing_clip_is_named",)
+            ),
+            "serve": _command(
+                "a model without a file: no start, exit code 2, one sentence",
+                "test_serve_broken_model[missing-config.json]",
+                "test_serve_broken_model[missing-weights.safetensors]",
             ),
             "collect_audio": Cell("", reason="needs nothing of the remote"),
         },
@@ -321,6 +360,13 @@ FAULTS: dict[str, Fault] = {
             "transfer": _command("exit code 2, one sentence; the old result stays", "test_transfer_memory_that_ends"),
             "studio": Cell("", reason="cannot be made to hit a job alone; the code is that of transfer"),
             "listen serve": Cell("", reason="a request takes at most 10 kB"),
+            "serve": Cell(
+                "507 and a sentence; the next request is served",
+                tuple(
+                    f"tests/app/serving/test_server.py::test_memory_that_ends_is_a_507[{kind}]"
+                    for kind in ("python", "torch")
+                ),
+            ),
             "collect_audio": Cell("", reason="reads in blocks of constant size; as extract_mels otherwise"),
         },
     ),
@@ -331,6 +377,9 @@ FAULTS: dict[str, Fault] = {
             "transfer": _command("both succeed; the file is whole", "test_transfer_two_at_once"),
             "studio": _command("the second says that the port is taken; the first goes on", "test_studio_two_at_once"),
             "listen serve": _command("one port: a sentence; two ports: no answer is lost", "test_listen_two_at_once"),
+            "serve": _command(
+                "one port: a sentence; one folder of --record: every row is whole", "test_serve_two_at_once"
+            ),
             "collect_audio": _command(
                 "the second waits or is told in a sentence; the result is whole", "test_collect_audio_two_at_once"
             ),
@@ -351,10 +400,10 @@ for _name, _what in {
             "transfer": _command(_what, "test_transfer_odd_environment"),
             "studio": _command(_what, "test_studio_odd_environment"),
             "listen serve": _command(_what, "test_listen_odd_environment"),
+            "serve": _command(_what, "test_serve_odd_environment"),
             "collect_audio": _command(_what, "test_collect_audio_odd_environment"),
         },
     )
-_SERVE = Cell("", reason="a part of its own, with tests of its own below tests/app/serving")
 
 
 def cells() -> dict[tuple[str, str], Cell]:
@@ -362,7 +411,7 @@ def cells() -> dict[tuple[str, str], Cell]:
     found = {}
     for name, fault in FAULTS.items():
         for target in TARGETS:
-            cell = fault.others.get(target, _SERVE if target == "serve" else None)
+            cell = fault.others.get(target)
             if cell is None:
                 applies = target in fault.of
                 tests = tuple(test.format(stage=target) for test in fault.tests) if applies else ()

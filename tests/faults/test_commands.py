@@ -1,7 +1,8 @@
-"""Transfer, studio and listening test under every fault that can be made here: what matrix.py promises is held."""
+"""Transfer, servers and `collect` under every fault that can be made here: what matrix.py promises is held."""
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -10,19 +11,26 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from checkout import free_port
 
 from tests.app.listening.conftest import small_study, write_small
+from tests.app.serving.conftest import CONTENT, FILES, RATE, sound_file
 from tests.faults.house import Ended, House, Running
+from tests.inference.conftest import bundles  # noqa: F401
+from tests.inference.tiny import melody
 from tests.small_disk import read_only, small_disk
 from timbreflow.audio.files import read_audio, write_audio
 from timbreflow.files import sha256_file
+from timbreflow.monitoring.record_table import read_records
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -351,6 +359,210 @@ def test_studio_two_at_once(house: House, tmp_path: Path) -> None:
 def test_studio_odd_environment(elsewhere: House, tmp_path: Path) -> None:
     with studio(elsewhere, tmp_path / "tmp", port := free_port()):
         assert "timbreflow" in page_of(port).lower()
+
+
+@dataclass(frozen=True)
+class Server:
+    """`timbreflow serve`, loaded.
+
+    Attributes:
+        running: its process.
+        client: of its address.
+        temporary: folder of its temporary files.
+    """
+
+    running: Running
+    client: httpx.Client
+    temporary: Path
+
+    def transfer(self, content: bytes = CONTENT, **fields: str) -> httpx.Response:
+        return self.client.post("/transfer", files=[("content", ("a", content)), FILES[1]], data=fields)
+
+
+@pytest.fixture
+def model(bundles: dict[str, Path], tmp_path: Path) -> Path:  # noqa: F811
+    """A tiny model that a test may break."""
+    return Path(shutil.copytree(bundles["vqvae"], tmp_path / "model"))
+
+
+def serve(
+    house: House, model: Path | str, tmp_path: Path, *options: str | Path, port: int | None = 0, **more: Any
+) -> Running:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir(exist_ok=True)
+    environment = {"TMPDIR": str(temporary)} | more.pop("environment", {})
+    command = ["timbreflow.cli", "serve", "--model", str(model), "--port", str(port), *map(str, options)]
+    return house.start(*command, environment=environment, **more)
+
+
+@contextmanager
+def served(house: House, model: Path | str, tmp_path: Path, *options: str | Path, **more: Any) -> Iterator[Server]:
+    """A server that is ready; killed at the end where it still runs."""
+    running = serve(house, model, tmp_path, *options, **more)
+    deadline = time.monotonic() + 120
+    try:
+        while (found := re.search(r" at (http://127\S+)", running.text)) is None:
+            assert time.monotonic() < deadline, running.text
+            time.sleep(0.05)
+        with httpx.Client(base_url=found[1], timeout=60, trust_env=False) as client:
+            while client.get("/readyz").status_code != 200:
+                assert time.monotonic() < deadline, running.text
+                time.sleep(0.05)
+            yield Server(running, client, tmp_path / "tmp")
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+
+
+def folders_of_servers(tmp_path: Path) -> list[Path]:
+    return [path for path in (tmp_path / "tmp").iterdir() if "timbreflow-serve-" in path.name]
+
+
+def test_serve_kill_9(opened: House, model: Path, tmp_path: Path) -> None:
+    """Killed while it records its second transfer, which was answered; what people had sent goes at the next start."""
+    records = tmp_path / "records" / "served"
+    # The start makes the folder and tries it; each record makes it too, and opens its lock and its file.
+    at_second = {"when": 3 + 6, "signal": signal.SIGKILL}
+    with served(opened, model, tmp_path, "--record", records, fault=at_second, watch=[records.parent]) as server:
+        answers = [server.transfer(), server.transfer()]
+        assert server.running.wait().code == -signal.SIGKILL
+    assert [answer.status_code for answer in answers] == [200, 200]
+    (left,) = folders_of_servers(tmp_path)
+    before = read_records(records, days=1)
+    assert (len(before), before.broken) == (1, 0)
+    with served(opened, model, tmp_path, "--record", records) as server:
+        assert not left.exists()
+        assert server.transfer().content == answers[0].content
+        server.running.signal(signal.SIGTERM)
+        assert server.running.wait().code == 0
+    after = read_records(records, days=1)
+    assert (len(after), after.broken) == (2, 0)
+    assert folders_of_servers(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["sigterm", "ctrl-c"])
+def test_serve_interrupted(opened: House, model: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """Two requests have a place, one of which waits; both get their answer."""
+    long = sound_file(melody(20, RATE), kind="OGG")
+    with served(opened, model, tmp_path) as server, ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(server.transfer, long) for _ in range(2)]
+        while "timbreflow_requests_in_server 2.0" not in server.client.get("/metrics").text:
+            assert not any(answer.done() for answer in answers)
+        server.running.signal(number)
+        assert [answer.result().status_code for answer in answers] == [200, 200]
+        ended = server.running.wait()
+        assert ended.code == 0 and "Traceback" not in ended.text and ended.errors == [], ended.text
+        with pytest.raises(ProcessLookupError):
+            os.killpg(server.running.pid, 0)
+    assert folders_of_servers(tmp_path) == []
+
+
+def test_serve_disk_full(opened: House, model: Path, tmp_path: Path) -> None:
+    """An upload that has no room, and a small one whose result has none, are a 507; the next request is served."""
+    long = melody(15, RATE)
+    with small_disk(tmp_path / "tmp", 400), served(opened, model, tmp_path) as server:
+        for content, made_as in ((sound_file(long), "ogg"), (sound_file(long, kind="OGG"), "wav")):
+            answer = server.transfer(content, format=made_as)
+            assert answer.status_code == 507 and "no room" in answer.json()["error"], answer.text
+            assert server.transfer().status_code == 200
+        assert "Traceback" not in server.running.text, server.running.text
+
+
+def test_serve_read_only_disk(opened: House, model: Path, tmp_path: Path) -> None:
+    """No start that would record nothing; for sounds, the next folder of the system for temporary files is used."""
+    with read_only(tmp_path / "records", tmp_path / "tmp"):
+        ended = serve(opened, model, tmp_path, "--record", tmp_path / "records" / "served").wait()
+        sentence = assert_one_sentence(ended)
+        assert "--record" in sentence and "Read-only" in sentence
+        with served(opened, model, tmp_path) as server:
+            assert server.transfer().status_code == 200
+            server.running.signal(signal.SIGTERM)
+            assert server.running.wait().code == 0
+        assert folders_of_servers(tmp_path) == []
+
+
+def test_serve_a_registry_that_is_down(opened: House, tmp_path: Path) -> None:
+    down = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:1"}
+    ended = serve(opened, "models:/timbreflow-vqvae@champion", tmp_path, environment=down).wait()
+    assert "http://127.0.0.1:1" in assert_one_sentence(ended) and "serving" not in ended.text
+    with served(opened, "vqvae", tmp_path, environment=down) as server:
+        assert "model: the released vqvae" in server.running.text and "127.0.0.1:1" in server.running.text
+        assert server.transfer().status_code == 200
+
+
+def test_serve_a_registry_that_is_slow(opened: House, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        began = time.monotonic()
+        asked = {"environment": {"MLFLOW_TRACKING_URI": address}}
+        ended = serve(opened, "models:/timbreflow-vqvae@champion", tmp_path, **asked).wait()
+    assert address in assert_one_sentence(ended)
+    assert time.monotonic() - began < 60
+
+
+def test_serve_locked_registry(opened: House, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)) as store:
+        store.execute("BEGIN EXCLUSIVE")
+        locked = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
+        ended = serve(opened, "models:/timbreflow-vqvae@champion", tmp_path, environment=locked).wait()
+        store.execute("ROLLBACK")
+    assert "locked" in assert_one_sentence(ended)
+
+
+def test_serve_clock_set_back(opened: House, model: Path, tmp_path: Path) -> None:
+    """Between its first and its second transfer."""
+    if not opened.has_clock:
+        pytest.skip("needs a C compiler for the clock")
+    records = tmp_path / "records" / "served"
+    at_second = {"when": 3 + 4, "clock": -(10**7)}
+    with served(opened, model, tmp_path, "--record", records, fault=at_second, watch=[records.parent]) as server:
+        for _ in range(3):
+            assert server.transfer().status_code == 200
+        server.running.signal(signal.SIGTERM)
+        assert server.running.wait().code == 0
+    read = read_records(records, days=200)
+    assert (len(read), read.broken) == (3, 0)
+    assert len({time.date() for time in read.table["time"]}) == 2
+
+
+@pytest.mark.parametrize("name", ["config.json", "weights.safetensors"])
+@pytest.mark.parametrize("fault", ["cut", "missing"])
+def test_serve_broken_model(opened: House, model: Path, tmp_path: Path, name: str, fault: str) -> None:
+    path = model / name
+    data = path.read_bytes()
+    path.unlink() if fault == "missing" else path.write_bytes(data[: len(data) // 2])
+    assert name in assert_one_sentence(serve(opened, model, tmp_path).wait())
+    assert folders_of_servers(tmp_path) == []
+
+
+def test_serve_two_at_once(opened: House, model: Path, tmp_path: Path) -> None:
+    """One port: a sentence. Two servers that record to one folder: every row is whole."""
+    records = ("--record", tmp_path / "records")
+    with (
+        served(opened, model, tmp_path, *records) as first,
+        served(opened, model, tmp_path, *records) as second,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        ended = serve(opened, model, tmp_path, port=first.client.base_url.port).wait()
+        assert "cannot be listened on" in assert_one_sentence(ended)
+        assert len(folders_of_servers(tmp_path)) == 2
+        made = pool.map(lambda server: [server.transfer().status_code for _ in range(5)], (first, second))
+        assert list(made) == [[200] * 5] * 2
+        for server in (first, second):
+            server.running.signal(signal.SIGTERM)
+            assert server.running.wait().code == 0
+    read = read_records(tmp_path / "records", days=1)
+    assert (len(read), read.broken) == (10, 0)
+
+
+def test_serve_odd_environment(elsewhere: House, model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mit Leerzeichen und ü"
+    folder.mkdir()
+    with served(elsewhere, model.rename(folder / "modèle"), folder, "--record", folder / "records") as server:
+        assert server.transfer().status_code == 200
+        server.running.signal(signal.SIGTERM)
+        assert server.running.wait().code == 0
+    assert len(read_records(folder / "records", days=1)) == 1
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """`timbreflow serve`: transfers over HTTP."""
 
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from cyclopts import App
 
@@ -52,6 +53,13 @@ def serve(
             from timbreflow.monitoring.recorder import Recorder
         except ModuleNotFoundError as error:
             raise TimbreflowError(f"--record needs {error.name}, which is not installed: {PIPELINE}.") from error
+        try:
+            record.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=record).close()
+        except OSError as error:
+            raise TimbreflowError(
+                f"--record {record} cannot be written ({error.strerror}); name another folder."
+            ) from error
         recorder = Recorder(record)
     folder, description = find_model(model)
     say(f"model: {description}")

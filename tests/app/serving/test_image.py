@@ -13,7 +13,9 @@ import httpx
 import pytest
 import soundfile
 
+from tests.app.serving.conftest import running
 from tests.app.serving.dockerfile import build, context, instructions
+from tests.inference.conftest import bundles  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[3]
 SOUNDS = ROOT / "docs" / "sounds"
@@ -54,11 +56,6 @@ def test_the_image_has_pinned_bases_no_root_and_a_health_check() -> None:
     assert all(text.split(":")[0] not in ("0", "root") for word, text in STEPS if word == "USER")
 
 
-@pytest.mark.skipif(not shutil.which("hadolint"), reason="hadolint is not installed")
-def test_hadolint_finds_nothing() -> None:
-    assert subprocess.run(["hadolint", ROOT / "Dockerfile"], capture_output=True, text=True).stdout == ""
-
-
 def test_without_a_builder_make_image_says_so(tmp_path: Path) -> None:
     for tool in ("bash", "make", "cat", "grep", "realpath"):
         (tmp_path / tool).symlink_to(shutil.which(tool))  # type: ignore[arg-type]
@@ -79,6 +76,55 @@ def test_make_image_calls_the_builder_that_is_there(tmp_path: Path, tool: str, f
     done = make(tmp_path, str(tmp_path), "TARGET=pipeline")
     words = ["build", *format_, "--target", "pipeline", "--tag", "timbreflow-pipeline", "."]
     assert done.stdout.split("called: ")[1].split() == words
+
+
+DOCKER = """\
+#!/bin/sh
+echo "$@" >> calls
+case "$1 $3" in
+  "run --read-only") echo 1f2e ;;
+  "inspect {{.State.Status}} {{.State.Health.Status}}") cat state ;;
+  "inspect {{.State.ExitCode}}") echo 0 ;;
+  "exec id") cat user ;;
+  "exec touch") exit 1 ;;
+  "port 8080") cat address ;;
+esac
+"""
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+@pytest.mark.parametrize(
+    ("state", "user", "part"),
+    [
+        ("running healthy", "10001", ""),
+        ("running healthy", "0", "error: timbreflow runs as root"),
+        ("exited unhealthy", "10001", "error: timbreflow is not healthy after 0 s, but exited unhealthy"),
+    ],
+)
+def test_make_image_check_asks_the_container(
+    bundles: dict[str, Path],  # noqa: F811
+    tmp_path: Path,
+    state: str,
+    user: str,
+    part: str,
+) -> None:
+    for name, text in (("docker", DOCKER), ("state", state), ("user", user)):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "docker").chmod(0o755)
+    script = (ROOT / ".ci" / "image.sh").read_text().replace('cd "$(dirname "$0")/.."', f"cd {tmp_path}")
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    with running(bundles["vqvae"], tmp_path / "serving") as run:
+        (tmp_path / "address").write_text(f"127.0.0.1:{run.client.base_url.port}\n")
+        done = subprocess.run(
+            ["bash", "-c", script, "image.sh", "timbreflow"],
+            env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+        )
+    calls = (tmp_path / "calls").read_text()
+    assert "--read-only --tmpfs /tmp:size=1g --cap-drop ALL" in calls and calls.endswith("rm --force 1f2e\n")
+    assert (done.returncode, part in done.stderr) == (int(bool(part)), True), done.stderr
+    assert ("transfers a sound, and ends with 0" in done.stdout) is (not part)
 
 
 @pytest.mark.slow

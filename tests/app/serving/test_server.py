@@ -243,6 +243,21 @@ def test_a_full_disk_is_a_507(shared: Running, monkeypatch: pytest.MonkeyPatch) 
     assert shared.post().status_code == 200
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")], ids=["python", "torch"]
+)
+def test_memory_that_ends_is_a_507(shared: Running, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def large(*_: Any, **__: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TimbreTransfer, "transfer_file", large)
+        answer = shared.post()
+    assert answer.status_code == 507 and "no room" in answer.json()["error"]
+    shared.until(shared.is_empty)
+    assert shared.post().status_code == 200
+
+
 class Memory:
     """Keeps what it is told; fails when it was told so."""
 

@@ -28,6 +28,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
+from timbreflow.app.private import private_folder
 from timbreflow.app.serving.forms import MEDIA_TYPES, Job, read_job
 from timbreflow.app.serving.limits import FETCH_SECONDS, UPLOAD_SECONDS, Limits
 from timbreflow.app.serving.metrics import Counted, Metrics
@@ -39,6 +40,7 @@ from timbreflow.inference.running import Cancel
 from timbreflow.inference.transfer import TimbreTransfer
 from timbreflow.models.devices import resolve_device
 from timbreflow.processes import few_arenas
+from timbreflow.system_errors import out_of_memory
 
 if TYPE_CHECKING:
     from timbreflow.monitoring.recorder import Recorder
@@ -107,7 +109,7 @@ class TransferServer:
                 Middleware(Counted, metrics=self.metrics, paths=frozenset(route.path for route in routes)),
                 own_names(loopback=self._loopback),
             ],
-            exception_handlers={**REFUSALS, OSError: _no_room, Exception: _mistake},
+            exception_handlers={**REFUSALS, OSError: _no_room, MemoryError: _no_room, Exception: _mistake},
             lifespan=self._life,
         )
 
@@ -180,13 +182,13 @@ class TransferServer:
 
         try:
             made = await self.workers.run(request, make)
-        except Cancelled:
+        except (Cancelled, OSError):
             raise
         except TimbreflowError as error:
             raise Refused(job.said(str(error), folder), 422) from error
-        except OSError:
-            raise
         except Exception as error:  # starlette's own handler would end the connection
+            if out_of_memory(error):
+                raise MemoryError(str(error)) from error
             log.exception("A transfer failed")
             raise Refused(MISTAKE, 500) from error
         self.metrics.transfer_seconds.observe(made.seconds)
@@ -288,11 +290,11 @@ def serve(
         server.should_exit = True
 
     few_arenas()
-    with listen(host, port) as bound, TemporaryDirectory(prefix="timbreflow-serve-") as files:
+    with listen(host, port) as bound, private_folder("timbreflow-serve-") as files:
         transfers = TransferServer(
             load,
             model=model,
-            folder=Path(files),
+            folder=files,
             limits=limits,
             loopback=host in LOOPBACK,
             recorder=recorder,

@@ -1,22 +1,17 @@
 """Start the studio and clean up behind it."""
 
 import os
-import shutil
 import signal
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
 from types import FrameType
 from typing import NoReturn
 
+from timbreflow.app.private import private_folder
 from timbreflow.app.studio.people import MOST_MEGABYTES, People
 from timbreflow.errors import TimbreflowError
-from timbreflow.processes import is_dead, process_tag
 
-PREFIX = "timbreflow-studio-"
-"""Of a studio's folder, before its `process_tag` and random letters."""
 OFFLINE = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "GRADIO_SHARE": "False"}
 """Read by Gradio when it is imported: nothing is sent, nothing is fetched."""
 INSTALL = "type `make studio` in the checkout (or pip install '.[studio]' there)"
@@ -44,15 +39,7 @@ def serve(
     Raises:
         TimbreflowError: Gradio is not installed, or the port is taken.
     """
-    try:
-        private = TemporaryDirectory(prefix=f"{PREFIX}{process_tag().replace(':', '_')}-")
-    except OSError as error:
-        raise TimbreflowError(
-            f"{gettempdir()} cannot be written ({error.strerror}), for visitors' files; make room there, or "
-            "set TMPDIR to another folder."
-        ) from error
-    with private as folder:
-        files = Path(folder)
+    with private_folder("timbreflow-studio-") as files:
         os.environ.update(OFFLINE, GRADIO_TEMP_DIR=str(files / "uploads"))
         try:
             from timbreflow.app.studio.handlers import Studio
@@ -61,7 +48,6 @@ def serve(
             if error.name is None or error.name.startswith("timbreflow"):
                 raise
             raise TimbreflowError(f"The studio needs {error.name}, which is not installed: {INSTALL}.") from error
-        _delete_forgotten()
         signal.signal(signal.SIGTERM, _interrupt)
         studio = Studio(People(files), find_model, examples)
         try:
@@ -79,15 +65,6 @@ def serve(
             threading.Event().wait()
         except KeyboardInterrupt:
             report("the studio has ended; its files are deleted.")
-
-
-def _delete_forgotten() -> None:
-    """Delete the files of studios that were killed, and so could not do it themselves."""
-    for folder in Path(gettempdir()).glob(f"{PREFIX}*"):
-        owner = folder.name.removeprefix(PREFIX).rpartition("-")[0].replace("_", ":")
-        with suppress(OSError, ValueError):
-            if folder.stat().st_uid == os.getuid() and is_dead(owner):
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
