@@ -5,6 +5,7 @@ test_remote_s3.py remotes, tests/tracking/test_postgres_s3.py a team's server. W
 tests/runbook.py.
 """
 
+import json
 import shutil
 from collections.abc import Iterator
 
@@ -20,6 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 VALUES = {"make ": "make -s -o .venv/.core -o .venv/.installed "}
 NOT_COMMITTED = ("data/served/2026-11-30-001.jsonl", "data/monitor/reference.json", "results/validate_data/history.csv")
 """Neither git nor DVC has these."""
+PORTS = {"5000": "TIMBREFLOW_MLFLOW_PORT", "4200": "TIMBREFLOW_PREFECT_PORT"}
 RUN = """\
 from pathlib import Path
 from timbreflow.tracking.runs import open_run
@@ -98,6 +100,19 @@ def test_an_upgrade_keeps_the_runs(checkout: Checkout) -> None:
     assert seen(checkout) == before
 
 
+def test_runs_of_a_lost_machine_are_ended_by_hand(checkout: Checkout) -> None:
+    flow = checkout.ask("flows", {"name": "lost"})
+    lost = checkout.ask("flow_runs", {"name": "lost", "flow_id": flow["id"], "state": {"type": "RUNNING"}})["id"]
+    left = RUN.replace("run.log(1", "print(run.run_id, flush=True); __import__('os')._exit(0)\n    run.log(1")
+    run_id = checkout.run("python", "-c", left).stdout.split()[-1]
+    ports = {f":{port}": f":{checkout.environment[name]}" for port, name in PORTS.items()}
+    (block,) = blocks("A machine that is lost", {"FLOW_RUN_ID": lost, "RUN_ID": run_id} | ports)
+    type_in(block, checkout.root, checkout.environment)
+    assert next(run["state_type"] for run in checkout.flow_runs() if run["id"] == lost) == "CRASHED"
+    status = ASK.partition("for ")[0] + f"print(client.get_run({run_id!r}).info.status)"
+    assert checkout.run("python", "-c", status).stdout.split()[-1] == "KILLED"
+
+
 def test_workers_of_a_cluster(checkout: Checkout) -> None:
     """The worker of another machine takes a run of the pool and says so; the pool is made as Deployments says."""
     in_processes, in_containers = blocks("Deployments", VALUES)
@@ -112,6 +127,13 @@ def test_workers_of_a_cluster(checkout: Checkout) -> None:
     }
     for line in (create, queue, deploy, *in_containers.splitlines()[1:], f"{start} --run-once"):
         type_in(line, checkout.root, environment)
+    (schedules,) = blocks("Schedules")
+    table, resume = schedules.splitlines()
+    (shown,) = json.loads(type_in(f"{table} --output json", checkout.root, environment))
+    assert not shown["active"]
+    type_in(resume.replace("SCHEDULE_ID", shown["id"]), checkout.root, environment)
+    (now,) = json.loads(type_in(f"{table} --output json", checkout.root, environment))
+    assert now["active"]
     with receiver() as (address, _):
         (alerts,) = blocks("Alerts", {"https://hooks.example.org/KEY": address})
         assert "a promotion was refused" in type_in(alerts, checkout.root, environment)
