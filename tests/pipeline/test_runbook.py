@@ -101,8 +101,8 @@ def test_an_upgrade_keeps_the_runs(checkout: Checkout) -> None:
 
 
 def test_runs_of_a_lost_machine_are_ended_by_hand(checkout: Checkout) -> None:
-    flow = checkout.ask("flows", {"name": "lost"})
-    lost = checkout.ask("flow_runs", {"name": "lost", "flow_id": flow["id"], "state": {"type": "RUNNING"}})["id"]
+    flow = checkout.ask("flows/", {"name": "lost"})
+    lost = checkout.ask("flow_runs/", {"name": "lost", "flow_id": flow["id"], "state": {"type": "RUNNING"}})["id"]
     left = RUN.replace("run.log(1", "print(run.run_id, flush=True); __import__('os')._exit(0)\n    run.log(1")
     run_id = checkout.run("python", "-c", left).stdout.split()[-1]
     ports = {f":{port}": f":{checkout.environment[name]}" for port, name in PORTS.items()}
