@@ -61,10 +61,6 @@ def kill_when(checkout: Checkout, stage: str, kind: str, ready: Callable[[], boo
         time.sleep(0.1)
 
 
-def unfinished(checkout: Checkout) -> list[str]:
-    return [run["name"] for run in checkout.flow_runs() if run["state_type"] in ("PENDING", "RUNNING", "CANCELLING")]
-
-
 def running(checkout: Checkout) -> list[str]:
     return [run["name"] for run in checkout.flow_runs() if run["state_type"] == "RUNNING"]
 
@@ -156,54 +152,6 @@ def test_a_training_that_the_ui_cancels_ends_and_can_go_on(checkout: Checkout) -
     assert next(run["state_type"] for run in checkout.flow_runs() if run["id"] == run_id) == "CANCELLED"
     assert "resumed at step" in repro(checkout, "--force", "--single-item", "train_glow").stdout
     assert_one_run_with_the_whole_curve(checkout)
-
-
-@pytest.fixture
-def worker(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> Iterator["subprocess.Popen[str]"]:
-    """A worker of the checkout's work pool, which has the deployment pipeline/train_glow."""
-    api = f"http://127.0.0.1:{checkout.environment['TIMBREFLOW_PREFECT_PORT']}/api"
-    own = {"TIMBREFLOW_ROOT": str(checkout.root), "PREFECT_API_URL": api, "PREFECT_HOME": f"{checkout.root}/.prefect"}
-    monkeypatch.setattr(checkout, "environment", checkout.environment | own)
-    for words in (
-        "work-pool create timbreflow --type process",
-        "deploy --prefect-file flows/prefect.yaml -n train_glow",
-    ):
-        done = checkout.run("prefect", *words.split())
-        assert done.returncode == 0, done.stdout
-    with open(checkout.root / ".run" / "worker.log", "w") as log:
-        process = subprocess.Popen(
-            [checkout.root / ".venv" / "bin" / "prefect", "worker", "start", "--pool", "timbreflow"],
-            cwd=checkout.root,
-            env=checkout.environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-    yield process
-    process.terminate()
-    process.wait(60)
-
-
-def test_a_pipeline_of_a_worker_that_the_ui_cancels_ends_with_its_children(
-    checkout: Checkout, worker: "subprocess.Popen[str]"
-) -> None:
-    values = checkout.values()
-    values["train_glow"]["noise"] = 0.3
-    checkout.write(values)
-    before = {run["id"] for run in checkout.flow_runs()}
-    assert checkout.run("prefect", "deployment", "run", "pipeline/train_glow").returncode == 0
-    wait_for_checkpoint(checkout, worker)
-    runs = {run["name"]: run["id"] for run in checkout.flow_runs() if run["id"] not in before}
-    assert set(runs) == {"pipeline", "train_glow"}
-    checkout.ask(f"flow_runs/{runs['pipeline']}/set_state", {"state": {"type": "CANCELLING"}, "force": True})
-    deadline = time.monotonic() + 60
-    while find("flows.train_glow", checkout.root) or find("dvc", checkout.root) or unfinished(checkout):
-        assert time.monotonic() < deadline, (unfinished(checkout), (checkout.root / ".run" / "worker.log").read_text())
-        time.sleep(0.2)
-    states = {run["id"]: run["state_type"] for run in checkout.flow_runs()}
-    assert {name: states[run_id] for name, run_id in runs.items()} == dict.fromkeys(runs, "CANCELLED")
-    assert worker.poll() is None
-    assert "resumed at step" in repro(checkout, "--single-item", "train_glow").stdout
 
 
 def test_a_training_outlives_the_prefect_server(checkout: Checkout) -> None:

@@ -220,14 +220,25 @@ def test_a_server_is_alive_before_it_is_ready(bundles: dict[str, Path], tmp_path
         assert run.client.get("/readyz").json() == {"ready": True, "model": "tiny"}
 
 
-def test_a_mistake_of_the_server_is_a_500_that_leaves_nothing(shared: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (ZeroDivisionError(), 500, "is in its log"),
+        (MemoryError(), 507, "no room"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 507, "no room"),
+    ],
+    ids=["mistake", "memory", "torch-memory"],
+)
+def test_a_transfer_that_fails_is_said_and_leaves_nothing(
+    shared: Running, error: Exception, status: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: Any, **__: Any) -> None:
-        raise ZeroDivisionError
+        raise error
 
     with monkeypatch.context() as patch:
         patch.setattr(TimbreTransfer, "transfer_file", broken)
         answer = shared.post()
-    assert answer.status_code == 500 and "is in its log" in answer.json()["error"]
+    assert answer.status_code == status and words in answer.json()["error"]
     shared.until(shared.is_empty)
     assert shared.post().status_code == 200
 
@@ -240,21 +251,6 @@ def test_a_full_disk_is_a_507(shared: Running, monkeypatch: pytest.MonkeyPatch) 
         patch.setattr(shutil, "copyfileobj", full)
         answer = shared.post()
     assert answer.status_code == 507 and "no room" in answer.json()["error"]
-    assert shared.post().status_code == 200
-
-
-@pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")], ids=["python", "torch"]
-)
-def test_memory_that_ends_is_a_507(shared: Running, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    def large(*_: Any, **__: Any) -> None:
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TimbreTransfer, "transfer_file", large)
-        answer = shared.post()
-    assert answer.status_code == 507 and "no room" in answer.json()["error"]
-    shared.until(shared.is_empty)
     assert shared.post().status_code == 200
 
 
