@@ -10,7 +10,7 @@ HEAD = """\
 # Versions that were tested together (Python 3.11 and 3.12), used as constraints: pip install -c requirements.lock -e .
 # Remade by `make lock`. torch without a local version (+cpu, +cu130): the index or the machine decides the build.
 """
-NOT_LOCKED = {"timbreflow", "pip", "setuptools", "basic-pitch"}
+NOT_LOCKED = {"timbreflow", "pip", "basic-pitch"}
 
 
 def pip(*arguments: str) -> str:
