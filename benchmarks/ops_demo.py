@@ -457,7 +457,7 @@ def take_pictures(demo: Demo, folder: Path) -> None:
     pages = {
         "prefect-pipeline": Page(f"{prefect}/runs/flow-run/{parent['id']}", "register_models", click="Subflow Runs"),
         "prefect-artifact": Page(f"{prefect}/artifacts/artifact/{artifact['id']}", "train_glow"),
-        "prefect-failed": Page(f"{prefect}/runs/flow-run/{refused['id']}", "Failed"),
+        "prefect-failed": Page(f"{prefect}/runs/flow-run/{refused['id']}", "State Message", click="Details"),
         "mlflow-comparison": Page(
             f"{mlflow}/#/experiments/1/runs?{training}&compareRunsMode=CHART&searchFilter={trainings}", "train_glow"
         ),

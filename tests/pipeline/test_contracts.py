@@ -8,6 +8,8 @@ import pytest
 from dvc_deps import covers, dependencies, reached
 from ruamel.yaml import YAML
 
+from timbreflow.models.catalogue import GATED, KnownModel
+
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = {
     name: stage.get("do", stage)
@@ -39,6 +41,12 @@ def test_one_name_finds_stage_flow_and_results(stage: str) -> None:
     assert (ROOT / "src" / "timbreflow" / "stages" / f"{stage}.py").is_file()
     figures = [path for out in STAGES[stage].get("outs", []) if isinstance(out, dict) for path in out]
     assert all(path.startswith(f"results/{stage}/") and path.endswith("metrics.json") for path in figures)
+
+
+@pytest.mark.parametrize("model", GATED, ids=lambda model: model.name)
+def test_what_is_registered_is_a_dependency_of_its_stage(model: KnownModel) -> None:
+    run = f"results/{model.section.replace('.', '/')}/run.json"
+    assert {f"data/models/{model.name}", run} <= set(STAGES["register_models"]["deps"])
 
 
 def test_dvc_shows_the_few_figures_for_people_alone() -> None:
