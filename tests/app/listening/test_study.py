@@ -165,10 +165,8 @@ def test_make_writes_a_study_that_can_be_served(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (
-            {"systems": ["vqvae-2021", "oracle"]},
-            "vqvae-2021 has no sound to play.*train it.*or leave it out|run `timbreflow testset build real`",
-        ),
+        ({"systems": ["vqvae-2021", "oracle"]}, "vqvae-2021 has no sound to play.*train it.*or leave it out"),
+        ({}, "run `timbreflow testset build real`"),
         ({"systems": ["oracle"]}, "name at least two"),
         ({"systems": ["oracle", "../../x"]}, "There is no system '../../x'"),
         ({"testset": "../../x"}, "There is no test set '../../x'"),
@@ -179,8 +177,12 @@ def test_make_writes_a_study_that_can_be_served(tmp_path: Path, monkeypatch: pyt
 def test_make_refuses_in_one_sentence(tmp_path: Path, arguments: dict[str, Any], words: str) -> None:
     given = {"testset": "real", "systems": ["vqvae", "oracle"], **arguments}
     config = load_params(ROOT / "params.yaml").evaluate
+    # Without data/, which may hold a trained vqvae-2021 and the test sets.
+    root = tmp_path / "checkout"
+    root.mkdir()
+    (root / "released").symlink_to(ROOT / "released")
     with pytest.raises(TimbreflowError, match=words):
         make.make_study(
-            tmp_path / "x", given.pop("testset"), given.pop("systems"), config, layout=Layout(ROOT), **given
+            tmp_path / "x", given.pop("testset"), given.pop("systems"), config, layout=Layout(root), **given
         )
     assert not (tmp_path / "x").exists()
