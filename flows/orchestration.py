@@ -48,6 +48,7 @@ from timbreflow.stages.layout import Layout
 from timbreflow.stages.result import StageResult, ignore_metrics
 from timbreflow.stages.shards import run_shard
 from timbreflow.system_errors import out_of_memory
+from timbreflow.tracking.cache import remove_damaged
 from timbreflow.tracking.runs import Run, open_run
 from timbreflow.validation.failure import InvalidData
 from timbreflow.workers import process_count, process_rank
@@ -280,6 +281,9 @@ def entry(flow: Flow[Any, Any], *arguments: Any, sharded: bool = False, shared: 
             chosen_runner()
         only = lifetime.alone("-".join([flow.name, *arguments]))
         with lifetime.terminable(), only, lifetime.server(), tags(process_tag()), lifetime.patient():
+            # DVC sets this variable for what it starts, and has by now brought back what the stage reads.
+            if (stage := os.environ.get("DVC_STAGE")) and (damage := remove_damaged(ROOT, stage)):
+                raise TimbreflowError(damage)
             lifetime.remove_part_files(flow.name, *arguments[:1])
             lifetime.mark_dead_runs()
             with _joined() if shared else nullcontext(), lifetime.cancellable():

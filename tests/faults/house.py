@@ -176,6 +176,8 @@ class House:
         self.gate.closed_by.unlink(missing_ok=True)
         self.gate.delay = 0.0
         shutil.rmtree(self.root / ".scratch", ignore_errors=True)
+        shutil.rmtree(self.root / ".dvc" / "cache", ignore_errors=True)
+        (self.root / "dvc.lock").unlink(missing_ok=True)
         for name in ("data", "results"):
             shutil.rmtree(self.root / name)
             shutil.copytree(self._scratch / name, self.root / name)
@@ -228,6 +230,10 @@ class House:
     def start_stage(self, stage: str, **options: Any) -> Running:
         flow, *argument = STAGES[stage].split()
         return self.start(f"flows.{flow}", *argument, **options)
+
+    def dvc(self, *words: str) -> None:
+        done = self.checkout.run("dvc", *words)
+        assert done.returncode == 0, done.stdout[-3000:]
 
     def results(self, stage: str) -> Path:
         name, _, variant = stage.partition("@")

@@ -312,6 +312,15 @@ FAULTS: dict[str, Fault] = {
             ),
         },
     ),
+    "damaged cache of DVC": Fault(
+        "a flipped bit: exit code 2, one sentence with the file, which is removed; DVC makes it again, the same bytes; "
+        "what is missing DVC itself names and makes again",
+        (
+            _STAGE + "test_damaged_cache_of_dvc[{stage}]",
+            "tests/tracking/test_cache.py::test_what_dvc_s_cache_lacks_dvc_names_and_makes_again",
+        ),
+        dict.fromkeys(OTHERS, Cell("", reason="reads nothing that DVC stores")),
+    ),
     "half-pulled remote": Fault(
         "an input that is missing: exit code 2, one sentence with the file; what was there stays",
         (_STAGE + "test_input_that_is_not_whole[missing-{stage}]",),

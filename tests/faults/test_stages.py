@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.dvc_cache import flip, stored
 from tests.faults.house import STAGES, Ended, House
 from tests.small_disk import read_only, small_disk
 
@@ -35,6 +36,12 @@ INPUTS = {
     "register_models": "results/evaluate/metrics.json",
 }
 """One input of each stage that an earlier stage made."""
+STORED = {
+    "collect_midi": "data/notes/notes*.parquet",
+    "report": "results/train_glow/curves.csv",
+    "register_models": "data/models/vqvae/config.json",
+}
+"""Another one, or an output, where that one is not in the cache of DVC, or what makes it also writes times."""
 PASSED = ("results/validate_data/passed.json",)
 """What has not passed must not let a training begin."""
 
@@ -64,6 +71,10 @@ def assert_refused(ended: Ended, house: House, stage: str, *, gone: tuple[str, .
     assert house.digests(stage) == {k: v for k, v in house.unbroken[stage].items() if k not in gone}
     assert house.leftovers() == []
     return ended.errors[0]
+
+
+def of_dvc(stage: str) -> str:
+    return "train_vqvae@base" if stage == "train_vqvae" else stage
 
 
 def open_runs(house: House) -> list[str]:
@@ -188,6 +199,23 @@ def test_input_that_is_not_whole(house: House, stage: str, fault: str) -> None:
     ended = house.stage(stage)
     assert str(path) in assert_refused(ended, house, stage, gone=PASSED if stage == "validate_data" else ())
     path.write_bytes(data)
+
+
+@pytest.mark.parametrize("stage", TARGETS)
+def test_damaged_cache_of_dvc(house: House, stage: str) -> None:
+    """A file is lost, and DVC brings it back from its cache, where a bit was flipped."""
+    path = sorted(house.root.glob(STORED.get(stage) or INPUTS[stage]))[0]
+    right, name = path.read_bytes(), str(path.relative_to(house.root))
+    house.dvc("commit", "--force")
+    flip(stored(house.root, path))
+    path.unlink()
+    house.dvc("checkout")
+    sentence = assert_refused(house.stage(stage, environment={"DVC_STAGE": of_dvc(stage)}), house, stage, gone=(name,))
+    assert "DVC's cache" in sentence and name in sentence
+    maker = next(one for one in STAGES if any(path.is_relative_to(out) for out in house.outputs(one)))
+    house.dvc("repro", "--single-item", of_dvc(maker))
+    assert path.read_bytes() == right
+    assert_unbroken(house, stage)
 
 
 @pytest.mark.parametrize("stage", TRAININGS)

@@ -1,6 +1,7 @@
 """Remotes as docs/operations.md gives them: what is pushed is pulled in a second clone, and no stage runs there."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.services import free_port, object_store, running, wait_for
+from tests.dvc_cache import flip
 from tests.runbook import blocks, type_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -92,6 +94,18 @@ def test_a_folder(checkout: Path, environment: dict[str, str], tmp_path: Path) -
     (block,) = blocks("Local", {"/mnt/store": str(tmp_path / "store")})
     type_in(block, checkout, environment)
     pull_in_a_clone(checkout, environment)
+
+
+def test_what_is_damaged_in_a_remote_is_not_pulled(checkout: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    (block,) = blocks("Local", {"/mnt/store": str(tmp_path / "store")})
+    type_in(block, checkout, environment)
+    flip(
+        next(one for one in (tmp_path / "store" / "files").rglob("*") if one.is_file() and one.read_text() == "a: 1\n")
+    )
+    for name in ("data", ".dvc/cache"):
+        shutil.rmtree(checkout / name)
+    assert "data" in type_in("! .venv/bin/dvc pull", checkout, environment)
+    assert not (checkout / "data").exists()
 
 
 def test_s3(checkout: Path, environment: dict[str, str]) -> None:

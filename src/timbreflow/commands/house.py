@@ -1,4 +1,4 @@
-"""`timbreflow preset`, `ui`, `stop` and `status`: settings and pages of this checkout."""
+"""`timbreflow preset`, `ui`, `stop`, `status` and `cache`: settings, pages and stored data of this checkout."""
 
 from cyclopts import App
 
@@ -68,3 +68,14 @@ def status() -> None:
     print(f"report   {report.as_uri() if report.is_file() else 'not made yet: make run'}")
     for server in SERVERS:
         print(f"{server.name:8} {without_password(running_url(server, root) or 'not running: make ui')}")
+
+
+@app.command
+def cache() -> None:
+    """Compare every file in DVC's cache with its md5, and remove those that were damaged.
+
+    DVC itself does not notice, and hands them out. What is removed it makes or pulls again.
+    """
+    from timbreflow.tracking.cache import remove_damaged
+
+    print(remove_damaged(project_root()) or "DVC's cache is whole.")
