@@ -60,7 +60,6 @@ setup: $(STAMP) ## make .venv and see to libfluidsynth
 	@git rev-parse --git-dir >/dev/null 2>&1 || $(BIN)/dvc config --local core.no_scm true
 
 run: setup ui ## the whole pipeline: notes, sound, mels, checks, training, evaluation, registry
-	@$(BIN)/timbreflow cache
 	@$(BIN)/dvc repro
 	@$(BIN)/timbreflow register --check
 	@$(BIN)/timbreflow status

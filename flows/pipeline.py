@@ -102,7 +102,9 @@ def require_remote() -> None:
 
 @flow(name="pipeline", flow_run_name="pipeline")
 def pipeline(only: Stage | None = None, push: bool = False) -> None:
-    """One task that looks for damage in DVC's cache, one a stage, then one that registers what a skipped one did not.
+    """One task a stage, then one that registers what a skipped stage did not.
+
+    Before all, one looks for damage in DVC's cache, and removes it.
 
     Args:
         only: bring this stage alone up to date, from what the stages before it last made; without it, all of them.
@@ -111,7 +113,8 @@ def pipeline(only: Stage | None = None, push: bool = False) -> None:
     lifetime.tag_this_run()
     if push:
         plain_task(require_remote, name="find remote")()
-    plain_task(run_logged, name="check cache")("timbreflow.cli", "cache")
+    if only is None:
+        plain_task(run_logged, name="check cache")("timbreflow.cli", "cache")
     for stage in [only] if only else Stage:
         state = plain_task(reproduce, name=stage.value)(stage.value, return_state=True)
         if not state.is_completed():
