@@ -83,7 +83,7 @@ def test_a_weak_style_leaves_the_contents_attacks(vqvae: TimbreTransfer, strengt
     content, style = vqvae._given(CONTENT, STYLE, None, None, TransferOptions())
     options = TransferOptions(strength=strength)
     wanted = vqvae.styles.reference(content).rise if own else style.rise
-    request = vqvae.player._lane(content, [0], style, options).stream.request
+    request = vqvae.player._track(content, [0], style, options).stream.request
     assert request is not None
     assert request.rises == (wanted,)
     assert vqvae.styles.reference(content).rise != style.rise

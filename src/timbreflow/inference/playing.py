@@ -90,7 +90,7 @@ class TransferResult:
 
 
 @dataclass(eq=False)
-class Lane:
+class MonoTrack:
     """The content, or one channel of it, on its way through the model.
 
     Attributes:
@@ -114,7 +114,7 @@ class FileTransfer(TransferStream):
     style: StyleBlend
     out: Path
     options: TransferOptions
-    lanes: list[Lane]
+    tracks: list[MonoTrack]
     notes: tuple[str, ...]
 
 
@@ -155,15 +155,15 @@ class Player:
         """A transfer that can be run: content, style and output are found to be usable, nothing is written."""
         require_writable(out, content.sample_rate, content.channels, like=content.subtype)
         style = blend([self.styles.read(path) for path in styles], options.blend)
-        lanes = self._lanes(content, style, options)
+        tracks = self._tracks(content, style, options)
         return FileTransfer(
-            lanes[0].stream.chunks,
-            lanes[0].stream.request,
+            tracks[0].stream.chunks,
+            tracks[0].stream.request,
             content=content,
             style=style,
             out=out,
             options=options,
-            lanes=lanes,
+            tracks=tracks,
             notes=content.notes + style.notes,
         )
 
@@ -178,14 +178,14 @@ class Player:
         decode: Decode | None = None,
     ) -> np.ndarray:
         """The result as an array [C, N]; `decode` stands in for the player's own."""
-        lanes = self._lanes(content, style, options)
+        tracks = self._tracks(content, style, options)
         streams = StreamBatches(decode or self.decode, batch_size=BATCH_SIZE)
         wets = []
-        for number, lane in enumerate(lanes):
-            shown = share(progress, number, len(lanes))
-            samples = self._samples(lane, streams, lane.stream, progress=shown, cancel=cancel)
+        for number, track in enumerate(tracks):
+            shown = share(progress, number, len(tracks))
+            samples = self._samples(track, streams, track.stream, progress=shown, cancel=cancel)
             audio = np.concatenate(list(samples))
-            wets.append(Wet([audio], self._gain(lane, style, options, square_sum(audio)), lane.channels))
+            wets.append(Wet([audio], self._gain(track, style, options, square_sum(audio)), track.channels))
         side = self._side(content, style, options)
         whole = np.concatenate([limited(b) for b in finished(content, wets, mix=options.mix, side=side)], axis=1)
         return np.ascontiguousarray(np.broadcast_to(whole, (content.channels, whole.shape[1])))
@@ -204,15 +204,15 @@ class Player:
         # memory (nor in /tmp, which may be memory).
         with ExitStack() as scratch:
             wets = []
-            for number, lane in enumerate(transfer.lanes):
-                stream = lane.stream if number else transfer
+            for number, track in enumerate(transfer.tracks):
+                stream = track.stream if number else transfer
                 waiting = scratch.enter_context(scratch_beside(out))
                 squares = 0.0
-                shown = share(progress, number, len(transfer.lanes))
-                for part in self._samples(lane, streams, stream, progress=shown, cancel=cancel):
+                shown = share(progress, number, len(transfer.tracks))
+                for part in self._samples(track, streams, stream, progress=shown, cancel=cancel):
                     squares += square_sum(part)
                     waiting.write(np.ascontiguousarray(part, dtype=np.float32).data)
-                wets.append(Wet(read_back(waiting), self._gain(lane, style, options, squares), lane.channels))
+                wets.append(Wet(read_back(waiting), self._gain(track, style, options, squares), track.channels))
             n_over = 0
             side = self._side(content, style, options)
             with AudioWriter(out, content.sample_rate, content.channels, like=content.subtype) as writer:
@@ -236,8 +236,8 @@ class Player:
                     f"The style's likelihood went from {fitted.bits_per_dim_before:.3f} to "
                     f"{fitted.bits_per_dim_after:.3f} bits per dimension."
                 )
-        lane = transfer.lanes[0]
-        levels = Levels(lane.content.gain, wets[0].gain, dynamics_of(lane.content, lane.stream.request))
+        track = transfer.tracks[0]
+        levels = Levels(track.content.gain, wets[0].gain, dynamics_of(track.content, track.stream.request))
         return TransferResult(out, content.seconds, content.sample_rate, content.channels, tuple(notes), levels)
 
     def request(
@@ -266,7 +266,7 @@ class Player:
         """Sound of chunks [n], of their lengths."""
         return self.synthesizer.transfer(chunks, DecodeRequest.joined(requests))
 
-    def _lanes(self, content: Recording, style: StyleBlend, options: TransferOptions) -> list[Lane]:
+    def _tracks(self, content: Recording, style: StyleBlend, options: TransferOptions) -> list[MonoTrack]:
         """What goes through the model: the mean of the channels, or each that sounds."""
         everywhere = range(content.channels)
         if options.stereo == "channels":
@@ -276,9 +276,11 @@ class Player:
             parts = [(replace(content, rms=content.mono_rms), everywhere)]
         else:
             parts = [(content, everywhere)]
-        return [self._lane(part, channels, style, options) for part, channels in parts]
+        return [self._track(part, channels, style, options) for part, channels in parts]
 
-    def _lane(self, content: Recording, channels: Sequence[int], style: StyleBlend, options: TransferOptions) -> Lane:
+    def _track(
+        self, content: Recording, channels: Sequence[int], style: StyleBlend, options: TransferOptions
+    ) -> MonoTrack:
         weakened = self.styles.weakened(content, style, options)
         request = self.request(
             weakened,
@@ -290,12 +292,12 @@ class Player:
         if (dynamics := dynamics_of(content, request)) is not None:
             blocks = dynamics.taken_out(blocks, self.sample_rate)
         stream = TransferStream(cut(blocks, self.plan), request)
-        return Lane(content, channels, stream, weakened.band if options.band == "full" else None)
+        return MonoTrack(content, channels, stream, weakened.band if options.band == "full" else None)
 
-    def _gain(self, lane: Lane, style: StyleBlend, options: TransferOptions, square_sum: float) -> float:
-        """Factor that brings what the model made of a lane to its level."""
-        gain = output_gain(lane.content, square_sum)
-        return gain * style.level / lane.content.level if options.loudness == "match" else gain
+    def _gain(self, track: MonoTrack, style: StyleBlend, options: TransferOptions, square_sum: float) -> float:
+        """Factor that brings what the model made of a track to its level."""
+        gain = output_gain(track.content, square_sum)
+        return gain * style.level / track.content.level if options.loudness == "match" else gain
 
     @staticmethod
     def _side(content: Recording, style: StyleBlend, options: TransferOptions) -> float | None:
@@ -310,7 +312,7 @@ class Player:
 
     def _samples(
         self,
-        lane: Lane,
+        track: MonoTrack,
         streams: StreamBatches,
         stream: TransferStream,
         *,
@@ -318,7 +320,7 @@ class Player:
         cancel: Cancel | None = None,
     ) -> Iterator[np.ndarray]:
         """[n] samples at the content's rate, as many as it has, not yet at its level."""
-        content = lane.content
+        content = track.content
         n_samples = max(1, round(content.n_samples * self.sample_rate / content.sample_rate))
 
         def generate() -> Iterator[np.ndarray]:
@@ -335,8 +337,8 @@ class Player:
         if (dynamics := dynamics_of(content, stream.request)) is not None:
             parts = dynamics.put_back(parts, self.sample_rate)
         parts = resampled(parts, self.sample_rate, content.sample_rate)
-        if lane.band is not None:
-            parts = lane.band.extended(parts, content.sample_rate)
+        if track.band is not None:
+            parts = track.band.extended(parts, content.sample_rate)
         return exactly(parts, content.n_samples)
 
 
