@@ -412,8 +412,8 @@ def _end_forgotten_server() -> None:
             return
         if not is_dead(owner):
             raise TimbreflowError(
-                "Another flow of this checkout runs beside a temporary Prefect server; type `make ui` before you start "
-                "several flows at once, so that they share a lasting one."
+                "Another flow of this checkout runs beside a temporary Prefect server; wait for its end. To run "
+                "several flows at once, start a permanent server first: `make ui`."
             )
         process.terminate()
         process.wait(10)

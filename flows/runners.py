@@ -153,8 +153,8 @@ def run_all(task: Task[..., Any], calls: Iterable[dict[str, Any]], *, runner: Ru
         if left and fruitless == MOST_FRUITLESS:
             raise TimbreflowError(
                 f"Workers of the runner {runner.name} died {fruitless} times in a row ({reason}) with {len(left)} "
-                "shards left; give them more memory, or fewer of them by TIMBREFLOW_WORKERS, and run again: finished "
-                "shards are kept."
+                "shards left; run again with fewer workers (TIMBREFLOW_WORKERS) or more memory: finished shards are "
+                "kept."
             )
         if left:
             logger.warning("%d shards were lost with their workers (%s) and are run again", len(left), reason)

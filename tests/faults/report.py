@@ -19,7 +19,9 @@ PAGE = ROOT / "docs" / "faults.md"
 HEAD = """# When things go wrong
 
 What is promised for each fault in each part, and the test that shows it. The table is `tests/faults/matrix.py`; this
-page is written by `tests/faults/report.py` from results of the tests, all of which `make fault-report` runs.
+page is written by `tests/faults/report.py` from results of the tests, all of which `make fault-report` runs. *held*:
+the tests of that fault in that part passed; *-*: there is no test. *One sentence*: a one-line message without a
+traceback.
 
 """
 
@@ -64,7 +66,7 @@ def page(found: Mapping[str, str]) -> str:
         for target in TARGETS:
             cell = all_cells[fault, target]
             shown = "<br>".join(f"`{test.replace(f'{target}]', '…]')}`" for test in cell.tests)
-            merged.setdefault((cell.promise or "does not apply", shown or f"no test: {cell.reason}"), []).append(target)
+            merged.setdefault((cell.promise or "no promise", shown or f"no test: {cell.reason}"), []).append(target)
         lines += [f"| {', '.join(parts)} | {promise} | {shown} |" for (promise, shown), parts in merged.items()]
     return HEAD + "\n".join(lines) + "\n"
 

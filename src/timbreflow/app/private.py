@@ -28,8 +28,8 @@ def private_folder(prefix: str) -> Iterator[Path]:
         lock = os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise TimbreflowError(
-            f"{gettempdir()} cannot be written ({error.strerror}), for what people send; make room there, or set "
-            "TMPDIR to another folder."
+            f"{gettempdir()} cannot be written ({error.strerror}), and uploads are kept there; make room, or "
+            "set TMPDIR to another folder."
         ) from error
     with suppress(OSError):  # a file system without locks, where nobody can take one either
         fcntl.flock(lock, fcntl.LOCK_EX)

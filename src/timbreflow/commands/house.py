@@ -74,7 +74,8 @@ def status() -> None:
 def cache() -> None:
     """Compare every file in DVC's cache with its md5, and remove those that were damaged.
 
-    DVC itself does not notice, and hands them out. What is removed it makes or pulls again.
+    DVC does not notice the damage and would use such files. `dvc repro` makes what was removed again, `dvc repro
+    --pull` fetches it.
     """
     from timbreflow.tracking.cache import remove_damaged
 

@@ -44,9 +44,9 @@ def make_study(
         testset: artificial, seen or real; build it first (`timbreflow testset build real`).
         systems: rows of the table, with commas between them.
         trials: in all; two thirds are AB (notes and timbre), a sixth ABX, a sixth MUSHRA.
-        kinds: of trials, with commas between them.
+        kinds: kinds of trials, with commas between them: ab, abx, mushra.
         per_listener: trials that one listener gets; the others go to other listeners. 0 is all, at most 24.
-        listeners: how many you plan to ask; the results stop asking for more there.
+        listeners: how many listeners you plan; when as many count, `listen results` says that you can stop.
         seed: of the draw of triples and pairs.
         title: that listeners see.
         out: new folder.

@@ -17,8 +17,8 @@ def register(*, released: bool = False, check: bool = False) -> None:
 
     Args:
         released: register the models below released/ instead, after evaluating them on this checkout's test clips.
-        check: change no alias where nothing is registered; without it, weights that are registered already become the
-            challenger again.
+        check: register only weights that the registry lacks; registered ones keep their aliases. Without it, they
+            become the challenger again.
     """
     from timbreflow.stages.evaluate import evaluate_again
     from timbreflow.stages.register_models import candidates, released_candidates

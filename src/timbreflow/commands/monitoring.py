@@ -17,10 +17,11 @@ def monitor(folder: Path, *, out: Path | None = None, days: int | None = None, r
     Limits are in params.yaml, section monitor. The exit code is 1 where a check alerts.
 
     Args:
-        folder: of records, as the server writes them.
+        folder: the folder given to `timbreflow serve --record`.
         out: page to write; results/monitor/monitor.html by default.
         days: how far back to look; by default as in params.yaml.
-        reference: of the training; by default data/monitor/reference.json where there is one, else the released one.
+        reference: file of `timbreflow monitor-reference` to compare with; by default data/monitor/reference.json where
+            there is one, else the released one.
     """
     from timbreflow.monitoring.watch import watch
 
@@ -45,7 +46,7 @@ def monitor_reference(clips: Path, *, out: Path | None = None, triples: int = 24
     Args:
         clips: data/audio, whose training clips are taken, or a built test set such as data/testsets/seen.
         out: data/monitor/reference.json by default.
-        triples: contents and styles of so many triples.
+        triples: how many triples to measure, content and style of each.
     """
     from timbreflow.monitoring.watch import learn, own_reference
 

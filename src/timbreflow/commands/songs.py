@@ -106,8 +106,8 @@ def familiarity(*style: Path, model: str = "glow", write: Path | None = None) ->
     Args:
         style: recordings.
         model: glow, a folder of its weights, or models:/NAME@ALIAS.
-        write: for maintainers: folder of clips from the training's fonts, such as the built test set seen, whose styles
-            become the distribution beside the weights.
+        write: for maintainers: folder of clips rendered with the training's SoundFonts, such as the built test set
+            seen; writes familiarity.json beside the weights, with the figures that a style is compared with.
     """
     from timbreflow.inference.transfer import TimbreTransfer
     from timbreflow.models.devices import resolve_device

@@ -69,7 +69,9 @@ def list_sources() -> None:
 
 @corpus.command
 def fetch(*names: str, preset: str | None = None) -> None:
-    """Get sources with the package manager that has them; Lakh MIDI only gets its download line.
+    """Get sources with the package manager that has them.
+
+    Lakh MIDI is not fetched: the command that downloads it is printed.
 
     A source that cannot be fetched is reported, and the others are still fetched.
 

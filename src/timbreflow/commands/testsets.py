@@ -128,7 +128,7 @@ def evaluate(
         clips: number of triples; 20 with --recompute, else all. A table of fewer is not written.
         outputs: folder with another program's outputs for the pairs of `timbreflow testset export`, ID.wav each, any
             sample rate, mono or stereo. They become one more row; without --out the table is not written.
-        name: of that row; the folder's name by default.
+        name: how the table calls the other program; the folder's name by default.
         store: with --recompute, compute a slow baseline on all clips and write its file below released/baselines.
         without_refiner: measure the models without the refiner beside them. Without --out the table is not written.
         out: folder of tables, results/testsets by default.

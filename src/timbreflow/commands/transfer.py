@@ -57,7 +57,7 @@ def transfer(
     """Play the notes of CONTENT with the sound of STYLE.
 
     Sound files may be wav, flac, ogg or mp3, of any rate, channels and length. The result has the content's length,
-    rate, channels and bits (in wav and flac). A .mid file as CONTENT is played plainly first.
+    rate, channels and bits (in wav and flac). A .mid file as CONTENT is first rendered with a SoundFont, without drums.
 
     Args:
         content: recording whose notes are kept, or a .mid file.

@@ -129,5 +129,8 @@ def read_known_styles(folder: Path, *, weights: str) -> KnownStyles | None:
             return None
         known = KnownStyles(**{**fields, **{name: tuple(fields[name]) for name in ("quantiles", "echoes")}})
     except (TypeError, KeyError, ValueError) as error:
-        raise TimbreflowError(f"{folder / FILE} is damaged; make it again with `timbreflow familiarity`.") from error
+        raise TimbreflowError(
+            f"{folder / FILE} is damaged; make it again with `timbreflow familiarity --model FOLDER --write "
+            "data/testsets/seen`."
+        ) from error
     return known if known.weights_sha256 == weights else None

@@ -145,7 +145,7 @@ def read_song(path: str | Path) -> Song:
     return Song(path, tuple(tracks), float(end))
 
 
-def play_plainly(path: Path, out: Path, *, soundfont: Path | None = None) -> str:
+def render_midi(path: Path, out: Path, *, soundfont: Path | None = None) -> str:
     """Play a song's pitched tracks by a SoundFont into a stereo file, as the content of a transfer.
 
     Args:

@@ -26,7 +26,7 @@ from timbreflow.inference.playing import BATCH_SIZE, FileTransfer, Levels, Playe
 from timbreflow.inference.refining import refiner_beside
 from timbreflow.inference.released import released_folder
 from timbreflow.inference.running import Cancel, Progress, share
-from timbreflow.inference.songs import SCORES, play_plainly
+from timbreflow.inference.songs import SCORES, render_midi
 from timbreflow.inference.streaming.batches import StreamBatches, TransferStream
 from timbreflow.inference.streaming.recordings import Recording, from_array, open_recording
 from timbreflow.inference.streaming.writing import folder_beside, require_no_inputs, require_writable
@@ -151,7 +151,8 @@ class TimbreTransfer:
         """As `transfer`, from files to a file, in memory that does not grow with the content.
 
         Args:
-            content_path: wav, flac, ogg or mp3; any rate, channels and length. A .mid file is played plainly first.
+            content_path: wav, flac, ogg or mp3; any rate, channels and length. A .mid file is first rendered with a
+                SoundFont.
             style_path: the same, at least half a second, whose most active 16 s are used; or up to four.
             out_path: ends in .wav, .flac, .ogg or .mp3; gets the content's length, rate, channels and level,
                 and its bits in a format that has them.
@@ -450,20 +451,23 @@ class TimbreTransfer:
             yield open_recording(path)
             return
         with folder_beside(out) as folder:
-            note = play_plainly(path, folder / "played.wav")
+            note = render_midi(path, folder / "played.wav")
             content = open_recording(folder / "played.wav")
             yield replace(content, name=str(path), subtype="PCM_16", notes=(note, *content.notes))
 
     def _flow(self) -> Glow:
         if not isinstance(self.bundle.model, Glow):
-            raise TimbreflowError(f"A {self.bundle.kind} has no likelihood, so it cannot say; use a glow.")
+            raise TimbreflowError(
+                f"A {self.bundle.kind} has no likelihood, so it cannot say how well it knows a style; use a glow."
+            )
         return self.bundle.model
 
     def _known(self) -> KnownStyles:
         self._flow()
         if self.known_styles is None:
             raise TimbreflowError(
-                "Beside these weights lies no distribution of known styles; make it with `timbreflow familiarity`."
+                "These weights have no distribution of known styles beside them; make it with "
+                "`timbreflow familiarity --model FOLDER --write data/testsets/seen`."
             )
         return self.known_styles
 

@@ -50,8 +50,8 @@ class MonitorConfig:
                 name = f"limits.{role}.{figure}"
                 if role not in ROLES or figure not in LIMITED or (figure == "notes_kept" and role != "output"):
                     raise TimbreflowError(
-                        f"monitor.{name} is no limit; below {', '.join(ROLES)} name seconds or level_dbfs, and below "
-                        "output also notes_kept."
+                        f"monitor.{name} is no limit; {', '.join(ROLES)} take seconds and level_dbfs, and output also "
+                        "notes_kept."
                     )
                 if not math.isfinite(limit.below):
                     raise TimbreflowError(f"monitor.{name}.below is {limit.below}; give a number.")

@@ -43,7 +43,7 @@ def read_records(folder: Path, *, days: int, now: datetime | None = None) -> Rec
     """
     if not folder.is_dir():
         raise TimbreflowError(
-            f"{folder} is no folder of records; name the one that the server or the studio records to."
+            f"{folder} is no folder of records; name the folder given to `timbreflow serve --record`."
         )
     since = (now or datetime.now(UTC)) - timedelta(days=days)
     rows, broken = [], 0

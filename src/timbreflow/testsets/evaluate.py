@@ -250,7 +250,7 @@ def run(
         TimbreflowError: the set, the timbre metric or the weights of an asked row are missing, or data is broken.
     """
     if clips < 0:
-        raise TimbreflowError(f"There are no {clips} clips; give a number from 1, or none for all.")
+        raise TimbreflowError(f"--clips is {clips}; give 1 or more, or leave the option out for all clips.")
     for system in systems:
         require_system(system)
     row = (name or outputs.resolve().name) if outputs is not None else ""

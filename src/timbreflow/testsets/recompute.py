@@ -117,7 +117,9 @@ def store(
     require_system(system)
     if system in COMPUTED and system != "vqvae-2021":
         others = ", ".join(name for name in SYSTEMS if name not in COMPUTED)
-        raise TimbreflowError(f"{system} is computed with every table; stored are {others} and vqvae-2021.")
+        raise TimbreflowError(
+            f"{system} is computed with every table, so it is not stored; --store takes {others} or vqvae-2021."
+        )
     evaluation = TestSetEvaluation(testset, config, layout=layout, device=device)
     path = stored_path(layout.baselines, system, testset)
     write_stored(path, _compute(evaluation, system, layout, log, say))

@@ -53,8 +53,8 @@ def remove_damaged(root: Path, stage: str | None = None) -> str:
     names = [str(path.relative_to(root)) for path in linked] or [str(path) for path in damaged]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return (
-        f"DVC's cache had other bytes than were stored of {', '.join(names[:3])}{more}; what was wrong is removed. "
-        "`dvc repro` makes it again, `dvc repro --pull` fetches it."
+        f"DVC's cache held damaged copies of {', '.join(names[:3])}{more}; they were removed. `dvc repro` makes them "
+        "again, `dvc repro --pull` fetches them."
     )
 
 

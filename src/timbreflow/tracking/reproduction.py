@@ -103,8 +103,8 @@ def recipe(origin: Origin, *, root: Path) -> tuple[Path, list[list[str]]]:
     address = f"models:/{origin.model.registered}/{origin.version}"
     if origin.released:
         raise TimbreflowError(
-            f"{address} was released: it is not one run of dvc.yaml, so it cannot be made again by one; its training "
-            f"record is in released/{origin.model.name}/config.json."
+            f"{address} was released: its weights come from released/, not from one run of dvc.yaml, so it cannot be "
+            f"made again by one; its training record is in released/{origin.model.name}/config.json."
         )
     if not origin.commit or git(root, "cat-file", "-e", f"{origin.commit}^{{commit}}") is None:
         fetch = "--unshallow" if origin.shallow else "--all"

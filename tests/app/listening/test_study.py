@@ -114,7 +114,7 @@ def test_the_export_fits_the_schema_and_the_schema_refuses_others(
     check_webmushra(config)
     assert len(config["pages"][1]) == 1 + len(study.trials)
     config["pages"][1][1 + page].update(change)
-    with pytest.raises(TimbreflowError, match="no webMUSHRA configuration"):
+    with pytest.raises(TimbreflowError, match="webMUSHRA export is invalid"):
         check_webmushra(config)
 
 

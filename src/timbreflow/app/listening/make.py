@@ -92,8 +92,9 @@ def make_study(
         raise TimbreflowError(f"--kinds is {', '.join(kinds) or 'empty'}; choose from {', '.join(KINDS)}.")
     if trials < len(kinds) or per_listener < 0 or per_listener > trials or listeners < 1:
         raise TimbreflowError(
-            f"{trials} trials with {per_listener} for each of {listeners} listeners cannot be; give at least one trial "
-            "a kind, and no listener more than there are."
+            f"--trials {trials}, --per-listener {per_listener} and --listeners {listeners} do not fit together; give "
+            f"at least one trial of each kind ({len(kinds)}), --per-listener from 0 to {trials}, and at least "
+            "1 listener."
         )
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise TimbreflowError(f"{out} exists and is not an empty folder; name another folder.")

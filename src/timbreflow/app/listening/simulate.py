@@ -95,8 +95,8 @@ def simulate(folder: Path, n: int, *, preference: float, seed: int = 0, careless
     """
     if n < 1 or not 0 < preference < 1 or not 0 <= careless <= 1:
         raise TimbreflowError(
-            f"{n} listeners with a preference of {preference:g} cannot be; give at least one, and a preference between "
-            "0 and 1."
+            f"--listeners is {n}, --preference {preference:g} and --careless {careless:g}; give at least 1 listener, a "
+            "preference above 0 and below 1, and careless from 0 to 1."
         )
     study = read_study(folder)
     answers, draw, saved = Answers(folder, study), np.random.default_rng(seed), 0

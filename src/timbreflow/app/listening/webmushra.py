@@ -64,7 +64,9 @@ def check_webmushra(config: Any) -> None:
     error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(_schema()).iter_errors(config))
     if error is not None:
         where = "/".join(map(str, error.absolute_path)) or "the top"
-        raise TimbreflowError(f"The export is no webMUSHRA configuration at {where}: {error.message}; report this.")
+        raise TimbreflowError(
+            f"The webMUSHRA export is invalid at {where}: {error.message}; this is a fault of timbreflow: report it."
+        )
 
 
 @cache

@@ -55,7 +55,10 @@ def _recording_tab(studio: Studio) -> None:
             gr.Markdown("## Content\nIts notes are kept.")
             content = _sound("Content", "content", editable=True)
             score = gr.File(
-                label="or a MIDI file, played plainly first", file_types=[".mid", ".midi"], height=150, elem_id="score"
+                label="or a MIDI file, first rendered with a SoundFont",
+                file_types=[".mid", ".midi"],
+                height=150,
+                elem_id="score",
             )
             content_said = gr.HTML()
             if studio.examples:

@@ -18,7 +18,7 @@ from timbreflow.audio.files import FORMATS, audio_info
 from timbreflow.errors import Cancelled, TimbreflowError
 from timbreflow.files import link_or_copy
 from timbreflow.inference.running import Cancel, Progress
-from timbreflow.inference.songs import SCORES, play_plainly
+from timbreflow.inference.songs import SCORES, render_midi
 from timbreflow.inference.streaming.recordings import open_recording
 from timbreflow.inference.style import LONGEST_STYLE_SECONDS, SHORTEST_STYLE_SECONDS
 
@@ -131,7 +131,7 @@ class Person:
             path, notes = own, list[str]()
             if is_score:
                 path = own.with_suffix(".wav")
-                notes.append(play_plainly(own, path).replace(str(own), upload.name))
+                notes.append(render_midi(own, path).replace(str(own), upload.name))
             seconds = audio_info(path).seconds
             if seconds > longest:
                 raise TimbreflowError(
