@@ -83,7 +83,7 @@ def test_importing_the_command_line_imports_nothing_heavy() -> None:
         (["listen", "make", "--systems", "oracle,,glow", "-o", "x"], "no list of names"),
         (["listen", "serve", "../../x"], "study.yaml is missing"),
         (["listen", "results", "../../x"], "study.yaml is missing"),
-        (["listen", "simulate", "../../x", "--preference", "1"], "between 0 and 1"),
+        (["listen", "simulate", "../../x", "--preference", "1"], "above 0 and below 1"),
         (["collect", "/no/such/folder", "--out", "x"], "/no/such/folder"),
     ],
 )
