@@ -130,7 +130,13 @@ def fake_server(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
         "    def log_message(self, *a): pass\n"
         "h.HTTPServer(('127.0.0.1', int(sys.argv[-1])), H).serve_forever()\n"
     )
-    code = {"answers": answer, "dies": "raise SystemExit(1)", "is silent": "import time; time.sleep(60)"}
+    first = "import os\nif not os.path.exists('tried'): open('tried', 'w'); raise SystemExit(1)\n"
+    code = {
+        "answers": answer,
+        "dies": "raise SystemExit(1)",
+        "dies at first": first + answer,
+        "is silent": "import time; time.sleep(60)",
+    }
     behaviour: dict[str, str] = {}
     genuine = subprocess.Popen
 
@@ -146,6 +152,14 @@ def fake_server(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return behave
+
+
+def test_a_server_that_dies_at_first_is_started_again(fake_server: Callable[..., None], tmp_path: Path) -> None:
+    fake_server("dies at first", "answers")
+    try:
+        assert set(servers.start(tmp_path)) == {"prefect", "mlflow"}
+    finally:
+        servers.stop(tmp_path)
 
 
 @pytest.mark.parametrize(("prefect", "mlflow"), [("answers", "dies"), ("dies", "answers"), ("answers", "is silent")])
@@ -165,7 +179,7 @@ def test_when_one_server_fails_the_other_is_stopped(
     monkeypatch.setattr(servers, "_spawn", remembering)
     with pytest.raises(TimbreflowError, match="stopped while starting|did not answer"):
         servers.start(tmp_path)
-    assert len(pids) == 2
+    assert len(pids) == 2 + [prefect, mlflow].count("dies")
     assert not any(servers._alive(pid) for pid in pids)
     assert list((tmp_path / ".run").glob("*.json")) == []
 

@@ -309,6 +309,15 @@ def test_names_find_the_champion_then_the_released_then_the_trained(root: Path, 
     assert (found.folder / "weights.safetensors").read_bytes() == (trained / "weights.safetensors").read_bytes()
 
 
+def test_the_folder_of_the_environment_stands_for_the_released_one(
+    root: Path, bundles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(bundles["glow"], root / "released" / "glow")
+    shutil.copytree(bundles["glow"], tmp_path / "given" / "glow")
+    monkeypatch.setenv("TIMBREFLOW_MODELS", str(tmp_path / "given"))
+    assert resolve("glow", root=root).folder == tmp_path / "given" / "glow"
+
+
 def test_addresses_and_folders_are_found(root: Path, bundles: dict[str, Path]) -> None:
     register("glow", bundles["glow"], evaluation(15, 0.6), root=root)
     for address in ("models:/timbreflow-glow@challenger", "models:/timbreflow-glow/1"):

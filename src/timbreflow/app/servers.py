@@ -136,11 +136,17 @@ def start(root: Path, servers: Sequence[Server] = SERVERS) -> dict[str, str]:
 
 
 def _wait(processes: "Mapping[Server, subprocess.Popen[bytes]]", root: Path) -> None:
-    """Until all of them answer."""
+    """Until all of them answer.
+
+    One that dies is started once more: a flow's temporary server may have been making the same new database.
+    """
     deadline = time.monotonic() + STARTUP_SECONDS
-    for server, process in processes.items():
+    for server, first in processes.items():
         log = root / ".run" / f"{server.name}.log"
+        process, again = first, False
         while running_url(server, root) is None:
+            if process.poll() is not None and not again:
+                process, again = _spawn(server, root), True
             if process.poll() is not None:
                 raise TimbreflowError(f"The {server.name} server stopped while starting; see {log}.")
             if time.monotonic() > deadline:

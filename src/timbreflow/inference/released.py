@@ -11,6 +11,12 @@ VARIABLE = "TIMBREFLOW_MODELS"
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
+def given_folder() -> Path | None:
+    """The folder that TIMBREFLOW_MODELS names, or None."""
+    given = os.environ.get(VARIABLE)
+    return Path(os.path.expanduser(given)) if given else None
+
+
 def released_folder(name: str) -> Path:
     """Folder of the released weights of a model.
 
@@ -24,8 +30,8 @@ def released_folder(name: str) -> Path:
         TimbreflowError: there is no such model, or its weights are not there.
     """
     model = known_model(name)
-    given = os.environ.get(VARIABLE)
-    folders = [Path(os.path.expanduser(given))] if given else [PACKAGE.parents[1] / "released", PACKAGE / "released"]
+    given = given_folder()
+    folders = [given] if given else [PACKAGE.parents[1] / "released", PACKAGE / "released"]
     for folder in folders:
         if is_bundle(folder / model.name):
             return folder / model.name

@@ -17,6 +17,7 @@ from timbreflow.errors import TimbreflowError
 from timbreflow.evaluation.gate import DIGESTS, Candidate, require_weights
 from timbreflow.files import read_json
 from timbreflow.inference.refining import refiner_beside
+from timbreflow.inference.released import given_folder
 from timbreflow.inference.vocoding import identity, vocoder_beside
 from timbreflow.models.catalogue import MODEL_FILES, TRANSFER_MODELS, KnownModel, is_bundle, known_model
 from timbreflow.tracking.connection import (
@@ -172,7 +173,7 @@ def _by_name(model: KnownModel, root: Path) -> ResolvedModel:
         champion, reason = None, f"the registry was not asked: {str(error).partition(';')[0]}"
     if champion is not None:
         return champion
-    released = root / "released" / model.name
+    released = (given_folder() or root / "released") / model.name
     if is_bundle(released):
         return ResolvedModel(released, f"the released {model.name} ({released}); {reason}")
     trained = root / "data" / "models" / model.name
